@@ -1,0 +1,25 @@
+//! The words of the bus: typed names, the one table of subjects, payloads, headers and `TenantGuard`.
+//!
+//! Everything here is pure: no sockets, no clocks, no files. Services, the CLI, the account templates, the stream
+//! definitions and the docs all derive from [`table`], so that a subject is spelled in one place only.
+//! It refuses to build a subject from text that has not become a type first.
+
+mod account_key;
+mod guard;
+pub mod header;
+mod name;
+pub mod payload;
+mod permission;
+mod stream;
+mod subject;
+pub mod table;
+
+pub use account_key::{AccountKey, AccountKeyError, BatchKey, BatchKeyError};
+pub use guard::{
+    Account, Audience, Claim, Claimed, Guarded, Refusal, Scope, Tenant, TenantId, TenantSnapshot, TenantState,
+};
+pub use name::{CheckName, NameError, PollerName, SiteName, TenantSlug, UserName};
+pub use permission::{EdgeRole, Permissions, edge_permissions, role_permissions};
+pub use stream::{ConsumerSpec, MAX_BATCH_BYTES, StreamName, StreamSpec};
+pub use subject::{CoreSubject, CoreVerb, EdgeSubject, Lane, LiveKind, SubjectError, TenantSubject, WakeUp};
+pub use table::{Role, SUBJECTS, SubjectRow, Way};

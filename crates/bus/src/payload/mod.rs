@@ -1,0 +1,12 @@
+//! Payloads: JSON, versioned, unknown fields ignored by readers. A breaking change is a new version, never a new meaning.
+
+mod query;
+mod result;
+
+pub use query::{
+    ErrorCode, LIST_LIMIT_MAX, LiveRow, PollerRow, Query, Reply, ReplyError, ResultRow, StateRow, StatusRow, TenantRow,
+};
+pub use result::{
+    BATCH_VERSION, CheckKind, DETAIL_BYTES_MAX, LiveResults, Measured, Outcome, RESULTS_PER_BATCH_MAX, Reason,
+    ResultBatch,
+};

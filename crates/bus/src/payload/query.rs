@@ -1,0 +1,141 @@
+//! Questions of people and core's answers: one request shape, one row type for each verb, times in unix milliseconds.
+
+use serde::{Deserialize, Serialize};
+
+use super::result::{CheckKind, Measured, Outcome, Reason};
+use crate::guard::{Claim, Claimed};
+use crate::{CheckName, PollerName, SiteName, TenantSlug};
+
+/// The most rows in one answer, so that it stays well under the server's payload limit of 1 MiB.
+pub const LIST_LIMIT_MAX: u32 = 1_000;
+
+/// What to show. Everything is optional; a field that a verb does not use is ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// From the platform: the tenant asked about, all when absent. From a tenant: nothing, or itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckName>,
+    /// Only slots that begin at or after this, unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<i64>,
+    /// Rows at most, newest first; at most [`LIST_LIMIT_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+impl Claim for Query {
+    fn claimed(&self) -> Claimed<'_> {
+        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
+    }
+}
+
+/// An answer: rows, or one error from a closed set with a sentence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    Rows(Vec<T>),
+    Error(ReplyError),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyError {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is not well formed.
+    Invalid,
+    /// The sender may not ask this.
+    Refused,
+    /// There is no such tenant.
+    NotFound,
+    /// The database cannot be asked now: try again.
+    Unavailable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRow {
+    pub tenant: TenantSlug,
+    pub plan: String,
+    pub state: String,
+    pub isolation: String,
+    pub sites: u32,
+    pub pollers: u32,
+    pub account: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollerRow {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+    /// When core last committed a batch of it; absent when it never did.
+    pub last_batch_ms: Option<i64>,
+    pub batch_key: String,
+}
+
+/// One committed slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResultRow {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+    pub check: CheckName,
+    pub kind: CheckKind,
+    pub slot_ms: i64,
+    pub outcome: Outcome,
+    pub reason: Option<Reason>,
+    pub latency_us: Option<u32>,
+    pub attested: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<serde_json::Value>,
+}
+
+/// The current state of one check at one vantage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRow {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+    pub check: CheckName,
+    pub kind: CheckKind,
+    pub outcome: Outcome,
+    pub reason: Option<Reason>,
+    pub latency_us: Option<u32>,
+    pub slot_ms: i64,
+    /// Since when the outcome has been what it is.
+    pub since_ms: i64,
+}
+
+/// The newest display-only result of one check; never from the database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveRow {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+    pub received_ms: i64,
+    pub measured: Measured,
+}
+
+/// One tenant at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRow {
+    pub tenant: TenantSlug,
+    pub plan: String,
+    pub state: String,
+    pub checks_ok: u32,
+    pub checks_not_ok: u32,
+    pub results: u64,
+    pub dead_letters: u64,
+    /// The newest committed slot.
+    pub newest_slot_ms: Option<i64>,
+    /// When a display-only result last came in; absent while the live view is dark.
+    pub live_ms: Option<i64>,
+}

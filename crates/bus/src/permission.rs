@@ -1,0 +1,280 @@
+//! Permissions by role, derived from the table: allow-lists only, never a bare `>`, a private inbox for each user.
+//!
+//! The server fills in `{{tag(site)}}`, `{{name()}}` and `{{account-subject()}}` for a scoped signing key. Source of
+//! the shapes: facts, topology-proved section 2 (each entry was removed once, and the named function stopped).
+
+use crate::stream::StreamName;
+use crate::table::{Role, SUBJECTS, SubjectRow, Way};
+use crate::{PollerName, SiteName};
+
+/// What a user may publish and subscribe. An empty list means deny everything, never the account's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    pub publish: Vec<String>,
+    pub subscribe: Vec<String>,
+}
+
+/// Who may use a site's own leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EdgeRole {
+    Poller(PollerName),
+    /// Pulls from the site's stream and publishes upstream; makes that stream, and can neither purge nor delete it.
+    Forwarder,
+}
+
+/// Every placeholder becomes `*`.
+pub(crate) fn wildcards(pattern: &str) -> String {
+    filled(pattern, |_| None)
+}
+
+fn filled(pattern: &str, value_of: impl Fn(&str) -> Option<String>) -> String {
+    let token = |token: &str| match token.starts_with('<') {
+        true => value_of(token).unwrap_or_else(|| "*".to_owned()),
+        false => token.to_owned(),
+    };
+    pattern.split('.').map(token).collect::<Vec<_>>().join(".")
+}
+
+/// The placeholders that the server fills in for a role.
+fn templated(role: Role, pattern: &str) -> String {
+    let is_own = |placeholder: &str| match role {
+        Role::Leaf => placeholder == "<site>",
+        Role::Poller => placeholder == "<site>" || placeholder == "<poller>",
+        Role::Admin | Role::Viewer | Role::PlatformAdmin => placeholder == "<user>",
+        Role::CoreStream
+        | Role::CoreRpc
+        | Role::CoreLive
+        | Role::DispatchPush
+        | Role::Provisioner
+        | Role::SystemOperator => false,
+    };
+    filled(pattern, |placeholder| match placeholder {
+        "<site>" if is_own(placeholder) => Some("{{tag(site)}}".to_owned()),
+        "<poller>" | "<user>" if is_own(placeholder) => Some("{{name()}}".to_owned()),
+        "<T>" if role == Role::Leaf => Some("{{account-subject()}}".to_owned()),
+        _ => None,
+    })
+}
+
+/// What a consumer's puller needs, async-nats included (facts: topology-proved, item 6).
+fn pull_rights(stream: StreamName) -> [String; 3] {
+    let (stream, consumer) = (stream.as_str(), stream.consumer().name);
+    [
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+        format!("$JS.ACK.{stream}.{consumer}.>"),
+    ]
+}
+
+/// What is needed to make a stream and its consumer, and nothing that reads, purges or deletes.
+fn provision_rights(stream: StreamName) -> [String; 5] {
+    let (stream, consumer) = (stream.as_str(), stream.consumer().name);
+    [
+        format!("$JS.API.STREAM.CREATE.{stream}"),
+        format!("$JS.API.STREAM.UPDATE.{stream}"),
+        format!("$JS.API.STREAM.INFO.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+    ]
+}
+
+/// The inbox prefix of a role, as a template; `None` where nothing is ever requested.
+fn inbox(role: Role) -> Option<&'static str> {
+    match role {
+        Role::Leaf => Some("_INBOX_{{tag(site)}}.>"),
+        Role::Poller => Some("_INBOX_{{tag(site)}}.{{name()}}.>"),
+        Role::Admin
+        | Role::Viewer
+        | Role::PlatformAdmin
+        | Role::CoreStream
+        | Role::Provisioner
+        | Role::SystemOperator => Some("_INBOX_{{name()}}.>"),
+        Role::CoreRpc | Role::CoreLive | Role::DispatchPush => None,
+    }
+}
+
+fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
+    let is_leaf_carried = role == Role::Leaf && row.via_leaf;
+    let sends = row.from.contains(&role);
+    let receives = row.to.contains(&role);
+    let in_core = row.core_pattern();
+    match row.way {
+        // A poller without a leaf is its own forwarder only once it may be: it has no row yet.
+        Way::Durable(stream) => {
+            if sends || is_leaf_carried {
+                permissions.publish.push(templated(role, row.pattern));
+            }
+            if receives {
+                permissions.publish.extend(pull_rights(stream));
+            }
+        }
+        Way::Request => {
+            if sends || is_leaf_carried {
+                permissions.publish.push(templated(role, row.pattern));
+            }
+            if receives {
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+                permissions.publish.push("_R_.>".to_owned());
+            }
+        }
+        Way::Live => {
+            if sends || is_leaf_carried {
+                permissions.publish.push(templated(role, row.pattern));
+            }
+            if receives {
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+            }
+        }
+        Way::WakeUp => {
+            if sends {
+                permissions.publish.extend(in_core.map(|pattern| templated(role, &pattern)));
+            } else if is_leaf_carried {
+                // The hub checks the exporter's subject at delivery to a leaf (facts: topology-proved, item 2).
+                permissions.subscribe.push(templated(role, row.pattern));
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+            } else if receives {
+                permissions.subscribe.push(templated(role, row.pattern));
+            }
+        }
+        Way::Edge(_) => {}
+    }
+}
+
+/// What the scoped signing key of `role` grants, as a template.
+#[must_use]
+pub fn role_permissions(role: Role) -> Permissions {
+    let mut permissions = Permissions::default();
+    for row in SUBJECTS {
+        add_row(role, row, &mut permissions);
+    }
+    match role {
+        Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
+        Role::SystemOperator => permissions.publish.extend(
+            [
+                "$SYS.REQ.CLAIMS.UPDATE",
+                "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP",
+                "$SYS.REQ.SERVER.PING",
+                "$SYS.REQ.SERVER.PING.ACCOUNTZ",
+                "$SYS.REQ.SERVER.PING.CONNZ",
+                "$SYS.REQ.SERVER.PING.LEAFZ",
+            ]
+            .map(str::to_owned),
+        ),
+        Role::Leaf
+        | Role::Poller
+        | Role::Admin
+        | Role::Viewer
+        | Role::PlatformAdmin
+        | Role::CoreStream
+        | Role::CoreRpc
+        | Role::CoreLive
+        | Role::DispatchPush => {}
+    }
+    permissions.subscribe.extend(inbox(role).map(str::to_owned));
+    permissions
+}
+
+/// What a local user of `site`'s leaf may do, with every name filled in.
+#[must_use]
+pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
+    let mut permissions = Permissions::default();
+    match role {
+        EdgeRole::Poller(poller) => {
+            let own = |pattern: &str| {
+                filled(pattern, |placeholder| match placeholder {
+                    "<site>" => Some(site.to_string()),
+                    "<poller>" => Some(poller.to_string()),
+                    _ => None,
+                })
+            };
+            for row in SUBJECTS {
+                match row.way {
+                    Way::Edge(_) | Way::Live => permissions.publish.push(own(row.pattern)),
+                    Way::WakeUp => permissions.subscribe.push(own(row.pattern)),
+                    Way::Durable(_) | Way::Request => {}
+                }
+            }
+            permissions.subscribe.push(format!("_INBOX_{site}.{poller}.>"));
+        }
+        EdgeRole::Forwarder => {
+            for row in SUBJECTS {
+                match row.way {
+                    Way::Edge(stream) => {
+                        permissions.publish.extend(pull_rights(stream));
+                        permissions.publish.extend(provision_rights(stream));
+                    }
+                    Way::Durable(_) => permissions.publish.push(filled(row.pattern, |_| Some(site.to_string()))),
+                    Way::Request | Way::Live | Way::WakeUp => {}
+                }
+            }
+            permissions.publish.dedup();
+            permissions.subscribe.push(format!("_INBOX_{site}.fwd.>"));
+        }
+    }
+    permissions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLES: [Role; 11] = [
+        Role::Leaf,
+        Role::Poller,
+        Role::Admin,
+        Role::Viewer,
+        Role::PlatformAdmin,
+        Role::CoreStream,
+        Role::CoreRpc,
+        Role::CoreLive,
+        Role::DispatchPush,
+        Role::Provisioner,
+        Role::SystemOperator,
+    ];
+
+    #[test]
+    fn nobody_has_everything() {
+        for role in ROLES {
+            let permissions = role_permissions(role);
+            for subject in permissions.publish.iter().chain(&permissions.subscribe) {
+                assert!(subject != ">" && subject != "*" && !subject.starts_with("*."), "{role:?}: {subject}");
+                assert!(!subject.starts_with("_INBOX."), "{role:?} has the shared inbox");
+                assert!(!subject.contains('<'), "{role:?}: {subject} has an open placeholder");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_pulling_role_can_acknowledge() {
+        for role in ROLES {
+            let acks = role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.ACK"));
+            assert_eq!(acks, role == Role::CoreStream, "{role:?}");
+        }
+        assert_eq!(role_permissions(Role::CoreRpc).publish, ["_R_.>"]);
+    }
+
+    #[test]
+    fn a_leaf_speaks_for_its_own_site_only() {
+        let leaf = role_permissions(Role::Leaf);
+        assert_eq!(
+            leaf.publish,
+            ["up.{{tag(site)}}.fwd.results", "up.{{tag(site)}}.fwd.backfill", "live.{{tag(site)}}.*.*"]
+        );
+        assert_eq!(
+            leaf.subscribe,
+            ["down.{{tag(site)}}.*.*", "t.{{account-subject()}}.down.{{tag(site)}}.*.*", "_INBOX_{{tag(site)}}.>"]
+        );
+    }
+
+    #[test]
+    fn edge_users_have_their_names_filled_in() {
+        let site: SiteName = "oslo".parse().unwrap();
+        let poller = edge_permissions(&site, &EdgeRole::Poller("p1".parse().unwrap()));
+        assert_eq!(poller.publish, ["results.p1", "live.oslo.p1.*"]);
+        assert_eq!(poller.subscribe, ["down.oslo.p1.*", "_INBOX_oslo.p1.>"]);
+        let forwarder = edge_permissions(&site, &EdgeRole::Forwarder);
+        assert!(forwarder.publish.contains(&"up.oslo.fwd.results".to_owned()));
+        assert!(forwarder.publish.iter().all(|s| !s.contains("DELETE") && !s.contains("PURGE")));
+        assert_eq!(forwarder.subscribe, ["_INBOX_oslo.fwd.>"]);
+    }
+}

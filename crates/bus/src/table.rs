@@ -1,0 +1,186 @@
+//! The one table of subjects: who publishes, who receives, and how. Permissions, streams and `docs/subjects.md` follow.
+//!
+//! To speak something new, add a payload type and one row here. Patterns use placeholders: `<T>` is the tenant's
+//! account key, and `<site>`, `<poller>`, `<user>`, `<verb>` and `<kind>` are one token each.
+
+use crate::stream::StreamName;
+
+/// Who may hold a connection, and in which account. Each role has its own scoped signing key (design section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// A site's leaf link, in the tenant's account.
+    Leaf,
+    /// A poller that connects without a leaf, in the tenant's account.
+    Poller,
+    /// A tenant's own person who may change things.
+    Admin,
+    /// A tenant's own person who may look.
+    Viewer,
+    /// A person of the platform, in OPS.
+    PlatformAdmin,
+    /// Core's pulling connection in CORE: holds ack rights, answers nobody.
+    CoreStream,
+    /// Core's answering connection in CORE: publishes `_R_.>` and nothing else.
+    CoreRpc,
+    /// Core's display-only connection in INTAKE.
+    CoreLive,
+    /// poller-dispatch's waking connection in CORE.
+    DispatchPush,
+    /// The provisioning tool's connection in CORE: makes streams and consumers.
+    Provisioner,
+    /// The provisioning tool's connection in SYS: pushes claims and checks that they are in force.
+    SystemOperator,
+}
+
+impl Role {
+    pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
+    pub const CORE: [Self; 4] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner];
+
+    /// The role's name in scoped signing keys, file names and docs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leaf => "leaf",
+            Self::Poller => "poller",
+            Self::Admin => "admin",
+            Self::Viewer => "viewer",
+            Self::PlatformAdmin => "platform-admin",
+            Self::CoreStream => "core-stream",
+            Self::CoreRpc => "core-rpc",
+            Self::CoreLive => "core-live",
+            Self::DispatchPush => "dispatch-push",
+            Self::Provisioner => "provisioner",
+            Self::SystemOperator => "system-operator",
+        }
+    }
+}
+
+/// How a subject travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Into a stream; the PubAck travels back; at least once.
+    Durable(StreamName),
+    /// Request and reply.
+    Request,
+    /// At most once, display only.
+    Live,
+    /// At most once, triggers a fetch and carries no authority.
+    WakeUp,
+    /// Into the site's own stream on its leaf; never leaves the site.
+    Edge(StreamName),
+}
+
+/// One row: a subject, its two ends and its way.
+#[derive(Debug, Clone, Copy)]
+pub struct SubjectRow {
+    /// As spoken in the tenant's account, or on the leaf for [`Way::Edge`].
+    pub pattern: &'static str,
+    pub from: &'static [Role],
+    pub to: &'static [Role],
+    /// Whether a site's leaf carries it, and so needs the right to.
+    pub via_leaf: bool,
+    pub way: Way,
+    /// The payload type in [`crate::payload`].
+    pub payload: &'static str,
+    pub about: &'static str,
+}
+
+impl SubjectRow {
+    /// The pattern as CORE and INTAKE see it; the server writes the prefix.
+    #[must_use]
+    pub fn core_pattern(&self) -> Option<String> {
+        match self.way {
+            Way::Durable(_) | Way::Request | Way::Live | Way::WakeUp => Some(format!("t.<T>.{}", self.pattern)),
+            Way::Edge(_) => None,
+        }
+    }
+}
+
+/// Everything that is spoken.
+pub const SUBJECTS: &[SubjectRow] = &[
+    SubjectRow {
+        pattern: "results.<poller>",
+        from: &[],
+        to: &[],
+        via_leaf: false,
+        way: Way::Edge(StreamName::ResultsEdge),
+        payload: "ResultBatch",
+        about: "signed batch from a poller to its leaf",
+    },
+    SubjectRow {
+        pattern: "up.<site>.fwd.results",
+        from: &[],
+        to: &[Role::CoreStream],
+        via_leaf: true,
+        way: Way::Durable(StreamName::Results),
+        payload: "ResultBatch",
+        about: "signed batch from a site's forwarder to core",
+    },
+    SubjectRow {
+        pattern: "up.<site>.fwd.backfill",
+        from: &[],
+        to: &[Role::CoreStream],
+        via_leaf: true,
+        way: Way::Durable(StreamName::Backfill),
+        payload: "ResultBatch",
+        about: "the same for batches that waited more than a minute at the leaf",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.core.<verb>",
+        from: &[Role::Admin, Role::Viewer, Role::PlatformAdmin],
+        to: &[Role::CoreRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "Query",
+        about: "a person's query; the answer is a Reply",
+    },
+    SubjectRow {
+        pattern: "live.<site>.<poller>.<kind>",
+        from: &[Role::Poller],
+        to: &[Role::CoreLive],
+        via_leaf: true,
+        way: Way::Live,
+        payload: "LiveResults",
+        about: "latest results for display; never changes state",
+    },
+    SubjectRow {
+        pattern: "down.<site>.<poller>.<verb>",
+        from: &[Role::DispatchPush],
+        to: &[Role::Poller],
+        via_leaf: true,
+        way: Way::WakeUp,
+        payload: "none",
+        about: "wakes one poller, which then fetches",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens_overlap(a: &str, b: &str) -> bool {
+        let is_open = |token: &str| token.starts_with('<');
+        let (a, b): (Vec<&str>, Vec<&str>) = (a.split('.').collect(), b.split('.').collect());
+        a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| x == y || is_open(x) || is_open(y))
+    }
+
+    #[test]
+    fn no_two_patterns_overlap() {
+        for (index, row) in SUBJECTS.iter().enumerate() {
+            for other in &SUBJECTS[index + 1..] {
+                assert!(!tokens_overlap(row.pattern, other.pattern), "{} and {}", row.pattern, other.pattern);
+            }
+        }
+    }
+
+    #[test]
+    fn a_leaf_never_answers_its_own_upstream_subject() {
+        // If the edge stream covered an upstream subject, the leaf itself would send the PubAck (facts: imports, C).
+        let is_edge = |row: &&SubjectRow| matches!(row.way, Way::Edge(_));
+        for edge in SUBJECTS.iter().filter(is_edge) {
+            for row in SUBJECTS.iter().filter(|row| !is_edge(row)) {
+                assert!(!tokens_overlap(edge.pattern, row.pattern), "{}", row.pattern);
+            }
+        }
+    }
+}

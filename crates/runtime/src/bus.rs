@@ -1,0 +1,465 @@
+//! The connection to the bus. How a process connects is [`Bus::connect`] and nothing else.
+//!
+//! Admission is by credentials file and client certificate, both read anew at every reconnect, so that a renewed file
+//! is used without a restart.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::client::{PublishErrorKind, RequestErrorKind};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, ServerAddr};
+use bulkhead_bus::{StreamSpec, header};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use crate::credentials::Credentials;
+use crate::tls::{TlsError, TlsFiles, client_config};
+use crate::{Chain, CredentialsError};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const PING_EVERY: Duration = Duration::from_secs(10);
+const RECONNECT_MOST: Duration = Duration::from_secs(2);
+const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where to connect and as whom.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BusSettings {
+    /// Such as `tls://hub-1.example:4222`; all servers that may be used.
+    pub urls: Vec<String>,
+    pub tls: TlsFiles,
+    /// A NATS credentials file; absent where the certificate alone decides, as on a leaf.
+    #[serde(default)]
+    pub creds_file: Option<PathBuf>,
+    /// The user's private inbox prefix, such as `_INBOX_oslo.p1`.
+    pub inbox_prefix: String,
+}
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("server address {0:?} is not valid: write tls://host:port")]
+    Address(String),
+    #[error("no server address given")]
+    NoAddress,
+    #[error("load certificates")]
+    Tls(#[source] TlsError),
+    #[error("load credentials")]
+    Credentials(#[source] CredentialsError),
+    #[error("connect to {urls}")]
+    Connect { urls: String, source: async_nats::ConnectError },
+}
+
+/// Why a message was not published.
+#[derive(Debug, thiserror::Error)]
+#[error("publish to {subject}")]
+pub struct PublishError {
+    subject: String,
+    source: async_nats::PublishError,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("nobody answers on {0}")]
+    NobodyAnswers(String),
+    #[error("no answer on {subject} within {limit:?}")]
+    Timeout { subject: String, limit: Duration },
+    #[error("the answer on {0} is not readable")]
+    Unreadable(String, #[source] serde_json::Error),
+    #[error("request {subject}")]
+    Other { subject: String, source: async_nats::RequestError },
+}
+
+/// Where a stored message is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub stream: String,
+    pub sequence: u64,
+}
+
+/// Why a message is not (known to be) in a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing listens: the link or the server is down, or the stream is not there.
+    #[error("no stream takes {0} now")]
+    NoStream(String),
+    /// Nobody knows whether it was stored: send it again.
+    #[error("no acknowledgement for {0} in time")]
+    Unknown(String),
+    /// The stream, or this subject's quota in it, is full: keep the message and try later.
+    #[error("{subject} is full: {description}")]
+    Full { subject: String, description: String },
+    /// The message can never be stored.
+    #[error("{subject} refuses the message: {description}")]
+    Refused { subject: String, description: String },
+    #[error("send to {subject}")]
+    Send { subject: String, source: async_nats::RequestError },
+}
+
+/// What the server said to an attempt to store.
+#[derive(Debug, Deserialize)]
+struct PubAck {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    error: Option<ApiError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// JetStream error codes that mean "later", not "never" (server/errors.json): insufficient resources, storage
+/// exceeded, JetStream unavailable, the store's own errors (maximum bytes, messages, messages per subject).
+const LATER: [u64; 6] = [10_023, 10_047, 10_008, 10_077, 10_076, 10_039];
+/// Message size exceeds maximum allowed.
+const TOO_LARGE: u64 = 10_054;
+
+/// Message headers, without naming the client library.
+#[derive(Debug, Clone, Default)]
+pub struct Headers(pub(crate) HeaderMap);
+
+impl Headers {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name, value);
+    }
+
+    /// Without those that the server acts on: they are never a sender's to set.
+    #[must_use]
+    pub fn without_server_headers(&self) -> Self {
+        let is_ours = |name: &str| !name.to_ascii_lowercase().starts_with(&header::SERVER_PREFIX.to_ascii_lowercase());
+        let mut kept = HeaderMap::new();
+        for (name, values) in self.0.iter().filter(|(name, _)| is_ours(name.as_ref())) {
+            for value in values {
+                kept.append(name.clone(), value.clone());
+            }
+        }
+        Self(kept)
+    }
+
+    /// One line a header, for records of messages that could not be read.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let lines = self.0.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A message that was delivered at most once.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub subject: String,
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// What has changed of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    Created,
+    Updated,
+}
+
+/// Why a stream or consumer could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("make {what}")]
+pub struct EnsureError {
+    what: String,
+    source: async_nats::Error,
+}
+
+/// A connection to the bus. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    client: Client,
+    pub(crate) jetstream: async_nats::jetstream::Context,
+}
+
+async fn log_event(name: String, event: Event) {
+    match event {
+        Event::Connected => info!(connection = %name, "{name} connected"),
+        Event::Disconnected => warn!(connection = %name, "{name} lost its connection"),
+        Event::ServerError(error) => warn!(connection = %name, error = %Chain(&error), "server refused {name}"),
+        Event::ClientError(error) => warn!(connection = %name, %error, "connection of {name} failed"),
+        Event::SlowConsumer(_) => warn!(connection = %name, "{name} is too slow and lost messages"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => {}
+    }
+}
+
+fn signed_in(path: &std::path::Path, nonce: &[u8]) -> Result<Auth, AuthError> {
+    let credentials = Credentials::read(path).map_err(AuthError::new)?;
+    let mut auth = Auth::new();
+    auth.signature = Some(credentials.key.sign(nonce).map_err(AuthError::new)?);
+    auth.jwt = Some(credentials.jwt);
+    Ok(auth)
+}
+
+fn options(settings: &BusSettings, name: &str) -> Result<ConnectOptions, ConnectError> {
+    let tls = client_config(&settings.tls).map_err(ConnectError::Tls)?;
+    let options = match settings.creds_file.clone() {
+        Some(path) => {
+            // Read once before connecting, so that a bad file is an error and not an endless retry.
+            Credentials::read(&path).map_err(ConnectError::Credentials)?;
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let path = path.clone();
+                async move { signed_in(&path, &nonce) }
+            })
+        }
+        None => ConnectOptions::new(),
+    };
+    let event_name = name.to_owned();
+    Ok(options
+        .name(name)
+        .require_tls(true)
+        .tls_client_config(tls)
+        .custom_inbox_prefix(&settings.inbox_prefix)
+        .connection_timeout(CONNECT_LIMIT)
+        .ping_interval(PING_EVERY)
+        .ignore_discovered_servers()
+        .reconnect_delay_callback(|attempt| {
+            let doubled = Duration::from_millis(50) * 2_u32.saturating_pow(u32::try_from(attempt).unwrap_or(8).min(8));
+            doubled.min(RECONNECT_MOST)
+        })
+        .event_callback(move |event| log_event(event_name.clone(), event)))
+}
+
+impl Bus {
+    /// Connects as the user that the settings describe; afterwards the connection heals itself.
+    ///
+    /// # Errors
+    /// When a file cannot be used or no server admits us now.
+    pub async fn connect(settings: &BusSettings, name: &str) -> Result<Self, ConnectError> {
+        let address = |url: &String| url.parse::<ServerAddr>().map_err(|_| ConnectError::Address(url.clone()));
+        let addresses = settings.urls.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err(ConnectError::NoAddress);
+        }
+        let connected = options(settings, name)?.connect(addresses).await;
+        let client = connected.map_err(|source| ConnectError::Connect { urls: settings.urls.join(", "), source })?;
+        let jetstream =
+            async_nats::jetstream::context::ContextBuilder::new().timeout(JETSTREAM_LIMIT).build(client.clone());
+        Ok(Self { client, jetstream })
+    }
+
+    /// The version of the server that we are connected to, such as `2.14.4`.
+    #[must_use]
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Publishes at most once: nobody says whether it arrived.
+    ///
+    /// # Errors
+    /// When the message cannot be handed to the connection.
+    pub async fn publish(&self, subject: &str, body: Bytes) -> Result<(), PublishError> {
+        let sent = self.client.publish(subject.to_owned(), body).await;
+        sent.map_err(|source| PublishError { subject: subject.to_owned(), source })
+    }
+
+    /// Publishes into whatever stream takes `subject` and waits until it says that it has the message.
+    ///
+    /// # Errors
+    /// [`StoreError`] tells what to do: wait, send again, or give up on this message.
+    pub async fn store(
+        &self,
+        subject: &str,
+        headers: Headers,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Stored, StoreError> {
+        let request = async_nats::Request::new().headers(headers.0).payload(body).timeout(Some(limit));
+        let answer = self.client.send_request(subject.to_owned(), request).await.map_err(|source| {
+            let subject = subject.to_owned();
+            match source.kind() {
+                RequestErrorKind::NoResponders => StoreError::NoStream(subject),
+                RequestErrorKind::TimedOut => StoreError::Unknown(subject),
+                RequestErrorKind::MaxPayloadExceeded => {
+                    StoreError::Refused { subject, description: "larger than the server's max_payload".to_owned() }
+                }
+                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => StoreError::Send { subject, source },
+            }
+        })?;
+        let subject = subject.to_owned();
+        let Ok(ack) = serde_json::from_slice::<PubAck>(&answer.payload) else {
+            return Err(StoreError::Unknown(subject));
+        };
+        match ack.error {
+            None if !ack.stream.is_empty() => Ok(Stored { stream: ack.stream, sequence: ack.seq }),
+            None => Err(StoreError::Unknown(subject)),
+            Some(error) if error.err_code == TOO_LARGE => {
+                Err(StoreError::Refused { subject, description: error.description })
+            }
+            Some(error) if LATER.contains(&error.err_code) => {
+                Err(StoreError::Full { subject, description: error.description })
+            }
+            // An error we do not know may pass: treating it as final would lose the message.
+            Some(error) => Err(StoreError::Full { subject, description: error.description }),
+        }
+    }
+
+    /// Asks and waits for one answer.
+    ///
+    /// # Errors
+    /// When nobody answers, in time or at all.
+    pub async fn request(&self, subject: &str, body: Bytes, limit: Duration) -> Result<Bytes, RequestError> {
+        let request = async_nats::Request::new().payload(body).timeout(Some(limit));
+        let answer = self.client.send_request(subject.to_owned(), request).await;
+        let answer = answer.map_err(|source| {
+            let subject = subject.to_owned();
+            match source.kind() {
+                RequestErrorKind::NoResponders => RequestError::NobodyAnswers(subject),
+                RequestErrorKind::TimedOut => RequestError::Timeout { subject, limit },
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                    RequestError::Other { subject, source }
+                }
+            }
+        })?;
+        Ok(answer.payload)
+    }
+
+    /// Asks every server or service on `subject` and collects what is answered until `limit`, or until `enough` came.
+    ///
+    /// # Errors
+    /// When the question cannot be sent.
+    pub async fn request_all(
+        &self,
+        subject: &str,
+        body: Bytes,
+        enough: usize,
+        limit: Duration,
+    ) -> Result<Vec<Bytes>, PublishError> {
+        let failed = |source| PublishError { subject: subject.to_owned(), source };
+        let closed = |_| failed(async_nats::PublishError::new(PublishErrorKind::Send));
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(closed)?;
+        self.client.publish_with_reply(subject.to_owned(), inbox, body).await.map_err(failed)?;
+        let mut collected = Vec::new();
+        let collect = async {
+            while collected.len() < enough
+                && let Some(answer) = answers.next().await
+            {
+                collected.extend((!answer.payload.is_empty()).then_some(answer.payload));
+            }
+        };
+        // Passing the limit is normal: then there were fewer than enough.
+        let _ = tokio::time::timeout(limit, collect).await;
+        Ok(collected)
+    }
+
+    /// Listens; messages are delivered at most once.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn listen(
+        &self,
+        pattern: &str,
+    ) -> Result<impl futures_util::Stream<Item = Message> + use<>, PublishError> {
+        let listening = self.client.subscribe(pattern.to_owned()).await;
+        let listening = listening.map_err(|_| PublishError {
+            subject: pattern.to_owned(),
+            source: async_nats::PublishError::new(PublishErrorKind::Send),
+        })?;
+        Ok(listening.map(|message| Message {
+            subject: message.subject.to_string(),
+            headers: Headers(message.headers.unwrap_or_default()),
+            body: message.payload,
+        }))
+    }
+
+    /// Answers requests on `pattern`, sharing them with every other process of the same `queue`.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn answer(&self, pattern: &str, queue: &str) -> Result<Answerer, PublishError> {
+        let subscribed = self.client.queue_subscribe(pattern.to_owned(), queue.to_owned()).await;
+        let requests = subscribed.map_err(|_| PublishError {
+            subject: pattern.to_owned(),
+            source: async_nats::PublishError::new(PublishErrorKind::Send),
+        })?;
+        Ok(Answerer { requests, client: self.client.clone() })
+    }
+
+    /// Makes or updates a stream and its durable pull consumer.
+    ///
+    /// # Errors
+    /// When the server refuses, for example because a limit of the account is reached.
+    pub async fn ensure_stream(&self, spec: &StreamSpec, replicas: usize) -> Result<Ensured, EnsureError> {
+        crate::durable::ensure_stream(&self.jetstream, spec, replicas)
+            .await
+            .map_err(|source| EnsureError { what: format!("stream {}", spec.name), source })
+    }
+
+    /// Waits until everything that was published has reached the server.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn flush(&self) -> anyhow::Result<()> {
+        Ok(self.client.flush().await?)
+    }
+}
+
+/// Requests as they come in.
+pub struct Answerer {
+    requests: async_nats::Subscriber,
+    client: Client,
+}
+
+/// A request, and the one way to answer it.
+pub struct Responder {
+    pub subject: String,
+    pub body: Bytes,
+    reply: Option<String>,
+    client: Client,
+}
+
+impl Answerer {
+    /// The next request; `None` when the connection is closed for good.
+    pub async fn next(&mut self) -> Option<Responder> {
+        let request = self.requests.next().await?;
+        Some(Responder {
+            subject: request.subject.to_string(),
+            body: request.payload,
+            reply: request.reply.map(|reply| reply.to_string()),
+            client: self.client.clone(),
+        })
+    }
+}
+
+impl Responder {
+    /// Whether the server made the reply subject. A raw leaf can name `$JS.ACK...`, which must never be answered
+    /// (facts: nats-imports, D).
+    #[must_use]
+    pub fn is_answerable(&self) -> bool {
+        self.reply.as_deref().is_some_and(|reply| reply.starts_with("_R_."))
+    }
+
+    /// # Errors
+    /// When the reply subject is not the server's, or the connection is closed.
+    pub async fn answer(self, body: Bytes) -> Result<(), PublishError> {
+        let is_answerable = self.is_answerable();
+        let Some(reply) = self.reply.filter(|_| is_answerable) else {
+            let source = async_nats::PublishError::new(PublishErrorKind::InvalidSubject);
+            return Err(PublishError { subject: self.subject, source });
+        };
+        let sent = self.client.publish(reply, body).await;
+        sent.map_err(|source| PublishError { subject: self.subject, source })
+    }
+}

@@ -1,0 +1,174 @@
+//! Pulling from work queues: nothing is acknowledged by itself, and a message that is dropped unacknowledged comes again.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, AckPolicy, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, AckKind};
+use bulkhead_bus::{StreamName, StreamSpec};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::bus::{Bus, Ensured, Headers};
+
+const EXPIRES: Duration = Duration::from_secs(20);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The smallest that the server takes; work queues here must not drop by message id (facts: nats-imports, obligation 2).
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
+/// Why pulling ended. Pull again after a pause.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error("find consumer of {stream}")]
+    Find { stream: &'static str, source: async_nats::Error },
+    #[error("pull from {stream}")]
+    Pull { stream: &'static str, source: async_nats::Error },
+    #[error("pulling from {0} ended")]
+    Ended(&'static str),
+}
+
+/// One message of a work queue.
+pub struct Delivery {
+    pub subject: String,
+    pub headers: Headers,
+    pub body: Bytes,
+    /// 1 at the first delivery.
+    pub delivered: i64,
+    pub stream_sequence: u64,
+    /// When the stream stored it, unix milliseconds.
+    pub stored_ms: i64,
+    message: jetstream::Message,
+}
+
+impl Delivery {
+    fn new(message: jetstream::Message) -> Option<Self> {
+        let info = message.info().ok()?;
+        let (delivered, stream_sequence) = (info.delivered, info.stream_sequence);
+        let stored_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
+        Some(Self {
+            subject: message.subject.to_string(),
+            headers: Headers(message.headers.clone().unwrap_or_default()),
+            body: message.payload.clone(),
+            delivered,
+            stream_sequence,
+            stored_ms,
+            message,
+        })
+    }
+
+    async fn settle(&self, kind: AckKind) -> anyhow::Result<()> {
+        self.message.ack_with(kind).await.map_err(anyhow::Error::from_boxed)
+    }
+
+    /// Done: the queue forgets it. An acknowledgement that is lost means one more delivery.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn ack(&self) -> anyhow::Result<()> {
+        self.settle(AckKind::Ack).await
+    }
+
+    /// Not now: deliver it again after `delay`.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn retry_after(&self, delay: Duration) -> anyhow::Result<()> {
+        self.settle(AckKind::Nak(Some(delay))).await
+    }
+
+    /// Still at it: start the acknowledgement wait anew.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn extend(&self) -> anyhow::Result<()> {
+        self.settle(AckKind::Progress).await
+    }
+}
+
+/// A running pull on a stream's durable consumer.
+pub struct Puller {
+    stream: &'static str,
+    messages: pull::Stream,
+}
+
+impl Bus {
+    /// Pulls from the stream's consumer with at most `ahead` messages held here.
+    ///
+    /// # Errors
+    /// When the consumer is not there or may not be used.
+    pub async fn pull(&self, stream: StreamName, ahead: usize) -> Result<Puller, PullError> {
+        let name = stream.as_str();
+        let found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        let consumer: consumer::PullConsumer =
+            found.map_err(|source| PullError::Find { stream: name, source: source.into() })?;
+        let pulling = consumer.stream().max_messages_per_batch(ahead).expires(EXPIRES).heartbeat(HEARTBEAT);
+        let messages = pulling.messages().await;
+        let messages = messages.map_err(|source| PullError::Pull { stream: name, source: source.into() })?;
+        Ok(Puller { stream: name, messages })
+    }
+}
+
+impl Puller {
+    /// Waits for one message, then takes what else comes within `linger`, `most` at most.
+    ///
+    /// # Errors
+    /// When pulling cannot go on; everything taken before is in the result of an earlier call.
+    pub async fn next_batch(&mut self, most: usize, linger: Duration) -> Result<Vec<Delivery>, PullError> {
+        let mut batch = Vec::new();
+        let first = self.messages.next().await.ok_or(PullError::Ended(self.stream))?;
+        let first = first.map_err(|source| PullError::Pull { stream: self.stream, source: source.into() })?;
+        batch.extend(Delivery::new(first));
+        let end = Instant::now() + linger;
+        while batch.len() < most {
+            match tokio::time::timeout_at(end, self.messages.next()).await {
+                Ok(Some(Ok(message))) => batch.extend(Delivery::new(message)),
+                // An error after messages is reported by the next call; these messages are not to be lost over it.
+                Ok(Some(Err(_)) | None) | Err(_) => break,
+            }
+        }
+        Ok(batch)
+    }
+}
+
+fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
+    Config {
+        name: spec.name.to_owned(),
+        subjects: spec.subjects.clone(),
+        storage: StorageType::File,
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_bytes: spec.max_bytes,
+        max_messages_per_subject: spec.max_messages_per_subject.unwrap_or(-1),
+        discard_new_per_subject: spec.max_messages_per_subject.is_some(),
+        max_message_size: spec.max_message_bytes,
+        duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: replicas,
+        ..Config::default()
+    }
+}
+
+pub(crate) async fn ensure_stream(
+    jetstream: &jetstream::Context,
+    spec: &StreamSpec,
+    replicas: usize,
+) -> Result<Ensured, async_nats::Error> {
+    let config = stream_config(spec, replicas);
+    let ensured = match jetstream.update_stream(&config).await {
+        Ok(_) => Ensured::Updated,
+        Err(_) => {
+            jetstream.create_stream(config).await?;
+            Ensured::Created
+        }
+    };
+    let consumer = pull::Config {
+        name: Some(spec.consumer.name.to_owned()),
+        durable_name: Some(spec.consumer.name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(spec.consumer.ack_wait_s),
+        max_ack_pending: spec.consumer.max_ack_pending,
+        ..pull::Config::default()
+    };
+    jetstream.create_consumer_on_stream(consumer, spec.name).await?;
+    Ok(ensured)
+}

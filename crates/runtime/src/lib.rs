@@ -1,0 +1,33 @@
+//! The life of a process: settings, logs, the connection to the bus, readiness, start and stop.
+//!
+//! This is the only crate that names async_nats; everybody else speaks in types of `bulkhead_bus`. It holds no rules
+//! about tenants and never decides who may enter.
+
+mod bus;
+mod chain;
+mod clock;
+mod credentials;
+mod durable;
+mod health;
+mod life;
+mod log;
+mod settings;
+mod tls;
+mod wait;
+
+pub use bus::{
+    Answerer, Bus, BusSettings, ConnectError, EnsureError, Ensured, Headers, Message, PublishError, RequestError,
+    Responder, StoreError, Stored,
+};
+pub use chain::Chain;
+pub use clock::{now_ms, utc_of_ms};
+pub use credentials::{Credentials, CredentialsError};
+pub use durable::{Delivery, PullError, Puller};
+pub use health::{Readiness, serve_health};
+pub use life::{Stop, Supervisor, stop_on_signals};
+pub use log::{LogFormat, init_logs};
+pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
+pub use tls::{TlsError, TlsFiles, client_config};
+pub use wait::{Backoff, LimitReached, eventually};
+
+pub use tokio_util::sync::CancellationToken;

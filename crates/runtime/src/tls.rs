@@ -1,0 +1,59 @@
+//! Client-side mTLS from files: whom to trust and what to show. TLS itself is rustls with the ring provider.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+
+/// Paths of PEM files. `cert_file` holds the certificate and its intermediates.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    pub ca_file: PathBuf,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("read {what} {path}")]
+    Read { what: &'static str, path: String, source: rustls::pki_types::pem::Error },
+    #[error("{what} {path} holds no certificate")]
+    Empty { what: &'static str, path: String },
+    #[error("use certificate {path}")]
+    Use { path: String, source: rustls::Error },
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let shown = path.display().to_string();
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = read.map_err(|source| TlsError::Read { what, path: shown.clone(), source })?;
+    if found.is_empty() { Err(TlsError::Empty { what, path: shown }) } else { Ok(found) }
+}
+
+/// # Errors
+/// When a file is missing, is not PEM, or the key does not fit the certificate.
+pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates("CA file", &files.ca_file)? {
+        let path = files.ca_file.display().to_string();
+        roots.add(root).map_err(|source| TlsError::Use { path, source })?;
+    }
+    let chain = certificates("certificate file", &files.cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|source| TlsError::Read {
+        what: "key file",
+        path: files.key_file.display().to_string(),
+        source,
+    })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let path = files.cert_file.display().to_string();
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map(|builder| builder.with_root_certificates(roots))
+        .and_then(|builder| builder.with_client_auth_cert(chain, key))
+        .map_err(|source| TlsError::Use { path, source })
+}
