@@ -1,1 +1,17 @@
+//! NATS decentralized auth for Bulkhead: keys, claims, certificates, plans, provisioning, and the `bulkhead` command.
+//!
+//! This is the tool that creates and renders; it never sits in the path of a result.
 
+pub mod certificates;
+pub mod claims;
+pub mod cli;
+pub mod client;
+pub mod files;
+pub mod keys;
+pub mod nats_config;
+pub mod operator;
+pub mod plan;
+pub mod profile;
+pub mod render;
+pub mod resolver;
+pub mod up;

@@ -1,1 +1,14 @@
+//! The only door to tenant rows. [`TenantTx`] names the tenant before anything else is said, row security holds it to
+//! that, and forgetting the tenant is an error of the database and never an empty or a full answer.
 
+pub mod admin;
+mod isolation;
+mod provisioning;
+mod store;
+mod url;
+
+pub use admin::AdminError;
+pub use isolation::{Isolation, isolation_of};
+pub use provisioning::{Provisioning, ProvisioningError};
+pub use store::{Store, StoreError, TenantTx, Tenants};
+pub use url::{UrlError, read_database_url};

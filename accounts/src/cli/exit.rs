@@ -1,0 +1,83 @@
+//! What a command ends with: a message on standard error and a documented exit code.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use bulkhead_bus::payload::ErrorCode;
+use bulkhead_runtime::{Chain, ConnectError, RequestError};
+
+use crate::client::ClientError;
+use crate::up::DeploymentError;
+
+pub(super) const FAILED: u8 = 1;
+pub(super) const INVALID: u8 = 4;
+pub(super) const NOT_READY: u8 = 5;
+pub(super) const UNREACHABLE: u8 = 6;
+pub(super) const REFUSED: u8 = 7;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, error: &(dyn Error + 'static)) -> Self {
+        Self { code, message: Chain(error).to_string() }
+    }
+
+    pub(super) fn failed(error: impl Error + 'static) -> Self {
+        Self::new(FAILED, &error)
+    }
+
+    pub(super) fn invalid(what: &str, error: impl Error + 'static) -> Self {
+        Self { code: INVALID, message: format!("{what}: {}", Chain(&error)) }
+    }
+
+    pub(super) fn not_ready(message: String) -> Self {
+        Self { code: NOT_READY, message }
+    }
+
+    #[expect(clippy::print_stderr, reason = "this is where a command's errors go")]
+    pub(super) fn report(&self) -> ExitCode {
+        eprintln!("bulkhead: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let code = match &error {
+            ConnectError::Connect { .. } => UNREACHABLE,
+            ConnectError::Address(_)
+            | ConnectError::NoAddress
+            | ConnectError::Tls(_)
+            | ConnectError::Credentials(_) => INVALID,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::Request(RequestError::NobodyAnswers(_) | RequestError::Timeout { .. }) => UNREACHABLE,
+            ClientError::Request(RequestError::Unreadable(..) | RequestError::Other { .. })
+            | ClientError::Unreadable(_) => FAILED,
+            ClientError::Refused { code, .. } => match code {
+                ErrorCode::Invalid | ErrorCode::NotFound => INVALID,
+                ErrorCode::Refused => REFUSED,
+                ErrorCode::Unavailable => UNREACHABLE,
+            },
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<DeploymentError> for Failure {
+    fn from(error: DeploymentError) -> Self {
+        let code = if matches!(error, DeploymentError::NotReady(..)) { NOT_READY } else { FAILED };
+        Self::new(code, &error)
+    }
+}

@@ -1,0 +1,201 @@
+//! The command line: arguments in, rows and exit codes out.
+//!
+//! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
+
+mod exit;
+mod query;
+mod rows;
+mod show;
+mod up;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bulkhead_bus::{CheckName, SiteName, TenantSlug};
+use clap::{Args, Parser, Subcommand};
+
+pub use exit::Failure;
+
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
+
+/// Multi-tenant network monitoring in which nothing of one tenant can reach another.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, after_help = EXIT_CODES)]
+struct Cli {
+    /// The folder of the deployment on this machine.
+    #[arg(long, global = true, env = "BULKHEAD_HOME", default_value = ".bulkhead")]
+    home: PathBuf,
+    /// Print one JSON object a line.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole product on this machine until Ctrl-C: hub, two sites, core, database.
+    #[command(
+        after_help = "Examples:\n  bulkhead up\n  bulkhead up --target tcp://127.0.0.1:22 --target https://example.com/\n  bulkhead up --home /tmp/second --fresh"
+    )]
+    Up(UpArgs),
+    /// Find nats-server and PostgreSQL, or fetch them, and say where they are.
+    Tools(ToolArgs),
+    /// Tenants.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Pollers.
+    #[command(subcommand)]
+    Poller(PollerCommand),
+    /// Results.
+    #[command(subcommand)]
+    Results(ResultsCommand),
+    /// Every tenant at a glance: checks, results, dead letters, live view.
+    #[command(after_help = "Examples:\n  bulkhead status\n  bulkhead status --tenant acme-corp --json")]
+    Status(Scope),
+}
+
+/// Where tools are looked for and kept.
+#[derive(Debug, Args)]
+struct ToolArgs {
+    /// Where fetched programs are kept [default: <home>/tools].
+    #[arg(long, env = "BULKHEAD_TOOLS_DIR")]
+    tools_dir: Option<PathBuf>,
+    #[arg(long, env = "PATH", hide = true, default_value = "")]
+    search_path: OsString,
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    /// Forget what an earlier start has left and begin anew.
+    #[arg(long)]
+    fresh: bool,
+    /// Watch this as well, from both sites: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated.
+    #[arg(long = "target", value_name = "URL")]
+    targets: Vec<crate::up::Target>,
+    /// End by itself as soon as every check of every tenant has a stored result.
+    #[arg(long)]
+    until_first_results: bool,
+    #[command(flatten)]
+    tools: ToolArgs,
+}
+
+/// Whom to ask about, and as whom.
+#[derive(Debug, Args)]
+struct Scope {
+    /// Only this tenant [default: all that the profile may see].
+    #[arg(long, value_name = "SLUG")]
+    tenant: Option<TenantSlug>,
+    /// How to reach the hub, and as whom [default: <home>/profiles/ops.toml, a person of the platform].
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_PROFILE")]
+    profile: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Tenants with plan, state and sizes.
+    #[command(after_help = "Example:\n  bulkhead tenant list --json")]
+    List(Scope),
+}
+
+#[derive(Debug, Subcommand)]
+enum PollerCommand {
+    /// Pollers with site and when a batch of theirs was last stored.
+    #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
+    List(Scope),
+}
+
+/// Which results.
+#[derive(Debug, Args)]
+struct Filter {
+    #[command(flatten)]
+    scope: Scope,
+    /// Only this site.
+    #[arg(long)]
+    site: Option<SiteName>,
+    /// Only this check.
+    #[arg(long)]
+    check: Option<CheckName>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ResultsCommand {
+    /// Stored results, newest first.
+    #[command(after_help = "Example:\n  bulkhead results list --tenant acme-corp --check hub --limit 20")]
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// How far back, in minutes.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        minutes: u32,
+        /// Rows at most.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+    /// Results as they are stored, until Ctrl-C.
+    #[command(
+        after_help = "Examples:\n  bulkhead results tail --tenant xyz-inc\n  bulkhead results tail --live --json"
+    )]
+    Tail {
+        #[command(flatten)]
+        filter: Filter,
+        /// Show the display-only live view instead of what is stored.
+        #[arg(long)]
+        live: bool,
+    },
+}
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap says which is which.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::INVALID) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run_command(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run_command(cli: Cli) -> Result<(), Failure> {
+    let home = std::path::absolute(&cli.home).map_err(|error| Failure::invalid("state folder", error))?;
+    match cli.command {
+        Command::Up(args) => up::run(home, args, cli.json).await,
+        Command::Tools(args) => up::show_tools(&home, &args, cli.json),
+        Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
+        Command::Tenant(TenantCommand::List(scope)) => query::list_tenants(&home, &scope, cli.json).await,
+        Command::Poller(PollerCommand::List(scope)) => query::list_pollers(&home, &scope, cli.json).await,
+        Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
+            query::list_results(&home, &filter, (minutes, limit), cli.json).await
+        }
+        Command::Results(ResultsCommand::Tail { filter, live }) => {
+            let source = if live { query::Source::Live } else { query::Source::Stored };
+            query::tail_results(&home, &filter, source, cli.json).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_names_are_refused_at_the_door_with_the_rule() {
+        let long = "x".repeat(300);
+        for bad in ["a.b", "*", ">", "a b", "a\r\nb", "core", "intake-7", "Ａcme", long.as_str()] {
+            let error = Cli::try_parse_from(["bulkhead", "status", "--tenant", bad]).unwrap_err().to_string();
+            assert!(error.contains("a name has") || error.contains("reserved"), "{bad:?}: {error}");
+        }
+    }
+}

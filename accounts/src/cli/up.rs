@@ -1,0 +1,242 @@
+//! `bulkhead up`: starts a deployment, shows what it stores, and ends it at Ctrl-C.
+
+use std::collections::HashSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::payload::{Query, StateRow};
+use bulkhead_bus::{CoreVerb, PollerName, SiteName};
+use bulkhead_runtime::{Bus, Stop, now_ms, stop_on_signals};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::exit::Failure;
+use super::show::{json_lines, table, write_lines};
+use super::{ToolArgs, UpArgs};
+use crate::client::query;
+use crate::plan::PlanName;
+use crate::profile::Profile;
+use crate::up::{Deployment, DeploymentError, Options, Programs, TenantOptions, Tools, find_tools};
+
+const REFRESH: Duration = Duration::from_secs(1);
+/// Where the output is no terminal, the table is printed again only this often.
+const REPRINT: Duration = Duration::from_secs(30);
+const FIRST_RESULTS_LIMIT: Duration = Duration::from_secs(90);
+
+/// Steps as they happen: a spinner on a terminal, a line each elsewhere. Always on standard error.
+struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { bar, started: Instant::now() }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
+    fn say(&self, step: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("[{:5.1}s] {step}", self.started.elapsed().as_secs_f32());
+        } else {
+            self.bar.set_message(step.to_owned());
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
+    fn note(&self, note: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("note: {note}");
+        } else {
+            self.bar.println(format!("note: {note}"));
+        }
+    }
+}
+
+fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools, Failure> {
+    let folder = args.tools_dir.clone().unwrap_or_else(|| home.join("tools"));
+    let folder = std::path::absolute(folder).map_err(Failure::failed)?;
+    find_tools(&args.search_path, &folder, announce).map_err(Failure::failed)
+}
+
+pub(super) fn show_tools(home: &Path, args: &ToolArgs, is_json: bool) -> Result<(), Failure> {
+    let progress = Progress::new();
+    let found = tools(home, args, &|step| progress.say(step))?;
+    progress.bar.finish_and_clear();
+    found.notes.iter().for_each(|note| progress.note(note));
+    let rows = [("nats-server", &found.nats_server), ("postgres", &found.postgres)];
+    let mut text = String::new();
+    for (name, tool) in rows {
+        let origin = if tool.is_fetched { "fetched" } else { "found" };
+        let (path, version) = (tool.path.display(), tool.version);
+        if is_json {
+            let row = serde_json::json!({"tool": name, "version": version.to_string(), "path": path.to_string(),
+                "origin": origin});
+            text.push_str(&format!("{row}\n"));
+        } else {
+            text.push_str(&format!("{name} {version} {origin} at {path}\n"));
+        }
+    }
+    write_lines(&text)
+}
+
+/// The two tenants of a trial: one site and one poller each.
+fn trial_tenants() -> Result<Vec<TenantOptions>, Failure> {
+    let tenant = |slug: &str, plan, site: &str| -> Result<TenantOptions, bulkhead_bus::NameError> {
+        let poller: PollerName = "p1".parse()?;
+        let site: SiteName = site.parse()?;
+        Ok(TenantOptions { slug: slug.parse()?, plan, sites: vec![(site, vec![poller])] })
+    };
+    let both = [("acme-corp", PlanName::Enterprise, "oslo"), ("xyz-inc", PlanName::Free, "lima")];
+    both.into_iter().map(|(slug, plan, site)| tenant(slug, plan, site).map_err(Failure::failed)).collect()
+}
+
+/// The services' programs, beside this one.
+fn programs() -> Result<Programs, Failure> {
+    let own = std::env::current_exe().map_err(Failure::failed)?;
+    Ok(Programs { core: own.with_file_name("bulkhead-core"), poller: own.with_file_name("bulkhead-poller") })
+}
+
+pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<(), Failure> {
+    let progress = Progress::new();
+    progress.say("looking for nats-server and PostgreSQL");
+    let tools = tools(&home, &args.tools, &|step| progress.say(step))?;
+    let options = Options {
+        home: home.clone(),
+        fresh: args.fresh,
+        tools,
+        programs: programs()?,
+        tenants: trial_tenants()?,
+        targets: args.targets,
+    };
+    let stop = Stop::new();
+    let signals = tokio::spawn(stop_on_signals(stop.clone()));
+    let announce = |step: &str| progress.say(step);
+    let deployment = tokio::select! {
+        started = Deployment::start(options, &announce) => started,
+        // What has started so far ends when it is dropped.
+        () = stop.cancelled() => return Ok(()),
+    };
+    let mut deployment = match deployment {
+        Ok(deployment) => deployment,
+        Err(error) => {
+            progress.bar.finish_and_clear();
+            return Err(error.into());
+        }
+    };
+    deployment.notes.iter().for_each(|note| progress.note(note));
+    progress.say("waiting for the first results");
+    let view = View { is_json, ends_with_first_results: args.until_first_results };
+    let watched = watch(&mut deployment, &view, &progress, &stop).await;
+    progress.bar.finish_and_clear();
+    progress.say("stopping");
+    let stopped = deployment.stop().await;
+    signals.abort();
+    watched?;
+    Ok(stopped?)
+}
+
+/// How the table is shown.
+struct View {
+    is_json: bool,
+    ends_with_first_results: bool,
+}
+
+/// Whether every tenant has a stored result of every check that any tenant has.
+fn is_complete(rows: &[StateRow], tenants: usize) -> bool {
+    let checks: HashSet<&str> = rows.iter().map(|row| row.check.as_str()).collect();
+    let with_results: HashSet<&str> = rows.iter().map(|row| row.tenant.as_str()).collect();
+    with_results.len() == tenants && rows.len() == tenants * checks.len()
+}
+
+async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, stop: &Stop) -> Result<(), Failure> {
+    let profile = Profile::read(&deployment.layout.profile("ops")).map_err(Failure::failed)?;
+    let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await?;
+    let tenants = deployment.accounts.tenants.len();
+    let mut ticks = tokio::time::interval(REFRESH);
+    let began = Instant::now();
+    let mut screen = Screen::new(deployment);
+    let mut was_complete = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        deployment.check_running().map_err(|error: DeploymentError| Failure::from(error))?;
+        let rows: Vec<StateRow> = match query(&bus, &profile.user, CoreVerb::ListStates, &Query::default()).await {
+            Ok(rows) => rows,
+            // Core or the hub may be starting again; a process that has ended is reported above.
+            Err(_) => continue,
+        };
+        let is_complete = is_complete(&rows, tenants);
+        if is_complete && !was_complete {
+            progress.say("every check has a stored result");
+            progress.bar.finish_and_clear();
+            was_complete = true;
+        }
+        if was_complete {
+            screen.show(&rows, view.is_json)?;
+        }
+        if is_complete && view.ends_with_first_results {
+            return Ok(());
+        }
+        if !was_complete && began.elapsed() > FIRST_RESULTS_LIMIT {
+            let message = format!(
+                "no complete results after {FIRST_RESULTS_LIMIT:?}: see the logs in {}",
+                deployment.layout.home().join("logs").display()
+            );
+            return Err(Failure::not_ready(message));
+        }
+    }
+}
+
+/// The live table: redrawn in place on a terminal, printed now and then elsewhere.
+struct Screen {
+    is_terminal: bool,
+    printed: Option<Instant>,
+    help: String,
+}
+
+impl Screen {
+    fn new(deployment: &Deployment) -> Self {
+        let home = deployment.layout.home();
+        let program = std::env::current_exe().map_or_else(|_| "bulkhead".to_owned(), |path| path.display().to_string());
+        let help = format!(
+            "\nQuery it from another terminal:\n  \
+             {program} --home {home} status\n  \
+             {program} --home {home} results tail\n  \
+             {program} --home {home} results list --tenant acme-corp --json\n  \
+             {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n\
+             Logs are in {home}/logs. Ctrl-C ends everything; the next start goes on from here.\n",
+            home = home.display(),
+        );
+        Self { is_terminal: std::io::stdout().is_terminal(), printed: None, help }
+    }
+
+    fn show(&mut self, rows: &[StateRow], is_json: bool) -> Result<(), Failure> {
+        let is_due = self.printed.is_none_or(|at| at.elapsed() >= REPRINT);
+        if is_json {
+            return if is_due { self.print(&json_lines(rows)?) } else { Ok(()) };
+        }
+        let table = table(rows, now_ms());
+        if self.is_terminal {
+            // Home, then clear what is below: the table stays in one place.
+            return write_lines(&format!("\x1b[H\x1b[2J{table}{}", self.help));
+        }
+        if !is_due {
+            return Ok(());
+        }
+        let help = if self.printed.is_none() { self.help.clone() } else { String::new() };
+        self.print(&format!("{table}{help}"))
+    }
+
+    fn print(&mut self, text: &str) -> Result<(), Failure> {
+        self.printed = Some(Instant::now());
+        write_lines(text)
+    }
+}

@@ -1,0 +1,188 @@
+//! Renders the whole claims of every kind of account. Source: design section 2; the shapes were run as they are
+//! (facts: topology-proved section 3). No plain signing key, no `>`, no limit of -1 but `data`, which servers ignore.
+
+use bulkhead_bus::{Role, StreamName, role_permissions};
+use serde_json::Map;
+
+use crate::claims::{
+    AccountBody, AccountLimits, Export, ExportKind, Import, PermissionTemplate, ResponseType, ScopedKey,
+};
+use crate::plan::Plan;
+
+const CLIENT: &[&str] = &["STANDARD"];
+const LEAF: &[&str] = &["LEAFNODE"];
+/// Bookkeeping beside the streams' own bytes: the server reserves `max_bytes` of each stream at its creation.
+const HUB_DISK_SLACK: i64 = 64 << 20;
+const HUB_STREAMS: i64 = 8;
+/// Tenants whose live stream one INTAKE account imports (design section 2).
+pub const INTAKE_TENANTS: usize = 250;
+
+/// A role's public signing key.
+#[derive(Debug, Clone)]
+pub struct RoleKey {
+    pub role: Role,
+    pub public: String,
+}
+
+fn scoped(keys: &[RoleKey]) -> Vec<ScopedKey> {
+    let scoped = |key: &RoleKey| {
+        let kinds = if key.role == Role::Leaf { LEAF } else { CLIENT };
+        let template = PermissionTemplate::new(role_permissions(key.role), kinds);
+        ScopedKey::new(key.public.clone(), key.role.name(), template)
+    };
+    keys.iter().map(scoped).collect()
+}
+
+fn export(name: &str, subject: &str, kind: ExportKind, position: Option<u32>) -> Export {
+    let response_type = match kind {
+        ExportKind::Service => Some(ResponseType::Singleton),
+        ExportKind::Stream => None,
+    };
+    Export {
+        name: name.to_owned(),
+        subject: subject.to_owned(),
+        kind,
+        response_type,
+        account_token_position: position,
+        unknown: Map::new(),
+    }
+}
+
+fn import(name: &str, subject: String, local: String, account: &str, kind: ExportKind) -> Import {
+    Import {
+        name: name.to_owned(),
+        subject,
+        local_subject: local,
+        account: account.to_owned(),
+        kind,
+        unknown: Map::new(),
+    }
+}
+
+/// The system account: server events and claims push.
+#[must_use]
+pub fn system_account(keys: &[RoleKey]) -> AccountBody {
+    let limits = AccountLimits {
+        subs: 1_000,
+        data: -1,
+        payload: 1 << 20,
+        exports: 2,
+        wildcards: true,
+        conn: 16,
+        ..AccountLimits::default()
+    };
+    let monitoring = vec![
+        export("account-monitoring-streams", "$SYS.ACCOUNT.*.>", ExportKind::Stream, Some(3)),
+        Export {
+            response_type: None,
+            ..export("account-monitoring-services", "$SYS.REQ.ACCOUNT.*.*", ExportKind::Service, Some(4))
+        },
+    ];
+    AccountBody::new(limits, vec![], monitoring, scoped(keys))
+}
+
+/// CORE: constant however many tenants there are. The exports make the server write token 2.
+#[must_use]
+pub fn core_account(keys: &[RoleKey]) -> AccountBody {
+    let specs: Vec<_> = StreamName::HUB.into_iter().map(StreamName::spec).collect();
+    let disk = specs.iter().map(|spec| spec.max_bytes).sum::<i64>();
+    let limits = AccountLimits {
+        subs: 20_000,
+        data: -1,
+        payload: 1 << 20,
+        exports: 2,
+        wildcards: true,
+        conn: 64,
+        disk_storage: disk + HUB_DISK_SLACK,
+        streams: HUB_STREAMS,
+        consumer: HUB_STREAMS * 2,
+        max_ack_pending: 20_000,
+        disk_max_stream_bytes: specs.iter().map(|spec| spec.max_bytes).max().unwrap_or(0),
+        max_bytes_required: true,
+        ..AccountLimits::default()
+    };
+    let exports = vec![
+        export("up", "t.*.up.>", ExportKind::Service, Some(2)),
+        export("down", "t.*.down.>", ExportKind::Stream, Some(2)),
+    ];
+    AccountBody::new(limits, vec![], exports, scoped(keys))
+}
+
+/// INTAKE-n: imports the live stream of each tenant under that tenant's prefix.
+#[must_use]
+pub fn intake_account(keys: &[RoleKey], tenants: &[(String, String)]) -> AccountBody {
+    let limits = AccountLimits {
+        subs: 5_000,
+        data: -1,
+        payload: 1 << 20,
+        imports: i64::try_from(INTAKE_TENANTS).unwrap_or(0),
+        conn: 8,
+        ..AccountLimits::default()
+    };
+    let live = |(slug, account): &(String, String)| {
+        let name = format!("live-{slug}");
+        import(&name, "live.>".to_owned(), format!("t.{account}.live.>"), account, ExportKind::Stream)
+    };
+    AccountBody::new(limits, tenants.iter().map(live).collect(), vec![], scoped(keys))
+}
+
+/// A tenant's account, or OPS, which is built like one. `own` and `core` are account keys.
+#[must_use]
+pub fn tenant_account(plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> AccountBody {
+    let limits = AccountLimits {
+        subs: i64::from(plan.subscriptions),
+        data: -1,
+        payload: i64::from(plan.payload_bytes),
+        imports: 2,
+        exports: 1,
+        wildcards: true,
+        conn: i64::from(plan.connections),
+        leaf: i64::from(plan.leaf_links),
+        ..AccountLimits::default()
+    };
+    let imports = vec![
+        import("up", format!("t.{own}.up.>"), "up.>".to_owned(), core, ExportKind::Service),
+        import("down", format!("t.{own}.down.>"), "down.>".to_owned(), core, ExportKind::Stream),
+    ];
+    let exports = vec![export("live", "live.>", ExportKind::Stream, None)];
+    AccountBody::new(limits, imports, exports, scoped(keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlanName;
+
+    fn keys(roles: &[Role]) -> Vec<RoleKey> {
+        roles.iter().map(|&role| RoleKey { role, public: format!("A-{}", role.name()) }).collect()
+    }
+
+    #[test]
+    fn a_tenants_account_is_finite_and_bound_to_its_own_key() {
+        let body = tenant_account(&Plan::of(PlanName::Free), "AOWN", "ACORE", &keys(&Role::TENANT));
+        let json = serde_json::to_value(&body).unwrap();
+        for (name, limit) in json["limits"].as_object().unwrap() {
+            assert!(name == "data" || limit != -1, "{name} is unlimited");
+        }
+        assert_eq!(json["limits"]["disk_storage"], 0);
+        for import in json["imports"].as_array().unwrap() {
+            assert!(import["subject"].as_str().unwrap().starts_with("t.AOWN."), "{import}");
+        }
+        assert!(body.signing_keys.iter().all(|key| key.role().is_some()), "a plain signing key");
+    }
+
+    #[test]
+    fn core_stays_the_same_size() {
+        let body = core_account(&keys(&Role::CORE));
+        assert!(body.imports.is_empty());
+        assert!(body.exports.iter().all(|export| export.account_token_position == Some(2)));
+        assert!(body.limits.disk_storage > 0 && body.limits.max_bytes_required);
+    }
+
+    #[test]
+    fn intake_puts_the_tenants_prefix_before_what_it_imports() {
+        let body = intake_account(&keys(&[Role::CoreLive]), &[("a".to_owned(), "AKEY".to_owned())]);
+        assert_eq!(body.imports[0].local_subject, "t.AKEY.live.>");
+        assert!(body.exports.is_empty());
+    }
+}

@@ -1,0 +1,104 @@
+//! Pushes account tokens to every server and waits until they are in force.
+//!
+//! A `200` means stored, not in force (facts: accounts-and-nsc, finding 1), so each server is asked afterwards what it
+//! has in memory. An account that no server has loaded yet is in force as soon as it is stored: it is loaded from there.
+
+use std::time::Duration;
+
+use bulkhead_runtime::{Bus, LimitReached, PublishError, eventually};
+use serde::Deserialize;
+
+use crate::operator::AccountRecord;
+
+const UPDATE: &str = "$SYS.REQ.CLAIMS.UPDATE";
+const IN_MEMORY: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const CONVERGENCE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why a push is not in force everywhere.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("push account {account}")]
+    Send { account: String, source: PublishError },
+    #[error("a server refused account {account}: {answer}")]
+    Refused { account: String, answer: String },
+    #[error("account {account}: {answered} of {expected} servers answered")]
+    Unanswered { account: String, answered: usize, expected: usize },
+    #[error("account {account} is stored but not in force")]
+    NotInForce { account: String, source: LimitReached },
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    data: Option<AnswerData>,
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct AnswerData {
+    #[serde(default)]
+    code: i64,
+    account_detail: Option<AccountDetail>,
+}
+
+#[derive(Deserialize)]
+struct AccountDetail {
+    #[serde(default)]
+    jwt: String,
+}
+
+fn lookup_subject(account: &AccountRecord) -> String {
+    format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account.key)
+}
+
+/// Pushes `account` over `system`, a connection in SYS, to `servers` servers.
+///
+/// # Errors
+/// [`PushError`] says what is missing.
+pub async fn push(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), PushError> {
+    let name = || account.name.clone();
+    let token = account.token.clone().into_bytes();
+    let answers = system.request_all(UPDATE, token.into(), servers, ANSWER_LIMIT).await;
+    let answers = answers.map_err(|source| PushError::Send { account: name(), source })?;
+    for answer in &answers {
+        let is_stored = serde_json::from_slice::<Answer>(answer)
+            .is_ok_and(|answer| answer.error.is_none() && answer.data.is_some_and(|data| data.code == 200));
+        if !is_stored {
+            return Err(PushError::Refused { account: name(), answer: String::from_utf8_lossy(answer).into_owned() });
+        }
+    }
+    if answers.len() < servers {
+        return Err(PushError::Unanswered { account: name(), answered: answers.len(), expected: servers });
+    }
+    let converged =
+        eventually("every server showing the new token", CONVERGENCE_LIMIT, || is_in_force(system, account, servers));
+    converged.await.map_err(|source| PushError::NotInForce { account: name(), source })
+}
+
+async fn is_in_force(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), String> {
+    let question = serde_json::json!({"account": account.key.as_str()}).to_string();
+    let answers = system.request_all(IN_MEMORY, question.into_bytes().into(), servers, ANSWER_LIMIT).await;
+    let answers = answers.map_err(|error| error.to_string())?;
+    if answers.len() < servers {
+        return Err(format!("{} of {servers} servers answered", answers.len()));
+    }
+    for answer in answers {
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        match answer.data.and_then(|data| data.account_detail) {
+            Some(detail) if detail.jwt == account.token => {}
+            Some(_) => return Err("a server has an older token in memory".to_owned()),
+            None => is_stored(system, account).await?,
+        }
+    }
+    Ok(())
+}
+
+/// For a server that has not loaded the account: what it would load.
+async fn is_stored(system: &Bus, account: &AccountRecord) -> Result<(), String> {
+    let stored = system.request(&lookup_subject(account), Vec::new().into(), ANSWER_LIMIT).await;
+    match stored {
+        Ok(token) if token.as_ref() == account.token.as_bytes() => Ok(()),
+        Ok(_) => Err("a server has another token in its store".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,563 @@
+//! Starts the servers and services of one deployment in order, waits for states, and ends them in reverse.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bulkhead_bus::payload::{Query, StatusRow};
+use bulkhead_bus::{CoreVerb, PollerName, Role, SiteName, TenantSlug};
+use bulkhead_runtime::{Bus, LimitReached, eventually};
+use bulkhead_store::admin::{self, Passwords};
+use bulkhead_store::{Provisioning, ProvisioningError};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::child::{AskBy, Child, ChildError, ChildSpec, end_leftovers};
+use super::layout::Layout;
+use super::platform::{Accounts, CORE, INTAKE, Platform, PlatformError, TenantPlan};
+use super::ports::{PortError, Ports};
+use super::postgres::{Postgres, PostgresError, database_folder};
+use super::site::{BusFile, Site, SiteError, SiteMaker, TlsFile, write_settings};
+use super::target::{CheckSetting, Target, checks};
+use super::tools::Tools;
+use crate::certificates::{Authority, CertificateError, CertificateFiles, TrustDomain};
+use crate::client::{ClientError, query};
+use crate::files::{FileError, make_folder, read_text, write_public, write_secret};
+use crate::nats_config::{HubConfig, RenderError};
+use crate::operator::{OperatorError, OperatorStore};
+use crate::plan::PlanName;
+use crate::profile::{Profile, ProfileError};
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const HUB_STORE_BYTES: u64 = 4 << 30;
+const DATABASE: &str = "bulkhead";
+
+/// Where the services' programs are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub core: PathBuf,
+    pub poller: PathBuf,
+}
+
+/// A tenant to run, with its sites and their pollers.
+#[derive(Debug, Clone)]
+pub struct TenantOptions {
+    pub slug: TenantSlug,
+    pub plan: PlanName,
+    pub sites: Vec<(SiteName, Vec<PollerName>)>,
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub home: PathBuf,
+    /// Throw away what an earlier start has left in `home`.
+    pub fresh: bool,
+    pub tools: Tools,
+    pub programs: Programs,
+    pub tenants: Vec<TenantOptions>,
+    pub targets: Vec<Target>,
+}
+
+/// Why the deployment does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentError {
+    #[error("state folder")]
+    File(#[source] FileError),
+    #[error("lock {path}")]
+    Lock { path: String, source: std::io::Error },
+    #[error(
+        "{home} is in use by process {pid}: watch it with `bulkhead status`, or run a second deployment with --home"
+    )]
+    InUse { home: String, pid: String },
+    #[error("empty {path}")]
+    Fresh { path: String, source: std::io::Error },
+    #[error("program {0} is missing: build it with `cargo build`, or keep it beside bulkhead")]
+    Program(String),
+    #[error("ports")]
+    Port(#[source] PortError),
+    #[error("PostgreSQL")]
+    Postgres(#[source] PostgresError),
+    #[error("prepare the database")]
+    Database(#[source] bulkhead_store::AdminError),
+    #[error("database rows")]
+    Rows(#[source] ProvisioningError),
+    #[error("operator store")]
+    Operator(#[source] OperatorError),
+    #[error("certificates")]
+    Certificate(#[source] CertificateError),
+    #[error("hub configuration")]
+    Render(#[source] RenderError),
+    #[error("provision the platform")]
+    Platform(#[source] PlatformError),
+    #[error("site {0}")]
+    Site(String, #[source] SiteError),
+    #[error("process")]
+    Child(#[source] ChildError),
+    #[error("profile")]
+    Profile(#[source] ProfileError),
+    #[error("{0}")]
+    NotReady(String, #[source] LimitReached),
+}
+
+/// A running deployment. Dropping it kills its processes; [`Deployment::stop`] ends them in order.
+pub struct Deployment {
+    pub layout: Layout,
+    pub platform: Platform,
+    pub accounts: Accounts,
+    pub system: Bus,
+    pub postgres: Postgres,
+    pub hub: Child,
+    pub core: Child,
+    pub leaves: Vec<(Site, Child)>,
+    pub pollers: Vec<(Site, PollerName, Child)>,
+    pub hub_port: u16,
+    pub hub_leaf_port: u16,
+    pub passwords: Passwords,
+    /// What the user should know, such as ports that had to change.
+    pub notes: Vec<String>,
+    // Released last: nobody else may use the folder while processes still end.
+    _lock: File,
+}
+
+#[derive(Serialize)]
+struct CoreFile {
+    log_format: &'static str,
+    log_filter: &'static str,
+    health_listen: String,
+    database_url_file: PathBuf,
+    stream_bus: BusFile,
+    rpc_bus: BusFile,
+    live_buses: Vec<BusFile>,
+}
+
+fn lock(layout: &Layout) -> Result<File, DeploymentError> {
+    make_folder(layout.home()).map_err(DeploymentError::File)?;
+    let path = layout.lock_file();
+    let failed = |source| DeploymentError::Lock { path: path.display().to_string(), source };
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(failed)?;
+            let home = layout.home().display().to_string();
+            return Err(DeploymentError::InUse { home, pid: pid.trim().to_owned() });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(failed)?;
+    Ok(file)
+}
+
+/// Empties the state folder, but for the lock that we hold and the tools that were fetched.
+fn empty(layout: &Layout) -> Result<(), DeploymentError> {
+    let failed = |path: &std::path::Path| {
+        let path = path.display().to_string();
+        move |source| DeploymentError::Fresh { path: path.clone(), source }
+    };
+    let entries = std::fs::read_dir(layout.home()).map_err(failed(layout.home()))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path == layout.lock_file() || path.ends_with("tools") {
+            continue;
+        }
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(failed(&path))?;
+    }
+    let database = database_folder(layout.home());
+    if database.exists() {
+        std::fs::remove_dir_all(&database).map_err(failed(&database))?;
+    }
+    Ok(())
+}
+
+/// A password that is made once and kept.
+fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
+    let path = layout.secrets().join(format!("postgres-{role}.password"));
+    if path.exists() {
+        return read_text(&path).map_err(DeploymentError::File);
+    }
+    let password = Uuid::new_v4().simple().to_string();
+    write_secret(&path, password.as_bytes()).map_err(DeploymentError::File)?;
+    Ok(password)
+}
+
+/// The settings that services and bus clients share, as a settings file spells them.
+fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
+    let files = CertificateFiles { cert_file: settings.tls.cert_file, key_file: settings.tls.key_file };
+    BusFile {
+        urls: settings.urls,
+        inbox_prefix: settings.inbox_prefix,
+        creds_file: settings.creds_file,
+        tls: TlsFile::new(settings.tls.ca_file, files),
+    }
+}
+
+impl Deployment {
+    /// Starts everything and returns when core answers and every leaf is linked. Call it on the main thread: children
+    /// are tied to the thread that starts them.
+    ///
+    /// # Errors
+    /// [`DeploymentError`] names what did not start and why.
+    pub async fn start(options: Options, announce: &dyn Fn(&str)) -> Result<Self, DeploymentError> {
+        for program in [&options.programs.core, &options.programs.poller] {
+            if !program.is_file() {
+                return Err(DeploymentError::Program(program.display().to_string()));
+            }
+        }
+        let layout = Layout::new(options.home.clone());
+        let lock = lock(&layout)?;
+        let mut notes = options.tools.notes.clone();
+        let leftovers = end_leftovers(&layout.run()).await.map_err(DeploymentError::Child)?;
+        notes.extend(leftovers.iter().map(|pid| format!("ended process {pid}, left behind by an earlier start")));
+        if options.fresh {
+            empty(&layout)?;
+        }
+        for folder in [layout.run(), layout.home().join("logs"), layout.hub(), layout.core()] {
+            make_folder(&folder).map_err(DeploymentError::File)?;
+        }
+        let mut ports = Ports::read(&layout.ports_file());
+        announce("starting PostgreSQL");
+        let mut starter = Starter { options: &options, layout: &layout, ports: &mut ports, announce };
+        let (postgres, passwords, database) = starter.start_database().await?;
+        announce("making operator, accounts and certificates");
+        let (platform, hub_port, hub_leaf_port) = starter.make_platform()?;
+        let plans: Vec<TenantPlan> =
+            options.tenants.iter().map(|tenant| TenantPlan { slug: tenant.slug.clone(), plan: tenant.plan }).collect();
+        let accounts = platform.render_accounts(&plans).map_err(DeploymentError::Platform)?;
+        platform.write_profiles(&plans).map_err(DeploymentError::Platform)?;
+        announce("starting the hub");
+        let hub = starter.start_hub(&platform, hub_port, hub_leaf_port)?;
+        let (hub, system) = with_child(hub, platform.connect_system()).await?;
+        announce("pushing accounts until they are in force");
+        platform.push_accounts(&system, &accounts, 1).await.map_err(DeploymentError::Platform)?;
+        platform.ensure_streams(1).await.map_err(DeploymentError::Platform)?;
+        let tenants = platform.write_rows(&database, &accounts).await.map_err(DeploymentError::Platform)?;
+        announce("starting core");
+        let core = starter.start_core(&platform, &postgres, &passwords)?;
+        let (core, ()) = with_child(core, core_answers(&layout)).await?;
+        announce("starting leaves and pollers");
+        let sites = starter.write_sites(&platform, &database, &tenants, hub_leaf_port, postgres.port, hub_port).await?;
+        let mut deployment = Self {
+            layout: layout.clone(),
+            platform,
+            accounts,
+            system,
+            postgres,
+            hub,
+            core,
+            leaves: vec![],
+            pollers: vec![],
+            hub_port,
+            hub_leaf_port,
+            passwords,
+            notes,
+            _lock: lock,
+        };
+        for site in sites {
+            deployment.start_site(&options, site)?;
+        }
+        deployment.notes.append(&mut ports.moved);
+        ports.write(&layout.ports_file()).map_err(DeploymentError::Port)?;
+        deployment.wait_for_leaves(announce).await?;
+        Ok(deployment)
+    }
+
+    fn start_site(&mut self, options: &Options, made: MadeSite) -> Result<(), DeploymentError> {
+        let name = format!("{}-{}", made.site.tenant, made.site.site);
+        let leaf = ChildSpec {
+            args: vec!["-c".to_owned(), made.leaf_config.display().to_string()],
+            ..child_spec(&self.layout, &format!("leaf-{name}"), &options.tools.nats_server.path)
+        };
+        let leaf = Child::start(leaf).map_err(DeploymentError::Child)?;
+        self.leaves.push((made.site.clone(), leaf));
+        for (poller, settings) in made.pollers {
+            let spec = ChildSpec {
+                args: vec!["--config".to_owned(), settings.display().to_string()],
+                ..child_spec(&self.layout, &format!("poller-{name}-{poller}"), &options.programs.poller)
+            };
+            let child = Child::start(spec).map_err(DeploymentError::Child)?;
+            self.pollers.push((made.site.clone(), poller, child));
+        }
+        Ok(())
+    }
+
+    async fn wait_for_leaves(&mut self, announce: &dyn Fn(&str)) -> Result<(), DeploymentError> {
+        announce("waiting for the leaves to link up");
+        let expected = self.leaves.len();
+        let mut failure = None;
+        let system = self.system.clone();
+        let linked = eventually("every leaf linked to the hub", READY_LIMIT, || {
+            failure = failure.take().or_else(|| self.check_running().err());
+            let system = &system;
+            let is_over = failure.is_some();
+            async move {
+                if is_over {
+                    return Ok(());
+                }
+                let linked = linked_leaves(system).await;
+                if linked >= expected { Ok(()) } else { Err(format!("{linked} of {expected} leaves are linked")) }
+            }
+        });
+        let linked = linked.await;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        linked.map_err(|source| DeploymentError::NotReady("leaves are not linked to the hub".to_owned(), source))
+    }
+
+    /// An error when a process has ended by itself.
+    ///
+    /// # Errors
+    /// The end of that process's log.
+    pub fn check_running(&mut self) -> Result<(), DeploymentError> {
+        let leaves = self.leaves.iter_mut().map(|(_, child)| child);
+        let pollers = self.pollers.iter_mut().map(|(_, _, child)| child);
+        let own = [&mut self.postgres.child, &mut self.hub, &mut self.core];
+        own.into_iter().chain(leaves).chain(pollers).try_for_each(Child::check_running).map_err(DeploymentError::Child)
+    }
+
+    /// Ends everything, in the reverse order of the start, so that what is under way is stored.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn stop(mut self) -> Result<(), DeploymentError> {
+        for (_, _, poller) in &mut self.pollers {
+            poller.stop().await.map_err(DeploymentError::Child)?;
+        }
+        for (_, leaf) in &mut self.leaves {
+            leaf.stop().await.map_err(DeploymentError::Child)?;
+        }
+        self.core.stop().await.map_err(DeploymentError::Child)?;
+        self.hub.stop().await.map_err(DeploymentError::Child)?;
+        self.postgres.child.stop().await.map_err(DeploymentError::Child)
+    }
+}
+
+/// Leaf links that the hub has now.
+async fn linked_leaves(system: &Bus) -> usize {
+    let answers = system.request_all("$SYS.REQ.SERVER.PING.LEAFZ", Vec::new().into(), 1, Duration::from_secs(2)).await;
+    let count = |answer: &bytes::Bytes| {
+        let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+        answer["data"]["leafs"].as_array().map_or(0, Vec::len)
+    };
+    answers.unwrap_or_default().iter().map(count).sum()
+}
+
+/// Waits for `ready` while `child` runs; its early end is the better error.
+async fn with_child<T, E: Into<DeploymentError>>(
+    mut child: Child,
+    ready: impl Future<Output = Result<T, E>>,
+) -> Result<(Child, T), DeploymentError> {
+    let mut ready = std::pin::pin!(ready);
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            done = &mut ready => return done.map(|value| (child, value)).map_err(Into::into),
+            _ = looks.tick() => child.check_running().map_err(DeploymentError::Child)?,
+        }
+    }
+}
+
+impl From<PlatformError> for DeploymentError {
+    fn from(error: PlatformError) -> Self {
+        Self::Platform(error)
+    }
+}
+
+/// Asks core over the bus, as a person of the platform would.
+async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
+    let profile = Profile::read(&layout.profile("ops")).map_err(DeploymentError::Profile)?;
+    let answered = eventually("an answer of core", READY_LIMIT, || async {
+        let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await.map_err(|error| error.to_string())?;
+        let reply: Result<Vec<StatusRow>, ClientError> =
+            query(&bus, &profile.user, CoreVerb::ShowStatus, &Query::default()).await;
+        reply.map(|_| ()).map_err(|error| error.to_string())
+    });
+    answered.await.map_err(|source| DeploymentError::NotReady("core is not ready".to_owned(), source))
+}
+
+fn child_spec(layout: &Layout, name: &str, program: &std::path::Path) -> ChildSpec {
+    ChildSpec {
+        name: name.to_owned(),
+        program: program.to_owned(),
+        args: vec![],
+        folder: layout.home().to_owned(),
+        log_file: layout.log(name),
+        pid_file: layout.pid(name),
+        run_as: None,
+        ask_by: AskBy::Terminate,
+    }
+}
+
+/// A site whose files are written.
+struct MadeSite {
+    site: Site,
+    leaf_config: PathBuf,
+    pollers: Vec<(PollerName, PathBuf)>,
+}
+
+/// What the steps of a start share.
+struct Starter<'a> {
+    options: &'a Options,
+    layout: &'a Layout,
+    ports: &'a mut Ports,
+    announce: &'a dyn Fn(&str),
+}
+
+impl Starter<'_> {
+    async fn start_database(&mut self) -> Result<(Postgres, Passwords, Provisioning), DeploymentError> {
+        let port = self.ports.choose("postgres").map_err(DeploymentError::Port)?;
+        let postgres = Postgres::start(self.layout.home(), &self.options.tools, port).await;
+        let postgres = postgres.map_err(DeploymentError::Postgres)?;
+        let passwords =
+            Passwords { provision: password(self.layout, "provision")?, core: password(self.layout, "core")? };
+        (self.announce)("preparing the database");
+        admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
+        let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
+        admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
+        Ok((postgres, passwords, database))
+    }
+
+    fn make_platform(&mut self) -> Result<(Platform, u16, u16), DeploymentError> {
+        let hub_port = self.ports.choose("hub-client").map_err(DeploymentError::Port)?;
+        let hub_leaf_port = self.ports.choose("hub-leaf").map_err(DeploymentError::Port)?;
+        let now = OffsetDateTime::now_utc();
+        let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
+        let operator = operator.map_err(DeploymentError::Operator)?;
+        let authority = Authority::new(self.layout.authority(), TrustDomain::default());
+        authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
+        let hub_url = format!("tls://127.0.0.1:{hub_port}");
+        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_url, now };
+        Ok((platform, hub_port, hub_leaf_port))
+    }
+
+    fn start_hub(&self, platform: &Platform, port: u16, leaf_port: u16) -> Result<Child, DeploymentError> {
+        let folder = self.layout.hub();
+        let files = CertificateFiles::named(&folder, "hub");
+        platform.authority.issue_hub(&files, platform.now).map_err(DeploymentError::Certificate)?;
+        let system = platform.operator.system().map_err(DeploymentError::Operator)?;
+        let config = HubConfig {
+            server_name: "hub-1".to_owned(),
+            client_listen: format!("127.0.0.1:{port}"),
+            leaf_listen: format!("127.0.0.1:{leaf_port}"),
+            operator_token: platform.operator.token.clone(),
+            system_account: system.key.to_string(),
+            system_token: system.token,
+            resolver_dir: folder.join("jwt"),
+            store_dir: folder.join("js"),
+            max_file_bytes: HUB_STORE_BYTES,
+            hub_cert_file: files.cert_file,
+            hub_key_file: files.key_file,
+            client_root_file: platform.authority.client_root_file(),
+            cluster: None,
+        };
+        let path = folder.join("hub.conf");
+        let text = config.render().map_err(DeploymentError::Render)?;
+        write_public(&path, text.as_bytes()).map_err(DeploymentError::File)?;
+        let spec = ChildSpec {
+            args: vec!["-c".to_owned(), path.display().to_string()],
+            ..child_spec(self.layout, "hub", &self.options.tools.nats_server.path)
+        };
+        Child::start(spec).map_err(DeploymentError::Child)
+    }
+
+    fn start_core(
+        &mut self,
+        platform: &Platform,
+        postgres: &Postgres,
+        passwords: &Passwords,
+    ) -> Result<Child, DeploymentError> {
+        let folder = self.layout.core();
+        let health_port = self.ports.choose("core-health").map_err(DeploymentError::Port)?;
+        let url_file = self.layout.secrets().join("postgres-core.url");
+        let url = postgres.url("bulkhead_core", &passwords.core, DATABASE);
+        write_secret(&url_file, url.as_bytes()).map_err(DeploymentError::File)?;
+        let service = |account, role| platform.issue_service(account, role, "core", &folder).map(bus_file);
+        let settings = CoreFile {
+            log_format: "text",
+            log_filter: "info",
+            health_listen: format!("127.0.0.1:{health_port}"),
+            database_url_file: url_file,
+            stream_bus: service(CORE, Role::CoreStream)?,
+            rpc_bus: service(CORE, Role::CoreRpc)?,
+            live_buses: vec![service(INTAKE, Role::CoreLive)?],
+        };
+        let path = folder.join("core.toml");
+        write_settings(&path, &settings).map_err(|error| DeploymentError::Site("core".to_owned(), error))?;
+        let spec = ChildSpec {
+            args: vec!["--config".to_owned(), path.display().to_string()],
+            ..child_spec(self.layout, "core", &self.options.programs.core)
+        };
+        Child::start(spec).map_err(DeploymentError::Child)
+    }
+
+    async fn write_sites(
+        &mut self,
+        platform: &Platform,
+        database: &Provisioning,
+        tenants: &[bulkhead_bus::Tenant],
+        hub_leaf_port: u16,
+        postgres_port: u16,
+        hub_port: u16,
+    ) -> Result<Vec<MadeSite>, DeploymentError> {
+        let maker = SiteMaker {
+            layout: self.layout,
+            operator: &platform.operator,
+            authority: &platform.authority,
+            hub_leaf_url: format!("tls://127.0.0.1:{hub_leaf_port}"),
+            now: platform.now,
+            credentials_expire: platform.credentials_expire(),
+        };
+        let health_port = self.ports.chosen("core-health");
+        let watched = checks(default_checks(hub_port, postgres_port, health_port), &self.options.targets);
+        let mut made = Vec::new();
+        for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
+            for (site, pollers) in &options.sites {
+                let site = Site { tenant: tenant.slug.clone(), site: site.clone(), pollers: pollers.clone() };
+                let name = format!("{}/{}", site.tenant, site.site);
+                let failed = |error| DeploymentError::Site(name.clone(), error);
+                let port = self.ports.choose(&format!("leaf-{name}")).map_err(DeploymentError::Port)?;
+                database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
+                let leaf_config = maker.write_leaf(&site, port).map_err(failed)?;
+                let mut written = Vec::new();
+                for poller in pollers {
+                    let (path, key) = maker.write_poller(&site, poller, port, &watched).map_err(failed)?;
+                    let put = database.put_poller(tenant, &site.site, poller, &key).await;
+                    put.map_err(DeploymentError::Rows)?;
+                    written.push((poller.clone(), path));
+                }
+                made.push(MadeSite { site, leaf_config, pollers: written });
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// The real things that every deployment has: hub, database, resolver, core's health page, this machine.
+fn default_checks(hub_port: u16, postgres_port: u16, health_port: Option<u16>) -> Vec<CheckSetting> {
+    let own = |name: &str, target: Target| name.parse().ok().map(|name| target.check(name));
+    let mut all = vec![
+        own("hub", Target::Tcp { address: format!("127.0.0.1:{hub_port}") }),
+        own("database", Target::Tcp { address: format!("127.0.0.1:{postgres_port}") }),
+        own("this-machine", Target::Icmp { host: "127.0.0.1".to_owned() }),
+        own("resolver", Target::Dns { name: "localhost".to_owned() }),
+    ];
+    all.extend(
+        health_port.map(|port| own("core-ready", Target::Http { url: format!("http://127.0.0.1:{port}/readyz") })),
+    );
+    for (name, port) in [("web-server", 80_u16), ("web-server-8080", 8080)] {
+        let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
+        if std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+            all.push(own(name, Target::Http { url: format!("http://127.0.0.1:{port}/") }));
+        }
+    }
+    all.into_iter().flatten().collect()
+}

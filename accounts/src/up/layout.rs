@@ -1,0 +1,94 @@
+//! Where everything of one deployment is: one folder, the same paths at every start.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{PollerName, SiteName, TenantSlug};
+
+/// The folder of a deployment, `.bulkhead` by default.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    home: PathBuf,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn new(home: PathBuf) -> Self {
+        Self { home }
+    }
+
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.home.join("lock")
+    }
+
+    #[must_use]
+    pub fn ports_file(&self) -> PathBuf {
+        self.home.join("ports.json")
+    }
+
+    #[must_use]
+    pub fn operator(&self) -> PathBuf {
+        self.home.join("nsc")
+    }
+
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.home.join("pki")
+    }
+
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.home.join("secrets")
+    }
+
+    #[must_use]
+    pub fn hub(&self) -> PathBuf {
+        self.home.join("hub")
+    }
+
+    #[must_use]
+    pub fn core(&self) -> PathBuf {
+        self.home.join("core")
+    }
+
+    #[must_use]
+    pub fn provisioning(&self) -> PathBuf {
+        self.home.join("provisioning")
+    }
+
+    #[must_use]
+    pub fn site(&self, tenant: &TenantSlug, site: &SiteName) -> PathBuf {
+        self.home.join("sites").join(tenant.as_str()).join(site.as_str())
+    }
+
+    #[must_use]
+    pub fn poller(&self, tenant: &TenantSlug, site: &SiteName, poller: &PollerName) -> PathBuf {
+        self.site(tenant, site).join("pollers").join(poller.as_str())
+    }
+
+    /// `name` is `ops` for the platform, or `<tenant>-admin`.
+    #[must_use]
+    pub fn profile(&self, name: &str) -> PathBuf {
+        self.home.join("profiles").join(format!("{name}.toml"))
+    }
+
+    #[must_use]
+    pub fn log(&self, process: &str) -> PathBuf {
+        self.home.join("logs").join(format!("{process}.log"))
+    }
+
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.home.join("run")
+    }
+
+    #[must_use]
+    pub fn pid(&self, process: &str) -> PathBuf {
+        self.run().join(format!("{process}.pid"))
+    }
+}

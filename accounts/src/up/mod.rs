@@ -1,0 +1,23 @@
+//! `bulkhead up`: the whole product on one machine, from real servers, for trying, developing and testing.
+//!
+//! What it starts is what an installation runs; what it makes (accounts, certificates, configuration) is final in form.
+
+pub mod child;
+mod deployment;
+mod fetch;
+mod layout;
+mod pins;
+mod platform;
+mod ports;
+mod postgres;
+mod site;
+mod target;
+mod tools;
+
+pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub use layout::Layout;
+pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};
+pub use postgres::Postgres;
+pub use site::Site;
+pub use target::{CheckSetting, Target, TargetError};
+pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -1,0 +1,272 @@
+//! Provisions a platform: accounts, certificates and credentials on disk, claims on the hub, streams, database rows.
+//!
+//! Everything is rendered from what should be, so a second run changes nothing and finishes what a killed one left.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bulkhead_bus::{Role, StreamName, Tenant, TenantId, TenantSlug, TenantState, UserName};
+use bulkhead_runtime::{Bus, BusSettings, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
+use bulkhead_store::{Provisioning, ProvisioningError};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::layout::Layout;
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
+use crate::files::{FileError, write_secret};
+use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
+use crate::plan::{Plan, PlanName};
+use crate::profile::{Profile, ProfileError};
+use crate::render::{core_account, intake_account, tenant_account};
+use crate::resolver::{PushError, push};
+
+pub const CORE: &str = "core";
+pub const INTAKE: &str = "intake-1";
+pub const OPS: &str = "ops";
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+/// Credentials are issued anew at every start of `up`, so they need not live long.
+const CREDENTIALS_DAYS: i64 = 30;
+/// Who uses `bulkhead` on this machine, in OPS and in each tenant.
+const PERSON: &str = "admin";
+
+/// What went wrong while provisioning.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    #[error("operator store")]
+    Operator(#[source] OperatorError),
+    #[error("certificates")]
+    Certificate(#[source] CertificateError),
+    #[error("credentials")]
+    File(#[source] FileError),
+    #[error("profile")]
+    Profile(#[source] ProfileError),
+    #[error("push claims")]
+    Push(#[source] PushError),
+    #[error("the hub did not admit {0}")]
+    Admit(&'static str, #[source] LimitReached),
+    #[error("make streams")]
+    Streams(#[source] EnsureError),
+    #[error("database rows")]
+    Rows(#[source] ProvisioningError),
+    #[error("user name")]
+    Name(#[source] bulkhead_bus::NameError),
+}
+
+/// A tenant as it should be.
+#[derive(Debug, Clone)]
+pub struct TenantPlan {
+    pub slug: TenantSlug,
+    pub plan: PlanName,
+}
+
+/// The parts of a platform that provisioning works with.
+pub struct Platform {
+    pub layout: Layout,
+    pub operator: OperatorStore,
+    pub authority: Authority,
+    pub hub_url: String,
+    pub now: OffsetDateTime,
+}
+
+/// All accounts of a platform, in the order in which they are pushed.
+pub struct Accounts {
+    pub core: AccountRecord,
+    pub intake: AccountRecord,
+    pub ops: AccountRecord,
+    pub tenants: Vec<(TenantPlan, AccountRecord)>,
+}
+
+impl Accounts {
+    /// Every account but the system's.
+    pub fn all(&self) -> impl Iterator<Item = &AccountRecord> {
+        [&self.core, &self.intake, &self.ops].into_iter().chain(self.tenants.iter().map(|(_, record)| record))
+    }
+}
+
+impl Platform {
+    fn now_s(&self) -> i64 {
+        self.now.unix_timestamp()
+    }
+
+    #[must_use]
+    pub fn credentials_expire(&self) -> i64 {
+        self.now_s() + CREDENTIALS_DAYS * 86_400
+    }
+
+    /// Renders every account; what has not changed keeps its token.
+    ///
+    /// # Errors
+    /// When the operator store is damaged or cannot be written.
+    pub fn render_accounts(&self, tenants: &[TenantPlan]) -> Result<Accounts, PlatformError> {
+        let (operator, now) = (&self.operator, self.now_s());
+        let core = operator.ensure_account(CORE, &Role::CORE, now, |_, keys| core_account(keys));
+        let core = core.map_err(PlatformError::Operator)?;
+        let tenant_account_of = |name: &str, plan: &Plan, roles: &[Role]| {
+            let render = |own: &str, keys: &[_]| tenant_account(plan, own, core.key.as_str(), keys);
+            operator.ensure_account(name, roles, now, render).map_err(PlatformError::Operator)
+        };
+        let ops_plan = Plan { leaf_links: 0, ..Plan::of(PlanName::Pro) };
+        let ops = tenant_account_of(OPS, &ops_plan, &[Role::PlatformAdmin])?;
+        let mut records = Vec::new();
+        for tenant in tenants {
+            self.authority.ensure_tenant(&tenant.slug, self.now).map_err(PlatformError::Certificate)?;
+            let record = tenant_account_of(tenant.slug.as_str(), &Plan::of(tenant.plan), &Role::TENANT)?;
+            records.push((tenant.clone(), record));
+        }
+        let imported: Vec<(String, String)> =
+            records.iter().map(|(tenant, record)| (tenant.slug.to_string(), record.key.to_string())).collect();
+        let intake = operator.ensure_account(INTAKE, &[Role::CoreLive], now, |_, keys| intake_account(keys, &imported));
+        let intake = intake.map_err(PlatformError::Operator)?;
+        Ok(Accounts { core, intake, ops, tenants: records })
+    }
+
+    /// Issues certificate and credentials for one user into `folder` and says how it connects.
+    ///
+    /// # Errors
+    /// When a file cannot be written or the account has no such role.
+    pub fn issue(
+        &self,
+        user: &UserRequest<'_>,
+        identity: &ClientIdentity,
+        folder: &std::path::Path,
+    ) -> Result<BusSettings, PlatformError> {
+        let files = CertificateFiles::named(folder, user.name);
+        self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
+        let creds_file = folder.join(format!("{}.creds", user.name));
+        let text = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
+        write_secret(&creds_file, text.as_bytes()).map_err(PlatformError::File)?;
+        Ok(BusSettings {
+            urls: vec![self.hub_url.clone()],
+            tls: TlsFiles {
+                ca_file: self.authority.server_root_file(),
+                cert_file: files.cert_file,
+                key_file: files.key_file,
+            },
+            creds_file: Some(creds_file),
+            inbox_prefix: format!("_INBOX_{}", user.name),
+        })
+    }
+
+    /// One of the platform's own services, under the role's name.
+    ///
+    /// # Errors
+    /// As [`Platform::issue`].
+    pub fn issue_service(
+        &self,
+        account: &str,
+        role: Role,
+        service: &'static str,
+        folder: &std::path::Path,
+    ) -> Result<BusSettings, PlatformError> {
+        let user = UserRequest { account, role, name: role.name(), site: None, expires: self.credentials_expire() };
+        self.issue(&user, &ClientIdentity::Service { service }, folder)
+    }
+
+    /// Profiles for a person of the platform and of each tenant.
+    ///
+    /// # Errors
+    /// As [`Platform::issue`].
+    pub fn write_profiles(&self, tenants: &[TenantPlan]) -> Result<PathBuf, PlatformError> {
+        let person: UserName = PERSON.parse().map_err(PlatformError::Name)?;
+        let ops = ClientIdentity::PlatformUser { user: person.clone() };
+        let path = self.write_profile(OPS, OPS, Role::PlatformAdmin, &ops, &person)?;
+        for tenant in tenants {
+            let identity = ClientIdentity::User { tenant: tenant.slug.clone(), user: person.clone() };
+            let name = format!("{}-admin", tenant.slug);
+            self.write_profile(&name, tenant.slug.as_str(), Role::Admin, &identity, &person)?;
+        }
+        Ok(path)
+    }
+
+    fn write_profile(
+        &self,
+        profile: &str,
+        account: &str,
+        role: Role,
+        identity: &ClientIdentity,
+        person: &UserName,
+    ) -> Result<PathBuf, PlatformError> {
+        let path = self.layout.profile(profile);
+        let folder = path.with_extension("");
+        let expires = self.credentials_expire();
+        let user = UserRequest { account, role, name: person.as_str(), site: None, expires };
+        let settings = self.issue(&user, identity, &folder)?;
+        let profile = Profile {
+            user: person.clone(),
+            urls: settings.urls,
+            ca_file: settings.tls.ca_file,
+            cert_file: settings.tls.cert_file,
+            key_file: settings.tls.key_file,
+            creds_file: settings.creds_file.unwrap_or_default(),
+        };
+        profile.write(&path).map_err(PlatformError::Profile)?;
+        Ok(path)
+    }
+
+    /// Connects to SYS, waiting until the hub is up.
+    ///
+    /// # Errors
+    /// When the hub does not admit the system operator in time.
+    pub async fn connect_system(&self) -> Result<Bus, PlatformError> {
+        let folder = self.layout.provisioning();
+        let settings = self.issue_service("sys", Role::SystemOperator, "provisioning", &folder)?;
+        connect_eventually(&settings, "the system operator").await
+    }
+
+    /// Pushes every account and waits until it is in force on `servers` servers.
+    ///
+    /// # Errors
+    /// When a server refuses or does not converge.
+    pub async fn push_accounts(&self, system: &Bus, accounts: &Accounts, servers: usize) -> Result<(), PlatformError> {
+        for account in accounts.all() {
+            push(system, account, servers).await.map_err(PlatformError::Push)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the hub's streams.
+    ///
+    /// # Errors
+    /// When the hub refuses them.
+    pub async fn ensure_streams(&self, replicas: usize) -> Result<(), PlatformError> {
+        let folder = self.layout.provisioning();
+        let settings = self.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
+        let bus = connect_eventually(&settings, "the provisioner").await?;
+        for stream in StreamName::HUB {
+            bus.ensure_stream(&stream.spec(), replicas).await.map_err(PlatformError::Streams)?;
+        }
+        Ok(())
+    }
+
+    /// Writes tenants and OPS to the database; returns the tenants as services know them.
+    ///
+    /// # Errors
+    /// When the database refuses, for example a slug that another account holds.
+    pub async fn write_rows(&self, database: &Provisioning, accounts: &Accounts) -> Result<Vec<Tenant>, PlatformError> {
+        database.put_platform_account(&accounts.ops.key, OPS).await.map_err(PlatformError::Rows)?;
+        let mut tenants = Vec::new();
+        for (tenant, record) in &accounts.tenants {
+            let known = database.tenant_by_account(&record.key).await.map_err(PlatformError::Rows)?;
+            let plan = Plan::of(tenant.plan);
+            let tenant = Tenant {
+                id: known.map_or_else(|| TenantId::new(Uuid::new_v4()), |known| known.id),
+                slug: tenant.slug.clone(),
+                plan: plan.name,
+                state: TenantState::Active,
+                retention_days: plan.retention_days,
+                allows_unsigned: plan.allows_unsigned,
+            };
+            database.put_tenant(&record.key, &tenant).await.map_err(PlatformError::Rows)?;
+            tenants.push(tenant);
+        }
+        Ok(tenants)
+    }
+}
+
+/// Connects as soon as the server is up and admits us.
+async fn connect_eventually(settings: &BusSettings, who: &'static str) -> Result<Bus, PlatformError> {
+    let connected = eventually("a connection to the hub", CONNECT_LIMIT, || async {
+        Bus::connect(settings, who).await.map_err(|error: ConnectError| bulkhead_runtime::Chain(&error).to_string())
+    });
+    connected.await.map_err(|source| PlatformError::Admit(who, source))
+}

@@ -1,0 +1,107 @@
+//! Ports of one deployment, kept from start to start and changed only when somebody else has taken one.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use crate::files::{FileError, read_text, write_public};
+
+/// Why there is no port to use.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    #[error("ports of this deployment")]
+    File(#[source] FileError),
+    #[error("find a free port on 127.0.0.1")]
+    NoneFree(#[source] std::io::Error),
+}
+
+/// Ports by what listens there, such as `hub-client`.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    by_name: BTreeMap<String, u16>,
+    /// Ports that had to change, for telling the user.
+    pub moved: Vec<String>,
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+impl Ports {
+    /// Reads the ports of the last start; a missing or damaged file means new ports.
+    #[must_use]
+    pub(super) fn read(file: &Path) -> Self {
+        let by_name = read_text(file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Self { by_name, moved: vec![] }
+    }
+
+    /// The port that `name` had, or a free one.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub(super) fn choose(&mut self, name: &str) -> Result<u16, PortError> {
+        let old = self.by_name.get(name).copied();
+        if let Some(port) = old.filter(|&port| is_free(port)) {
+            return Ok(port);
+        }
+        let mut held = Vec::new();
+        // Held until a port is found that none of our own names has.
+        let port = loop {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(PortError::NoneFree)?;
+            let port = listener.local_addr().map_err(PortError::NoneFree)?.port();
+            if !self.by_name.values().any(|&taken| taken == port) {
+                break port;
+            }
+            held.push(listener);
+        };
+        if let Some(old) = old {
+            self.moved.push(format!("port {old} of {name} is taken by another process: using {port}"));
+        }
+        self.by_name.insert(name.to_owned(), port);
+        Ok(port)
+    }
+
+    /// The port that was chosen for `name`.
+    #[must_use]
+    pub(super) fn chosen(&self, name: &str) -> Option<u16> {
+        self.by_name.get(name).copied()
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: a map of numbers serializes.
+    pub(super) fn write(&self, file: &Path) -> Result<(), PortError> {
+        let text = serde_json::to_string_pretty(&self.by_name).expect("a map of numbers serializes");
+        write_public(file, text.as_bytes()).map_err(PortError::File)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_kept_until_somebody_else_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ports.json");
+        let mut ports = Ports::read(&file);
+        let first = ports.choose("hub-client").unwrap();
+        assert_ne!(ports.choose("hub-leaf").unwrap(), first);
+        ports.write(&file).unwrap();
+        let mut again = Ports::read(&file);
+        assert_eq!(again.choose("hub-client").unwrap(), first);
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).unwrap();
+        assert_ne!(again.choose("hub-client").unwrap(), first);
+        assert!(again.moved[0].contains(&first.to_string()));
+    }
+
+    #[test]
+    fn a_damaged_file_means_new_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ports.json");
+        std::fs::write(&file, "{\"hub-client\": \"ninety\"").unwrap();
+        assert!(Ports::read(&file).choose("hub-client").is_ok());
+    }
+}

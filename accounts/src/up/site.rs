@@ -1,0 +1,227 @@
+//! Everything that one site needs, in one folder: leaf configuration, certificates, credentials, poller settings.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{BatchKey, EdgeRole, PollerName, Role, SiteName, TenantSlug, edge_permissions};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::layout::Layout;
+use super::target::CheckSetting;
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
+use crate::files::{FileError, make_folder, write_public, write_secret};
+use crate::keys::{KeyError, KeyKind, SigningKey};
+use crate::nats_config::{LeafConfig, LeafUser, RenderError};
+use crate::operator::{OperatorError, OperatorStore, UserRequest};
+
+const LEAF_STORE_BYTES: u64 = 640 << 20;
+
+/// Why a site's folder was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    #[error("site files")]
+    File(#[source] FileError),
+    #[error("site certificates")]
+    Certificate(#[source] CertificateError),
+    #[error("site credentials")]
+    Operator(#[source] OperatorError),
+    #[error("batch key of a poller")]
+    Key(#[source] KeyError),
+    #[error("leaf configuration")]
+    Render(#[source] RenderError),
+    #[error("batch key")]
+    BatchKey(#[source] bulkhead_bus::BatchKeyError),
+}
+
+/// One site of one tenant.
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub pollers: Vec<PollerName>,
+}
+
+/// What a site is made from.
+pub(super) struct SiteMaker<'a> {
+    pub layout: &'a Layout,
+    pub operator: &'a OperatorStore,
+    pub authority: &'a Authority,
+    pub hub_leaf_url: String,
+    pub now: OffsetDateTime,
+    /// Unix seconds until which the leaf's credentials are good.
+    pub credentials_expire: i64,
+}
+
+#[derive(Serialize)]
+struct PollerFile<'a> {
+    log_format: &'static str,
+    log_filter: &'static str,
+    state_dir: PathBuf,
+    batch_key_file: PathBuf,
+    identity: PollerIdentity<'a>,
+    leaf: BusFile,
+    forwarder: ForwarderFile,
+    checks: &'a [CheckSetting],
+}
+
+#[derive(Serialize)]
+struct PollerIdentity<'a> {
+    tenant: &'a TenantSlug,
+    site: &'a SiteName,
+    poller: &'a PollerName,
+}
+
+#[derive(Serialize)]
+struct ForwarderFile {
+    enabled: bool,
+    leaf: BusFile,
+}
+
+#[derive(Serialize)]
+pub(crate) struct BusFile {
+    pub urls: Vec<String>,
+    pub inbox_prefix: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creds_file: Option<PathBuf>,
+    pub tls: TlsFile,
+}
+
+#[derive(Serialize)]
+pub(crate) struct TlsFile {
+    pub ca_file: PathBuf,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+impl TlsFile {
+    pub(crate) fn new(ca_file: PathBuf, files: CertificateFiles) -> Self {
+        Self { ca_file, cert_file: files.cert_file, key_file: files.key_file }
+    }
+}
+
+impl SiteMaker<'_> {
+    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<CertificateFiles, SiteError> {
+        let files = CertificateFiles::named(folder, name);
+        self.authority.issue_client(identity, &files, self.now).map_err(SiteError::Certificate)?;
+        Ok(files)
+    }
+
+    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub(super) fn write_leaf(&self, site: &Site, port: u16) -> Result<PathBuf, SiteError> {
+        let folder = self.layout.site(&site.tenant, &site.site);
+        let tls = folder.join("tls");
+        make_folder(&tls).map_err(SiteError::File)?;
+        let listener = CertificateFiles::named(&tls, "listener");
+        self.authority
+            .issue_site_listener(&site.tenant, &site.site, &listener, self.now)
+            .map_err(SiteError::Certificate)?;
+        let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
+        let leaf = self.client(&identity, &tls, "leaf")?;
+        let creds_file = folder.join("leaf.creds");
+        let name = format!("{}-{}", site.tenant, site.site);
+        let user = UserRequest {
+            account: site.tenant.as_str(),
+            role: Role::Leaf,
+            name: "leaf",
+            site: Some(&site.site),
+            expires: self.credentials_expire,
+        };
+        let text = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
+        write_secret(&creds_file, text.as_bytes()).map_err(SiteError::File)?;
+        let config = LeafConfig {
+            server_name: format!("leaf-{name}"),
+            client_listen: format!("127.0.0.1:{port}"),
+            store_dir: folder.join("js"),
+            domain: name,
+            max_file_bytes: LEAF_STORE_BYTES,
+            listener_cert_file: listener.cert_file,
+            listener_key_file: listener.key_file,
+            tenant_intermediate_file: self.authority.tenant_intermediate_file(&site.tenant),
+            users: self.leaf_users(site),
+            hub_urls: vec![self.hub_leaf_url.clone()],
+            creds_file,
+            leaf_cert_file: leaf.cert_file,
+            leaf_key_file: leaf.key_file,
+            server_root_file: self.authority.server_root_file(),
+        };
+        let path = folder.join("leaf.conf");
+        let text = config.render().map_err(SiteError::Render)?;
+        write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
+        Ok(path)
+    }
+
+    fn leaf_users(&self, site: &Site) -> Vec<LeafUser> {
+        let (tenant, place) = (&site.tenant, &site.site);
+        let forwarder = ClientIdentity::Forwarder { tenant: tenant.clone(), site: place.clone() };
+        let forwarder =
+            LeafUser::new(self.authority.dns_name(&forwarder), edge_permissions(place, &EdgeRole::Forwarder));
+        let poller = |poller: &PollerName| {
+            let identity =
+                ClientIdentity::Poller { tenant: tenant.clone(), site: place.clone(), poller: poller.clone() };
+            let permissions = edge_permissions(place, &EdgeRole::Poller(poller.clone()));
+            LeafUser::new(self.authority.dns_name(&identity), permissions)
+        };
+        std::iter::once(forwarder).chain(site.pollers.iter().map(poller)).collect()
+    }
+
+    /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub(super) fn write_poller(
+        &self,
+        site: &Site,
+        poller: &PollerName,
+        leaf_port: u16,
+        checks: &[CheckSetting],
+    ) -> Result<(PathBuf, BatchKey), SiteError> {
+        let folder = self.layout.poller(&site.tenant, &site.site, poller);
+        make_folder(&folder.join("state")).map_err(SiteError::File)?;
+        let batch_key_file = folder.join("batch.nk");
+        let key = if batch_key_file.exists() {
+            SigningKey::read(&batch_key_file, KeyKind::User).map_err(SiteError::Key)?
+        } else {
+            let key = SigningKey::generate(KeyKind::User);
+            key.write(&batch_key_file).map_err(SiteError::Key)?;
+            key
+        };
+        let (tenant, place) = (site.tenant.clone(), site.site.clone());
+        let identity = ClientIdentity::Poller { tenant: tenant.clone(), site: place.clone(), poller: poller.clone() };
+        let own = self.client(&identity, &folder, "poller")?;
+        let forwarder = self.client(&ClientIdentity::Forwarder { tenant, site: place }, &folder, "forwarder")?;
+        let listener =
+            CertificateFiles::named(&self.layout.site(&site.tenant, &site.site).join("tls"), "listener").cert_file;
+        let bus = |files: CertificateFiles, user: &str| BusFile {
+            urls: vec![format!("tls://127.0.0.1:{leaf_port}")],
+            inbox_prefix: format!("_INBOX_{}.{user}", site.site),
+            creds_file: None,
+            tls: TlsFile::new(listener.clone(), files),
+        };
+        let file = PollerFile {
+            log_format: "text",
+            log_filter: "info",
+            state_dir: folder.join("state"),
+            batch_key_file,
+            identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
+            leaf: bus(own, poller.as_str()),
+            forwarder: ForwarderFile { enabled: true, leaf: bus(forwarder, "fwd") },
+            checks,
+        };
+        let path = folder.join("poller.toml");
+        write_settings(&path, &file)?;
+        let key = key.public().parse().map_err(SiteError::BatchKey)?;
+        Ok((path, key))
+    }
+}
+
+/// Writes a settings file that names secrets by path.
+///
+/// # Panics
+/// Never: settings are made of text, numbers and lists.
+pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(), SiteError> {
+    let text = toml::to_string(settings).expect("settings serialize");
+    write_public(path, text.as_bytes()).map_err(SiteError::File)
+}

@@ -1,0 +1,241 @@
+//! Connections of services, and the transaction that names its tenant first.
+
+use std::time::Duration;
+
+use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSnapshot, TenantState};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Row, Transaction};
+
+use crate::isolation::isolation_of;
+
+const STATEMENT_LIMIT_MS: u32 = 30_000;
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A backend that has seen many schemas never gives its memory back (facts: postgres section 3).
+const CONNECTION_LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{action}")]
+    Sql { action: &'static str, source: sqlx::Error },
+    #[error("database role {role} is {what}: services must use a role that row security holds for")]
+    Privileged { role: String, what: &'static str },
+    #[error("database schemas are not there or not of this release: run the migrations first")]
+    NotMigrated(#[source] sqlx::Error),
+    #[error("tenant setting is {found:?} after it was set to {expected}")]
+    Setting { expected: String, found: String },
+    #[error("tenant row {account} is not readable: {what}")]
+    Row { account: String, what: String },
+}
+
+impl StoreError {
+    /// Whether trying again may help: the database is away, not the data wrong.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let (Self::Sql { source, .. } | Self::NotMigrated(source)) = self else { return false };
+        is_transient(source)
+    }
+}
+
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
+    match error.as_database_error() {
+        // Connection exceptions, rollbacks, resources (disk full among them), operator intervention, system errors.
+        Some(error) => {
+            error.code().is_some_and(|code| ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)))
+        }
+        None => matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Tls(_)
+        ),
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+    move |source| StoreError::Sql { action, source }
+}
+
+pub(crate) fn state_text(state: TenantState) -> &'static str {
+    match state {
+        TenantState::Active => "active",
+        TenantState::Suspended => "suspended",
+    }
+}
+
+/// Every tenant and platform account, as read at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Tenants {
+    pub tenants: Vec<(AccountKey, Tenant)>,
+    pub platform_accounts: Vec<AccountKey>,
+}
+
+impl Tenants {
+    /// What the guard decides by.
+    #[must_use]
+    pub fn into_snapshot(self) -> TenantSnapshot {
+        let tenants = self.tenants.into_iter().map(|(key, tenant)| (key, Account::Tenant(tenant)));
+        tenants.chain(self.platform_accounts.into_iter().map(|key| (key, Account::Platform))).collect()
+    }
+}
+
+/// The connections of one service. The pool is nobody else's.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Connects and makes sure that row security holds for this role and that the schemas are there.
+    ///
+    /// # Errors
+    /// When the database is away, the role is privileged, or the migrations have not run.
+    pub async fn connect(url: &str, service: &'static str, connections: u32) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = url.parse().map_err(failed("read database address"))?;
+        let options = options
+            .application_name(service)
+            .options([("jit", "off"), ("statement_timeout", &STATEMENT_LIMIT_MS.to_string())])
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_LIMIT)
+            .max_lifetime(CONNECTION_LIFE)
+            .after_release(|connection, _| {
+                Box::pin(async move { sqlx::query("reset all").execute(connection).await.map(|_| true) })
+            })
+            .connect_with(options)
+            .await
+            .map_err(failed("connect to the database"))?;
+        let store = Self { pool };
+        store.check_role().await?;
+        store.check_schemas().await?;
+        Ok(store)
+    }
+
+    async fn check_role(&self) -> Result<(), StoreError> {
+        let sql = "select r.rolname::text, r.rolsuper, r.rolbypassrls,
+                          exists (select from pg_class c where c.relowner = r.oid and c.relkind in ('r', 'p')) as owns
+                   from pg_roles r where r.rolname = current_user";
+        let row = sqlx::query(sql).fetch_one(&self.pool).await.map_err(failed("look at our own role"))?;
+        let role: String = row.get(0);
+        for (column, what) in [(1, "a superuser"), (2, "exempt from row security"), (3, "an owner of tables")] {
+            if row.get::<bool, _>(column) {
+                return Err(StoreError::Privileged { role, what });
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_schemas(&self) -> Result<(), StoreError> {
+        let sql = "select count(*) from platform.tenant where false";
+        sqlx::query(sql).execute(&self.pool).await.map_err(StoreError::NotMigrated)?;
+        // Asked for its catalogue entry only: reading a tenant's table without a tenant is an error.
+        let sql = "select 'shared.result'::regclass::oid::int8";
+        sqlx::query(sql).execute(&self.pool).await.map(|_| ()).map_err(StoreError::NotMigrated)
+    }
+
+    /// Every tenant and platform account.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tenants(&self) -> Result<Tenants, StoreError> {
+        read_tenants(&self.pool).await
+    }
+
+    /// A transaction in which only `tenant`'s rows exist.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, StoreError> {
+        begin(&self.pool, tenant).await
+    }
+
+    /// A connection for tables that are no tenant's, such as unclaimed dead letters.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn platform(&self) -> Result<sqlx::pool::PoolConnection<Postgres>, StoreError> {
+        self.pool.acquire().await.map_err(failed("take a connection"))
+    }
+}
+
+pub(crate) async fn begin(pool: &PgPool, tenant: &Tenant) -> Result<TenantTx, StoreError> {
+    let tx = pool.begin().await.map_err(failed("begin"))?;
+    let mut tx = TenantTx { tx };
+    tx.switch_to(tenant).await?;
+    Ok(tx)
+}
+
+/// A transaction that speaks for one tenant at a time.
+#[derive(Debug)]
+pub struct TenantTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl TenantTx {
+    /// From here on `tenant`'s rows are the only ones, until the transaction ends or switches again.
+    ///
+    /// # Errors
+    /// When the setting did not take.
+    pub async fn switch_to(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
+        let schema = isolation_of(&tenant.plan).schema();
+        let expected = tenant.id.as_uuid().to_string();
+        let sql = "select set_config('app.tenant_id', $1, true), set_config('search_path', $2, true)";
+        let row = sqlx::query(sql)
+            .bind(&expected)
+            .bind(schema)
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(failed("name the tenant"))?;
+        let found: String = row.get(0);
+        if found == expected { Ok(()) } else { Err(StoreError::Setting { expected, found }) }
+    }
+
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// # Errors
+    /// When the database does not confirm; then it is unknown whether it was stored.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(failed("commit"))
+    }
+}
+
+pub(crate) async fn read_tenants(pool: &PgPool) -> Result<Tenants, StoreError> {
+    let sql = "select tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned from platform.tenant";
+    let rows = sqlx::query(sql).fetch_all(pool).await.map_err(failed("read tenants"))?;
+    let tenants = rows.iter().map(tenant_of_row).collect::<Result<_, _>>()?;
+    let sql = "select account_key from platform.platform_account";
+    let keys: Vec<String> = sqlx::query_scalar(sql).fetch_all(pool).await.map_err(failed("read platform accounts"))?;
+    let parsed = keys.into_iter().map(|key| key.parse().map_err(|error| row_error(&key, &error)));
+    Ok(Tenants { tenants, platform_accounts: parsed.collect::<Result<_, _>>()? })
+}
+
+fn row_error(account: &str, what: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Row { account: account.to_owned(), what: what.to_string() }
+}
+
+fn tenant_of_row(row: &sqlx::postgres::PgRow) -> Result<(AccountKey, Tenant), StoreError> {
+    let account: String = row.get("account_key");
+    let key = account.parse().map_err(|error| row_error(&account, &error))?;
+    let slug: String = row.get("slug");
+    let slug = slug.parse().map_err(|error| row_error(&account, &error))?;
+    let state = match row.get::<&str, _>("state") {
+        "active" => TenantState::Active,
+        "suspended" => TenantState::Suspended,
+        other => return Err(row_error(&account, &format!("state {other:?}"))),
+    };
+    let tenant = Tenant {
+        id: TenantId::new(row.get("tenant_id")),
+        slug,
+        plan: row.get("plan"),
+        state,
+        retention_days: u32::try_from(row.get::<i32, _>("retention_days")).unwrap_or(1),
+        allows_unsigned: row.get("allows_unsigned"),
+    };
+    Ok((key, tenant))
+}
