@@ -82,10 +82,17 @@ fn quote(text: String) -> Result<String, minijinja::Error> {
         .map_err(|error| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, error.to_string()))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "filters take their arguments by value")]
+fn quote_list(texts: Vec<String>) -> Result<String, minijinja::Error> {
+    let quoted = texts.into_iter().map(quote).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[{}]", quoted.join(", ")))
+}
+
 fn render(template: &str, values: impl Serialize) -> Result<String, RenderError> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.add_filter("quote", quote);
+    environment.add_filter("quote_list", quote_list);
     environment.render_str(template, minijinja::value::Serde(values)).map_err(RenderError)
 }
 

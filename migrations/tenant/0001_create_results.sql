@@ -45,6 +45,8 @@ create table result (
     generation  bigint not null,
     island      boolean not null,
     attested    boolean not null,
+    -- 0 as first stored; how often a better row has replaced it.
+    revision    integer not null default 0,
     detail      jsonb,
     received_at timestamptz not null default now(),
     primary key (tenant_id, check_name, slot, vantage) include (outcome, latency_us)

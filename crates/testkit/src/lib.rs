@@ -1,1 +1,28 @@
+//! Attackers, bad networks and watchers, for tests only.
+//!
+//! Attackers here are free of every rule that honest clients keep: whatever they are not able to do, a server refused.
+//! Nothing in this crate stands in for a server.
 
+mod dial;
+mod fake_hub;
+mod identity;
+mod leaf;
+mod log_gate;
+mod proxy;
+mod raw;
+mod route;
+mod session;
+mod settings;
+mod wire;
+
+pub use dial::ConnectError;
+pub use fake_hub::{FakeHub, Visit};
+pub use identity::{CertificatePair, Endpoint, Handshake, Identity};
+pub use leaf::RawLeaf;
+pub use log_gate::{LogGate, LogGateError};
+pub use proxy::{Link, Losses, TcpProxy};
+pub use raw::{RawClient, header_block};
+pub use route::{RouteOutcome, try_route};
+pub use session::{Closed, Flushed};
+pub use settings::find_test_tools;
+pub use wire::{ProtocolError, RawMessage};

@@ -1,1 +1,118 @@
+//! Core: stores results, keeps current state, answers queries, shows live streams. It provisions nothing.
+//!
+//! Reading order: settings, what becomes of a batch, which row wins, who is who, SQL, the handlers of each subject.
 
+pub mod admission;
+pub mod config;
+pub mod directory;
+pub mod handlers;
+pub mod live_view;
+pub mod metrics;
+pub mod precedence;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bulkhead_bus::StreamName;
+use bulkhead_runtime::{
+    Bus, BusSettings, Chain, Readiness, Stop, Supervisor, eventually, serve_health, stop_on_signals,
+};
+use bulkhead_store::{Store, read_database_url};
+use tracing::info;
+
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::handlers::ingest::Ingesting;
+use crate::handlers::live::LiveReader;
+use crate::handlers::query::Answering;
+use crate::live_view::LiveView;
+use crate::metrics::Metrics;
+
+/// How long a start waits for the hub and the database before it fails and is started again.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+async fn connect(settings: &BusSettings, name: &'static str) -> anyhow::Result<Bus> {
+    let connected = eventually("a connection to the hub", START_LIMIT, || async {
+        Bus::connect(settings, name).await.map_err(|error| Chain(&error).to_string())
+    });
+    connected.await.context(name)
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let url = read_database_url(&config.database_url_file).context("read database address")?;
+    let opened = eventually("a connection to the database", START_LIMIT, || async {
+        Store::connect(&url, "bulkhead-core", config.ingest.connections)
+            .await
+            .map_err(|error| Chain(&error).to_string())
+    });
+    opened.await.context("open the database")
+}
+
+/// Runs core until `stop` or a signal.
+///
+/// # Errors
+/// When it cannot start, or a task fails.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let mut parts = vec!["results", "backfill", "queries"];
+    if !config.live_buses.is_empty() {
+        parts.push("live");
+    }
+    let readiness = Readiness::new(&parts);
+    let mut supervisor = Supervisor::new(stop.clone());
+    supervisor.spawn("signals", stop_on_signals(stop.clone()));
+    if let Some(listen) = config.health_listen {
+        supervisor.spawn("health", serve_health(listen, readiness.clone(), stop.clone()));
+    }
+    let metrics = Arc::new(Metrics::default());
+    supervisor.spawn("core", start(config, readiness, Arc::clone(&metrics), stop));
+    let ended = supervisor.run().await;
+    info!("{}", metrics.to_text());
+    ended
+}
+
+async fn start(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
+    let opened = tokio::select! {
+        opened = open_store(&config) => opened,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let store = opened?;
+    let directory = Directory::load(store.clone()).await.context("read tenants")?;
+    let view = LiveView::default();
+    let mut tasks = Supervisor::new(stop.clone());
+    let refresh = Duration::from_secs(config.tenants.refresh_s);
+    tasks.spawn("tenants", directory.clone().keep_fresh(refresh, stop.clone()));
+    let stream_bus = connect(&config.stream_bus, "core-stream").await?;
+    let lanes = [
+        (StreamName::Results, "results", None),
+        (StreamName::Backfill, "backfill", Some(config.ingest.backfill_rows_per_second)),
+    ];
+    for (stream, part, rows_per_second) in lanes {
+        let ingesting = Ingesting {
+            store: store.clone(),
+            directory: directory.clone(),
+            metrics: Arc::clone(&metrics),
+            config: config.ingest.clone(),
+            stream,
+            rows_per_second,
+        };
+        tasks.spawn(part, ingesting.run(stream_bus.clone(), readiness.clone(), part, stop.clone()));
+    }
+    // Live streams come after everything that matters, one INTAKE account after the other (design section 2).
+    let answering = Answering {
+        store,
+        directory: directory.clone(),
+        view: view.clone(),
+        metrics: Arc::clone(&metrics),
+        dark_after_ms: i64::from(config.live.dark_after_s) * 1_000,
+    };
+    let rpc_bus = connect(&config.rpc_bus, "core-rpc").await?;
+    tasks.spawn("queries", answering.run(rpc_bus, readiness.clone(), stop.clone()));
+    let reader = LiveReader { directory, view, metrics };
+    for settings in &config.live_buses {
+        let bus = connect(settings, "core-live").await?;
+        tasks.spawn("live", reader.clone().run(bus, readiness.clone(), stop.clone()));
+    }
+    tasks.run().await
+}

@@ -1,1 +1,44 @@
-fn main() {}
+//! Loads settings, starts logging, runs core, reports how it ended.
+
+use std::process::ExitCode;
+
+use bulkhead_core::config::{Command, Config, command_line};
+use bulkhead_runtime::{Chain, EXIT_SETTINGS, Stop, init_logs};
+use tracing::{error, info};
+
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "before logging starts, and for check-config")]
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = match command_line(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(problem) => {
+            eprintln!("bulkhead-core: {problem}");
+            return ExitCode::from(EXIT_SETTINGS);
+        }
+    };
+    let (Command::Run(file) | Command::CheckConfig(file)) = &command;
+    let loaded = Config::load(file.as_deref()).and_then(|config| {
+        init_logs(config.log_format, &config.log_filter).map(|()| config).map_err(|error| error.to_string())
+    });
+    let config = match loaded {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("bulkhead-core: {problems}");
+            return ExitCode::from(EXIT_SETTINGS);
+        }
+    };
+    if let Command::CheckConfig(_) = command {
+        println!("settings are valid");
+        return ExitCode::SUCCESS;
+    }
+    match bulkhead_core::run(config, Stop::new()).await {
+        Ok(()) => {
+            info!("core has stopped");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            error!(error = %Chain(failure.as_ref()), "core has failed");
+            ExitCode::FAILURE
+        }
+    }
+}

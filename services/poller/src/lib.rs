@@ -1,1 +1,93 @@
+//! The process at a site: runs checks, writes signed batches to the site's leaf, and takes the leaf's stream upstream.
+//!
+//! It goes on measuring while the leaf or the hub is away. It listens for nothing but its own health questions.
 
+mod config;
+
+mod schedule;
+
+mod checks;
+
+mod measure;
+
+mod spool;
+
+mod boot;
+mod key;
+
+mod batch;
+
+mod edge;
+mod live;
+
+mod forward;
+
+mod metrics;
+mod trouble;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use bulkhead_runtime::{Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
+use tracing::info;
+
+pub use crate::config::Config;
+pub use crate::metrics::Metrics;
+
+use crate::batch::BatchBuilder;
+use crate::boot::Boot;
+use crate::checks::Prober;
+use crate::edge::Edge;
+use crate::live::LiveBoard;
+use crate::measure::Runner;
+
+/// Runs until `stop`, SIGTERM or SIGINT, then writes what waits and ends.
+///
+/// # Errors
+/// When the state folder cannot be used, or a task fails for a reason that waiting does not cure.
+pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
+    let boot = Boot::begin(&config.state_dir, now_ms()).context("begin a boot")?;
+    info!(
+        tenant = %config.identity.tenant, site = %config.identity.site, poller = %config.identity.poller,
+        boot = boot.number, checks = config.checks.len(), key = config.batch_key.public_key(), "poller starts"
+    );
+    let metrics = Arc::new(Metrics::default());
+    let board = Arc::new(LiveBoard::default());
+    let (writer, reader) = spool::open_spool(config.spool_results_most, Arc::clone(&metrics));
+    let stream: &[&'static str] = if config.forwarder.is_some() { &["stream"] } else { &[] };
+    let readiness = Readiness::new(&[&["checks", "leaf"], stream].concat());
+    let runner = Runner {
+        prober: Arc::new(Prober::open(&config.checks)),
+        checks: config.checks.into_iter().map(Arc::new).collect(),
+        checks_at_once: config.checks_at_once,
+        spool: writer,
+        board: Arc::clone(&board),
+        metrics: Arc::clone(&metrics),
+    };
+    let batches = BatchBuilder::new(config.identity.clone(), config.batch_key, config.batch.results_most, boot.number);
+    let site = config.identity.site.clone();
+    let edge = Edge {
+        settings: config.leaf,
+        identity: config.identity,
+        spool: reader,
+        linger: config.batch.linger,
+        results_most: config.batch.results_most,
+        board,
+        metrics: Arc::clone(&metrics),
+    };
+
+    let mut tasks = Supervisor::new(stop.clone());
+    tasks.spawn("signals", stop_on_signals(stop.clone()));
+    tasks.spawn("checks", runner.run(readiness.clone(), stop.clone()));
+    tasks.spawn("edge", edge.run(batches, readiness.clone(), stop.clone()));
+    if let Some(forwarder) = config.forwarder {
+        let life = (readiness.clone(), stop.clone());
+        tasks.spawn("forwarder", forward::run_forwarder(forwarder, site, Arc::clone(&metrics), life));
+    }
+    if let Some(listen) = config.health_listen {
+        tasks.spawn("health", serve_health(listen, readiness, stop));
+    }
+    let ended = tasks.run().await;
+    metrics.log();
+    ended
+}

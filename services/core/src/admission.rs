@@ -1,0 +1,263 @@
+//! Decides what becomes of a batch: which rows are stored, and what is dead-lettered with which reason. No I/O.
+
+use std::collections::HashMap;
+
+use bulkhead_bus::header::{self, AttestationError, Sequence};
+use bulkhead_bus::payload::{BATCH_VERSION, DETAIL_BYTES_MAX, Measured, RESULTS_PER_BATCH_MAX, ResultBatch};
+use bulkhead_bus::{
+    AccountKey, Audience, BatchKey, CoreSubject, Guarded, PollerName, Refusal, SiteName, Tenant, TenantSnapshot,
+    TenantSubject,
+};
+use serde_json::Value;
+
+const DAY_MS: i64 = 86_400_000;
+/// How far a poller's clock may be ahead (design section 5).
+const FUTURE_MS: i64 = 5 * 60_000;
+
+/// Why something was not stored. Closed: it is a label and a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    ForeignSubject,
+    NotDecodable,
+    UnknownVersion,
+    TooManyResults,
+    UnknownAccount,
+    TenantSuspended,
+    TenantMismatch,
+    SenderMismatch,
+    NotForPlatform,
+    Unsigned,
+    BadSignature,
+    ForeignKey,
+    SlotTooOld,
+    SlotInFuture,
+    DetailTooLarge,
+    UnsafeText,
+    NotStorable,
+}
+
+impl DeadReason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ForeignSubject => "foreign_subject",
+            Self::NotDecodable => "not_decodable",
+            Self::UnknownVersion => "unknown_version",
+            Self::TooManyResults => "too_many_results",
+            Self::UnknownAccount => "unknown_account",
+            Self::TenantSuspended => "tenant_suspended",
+            Self::TenantMismatch => "tenant_mismatch",
+            Self::SenderMismatch => "sender_mismatch",
+            Self::NotForPlatform => "not_for_platform",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad_signature",
+            Self::ForeignKey => "foreign_key",
+            Self::SlotTooOld => "slot_too_old",
+            Self::SlotInFuture => "slot_in_future",
+            Self::DetailTooLarge => "detail_too_large",
+            Self::UnsafeText => "unsafe_text",
+            Self::NotStorable => "not_storable",
+        }
+    }
+
+    fn of_refusal(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownAccount(_) => Self::UnknownAccount,
+            Refusal::Suspended(_) => Self::TenantSuspended,
+            Refusal::TenantMismatch { .. } | Refusal::UnknownTarget(_) => Self::TenantMismatch,
+            Refusal::SenderMismatch { .. } => Self::SenderMismatch,
+            Refusal::NotForPlatform => Self::NotForPlatform,
+        }
+    }
+}
+
+/// What was not stored, and why, for people to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dead {
+    pub reason: DeadReason,
+    pub detail: String,
+}
+
+impl Dead {
+    fn new(reason: DeadReason, detail: impl ToString) -> Self {
+        Self { reason, detail: detail.to_string() }
+    }
+}
+
+/// The active batch keys of one tenant's pollers.
+pub type BatchKeys = HashMap<(SiteName, PollerName), BatchKey>;
+
+/// A batch that passed: who sent it, what is stored and what is not.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub tenant: Tenant,
+    pub site: SiteName,
+    pub poller: PollerName,
+    /// `None` when it was not signed and its tenant allows that.
+    pub sequence: Option<Sequence>,
+    pub rows: Vec<Measured>,
+    /// With their index in the batch.
+    pub dead_rows: Vec<(usize, Dead)>,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    Admitted(Admitted),
+    /// Dead-lettered for this tenant, whole.
+    Dead(Tenant, Dead),
+    /// From an account that is no tenant: perhaps not yet.
+    Unclaimed(AccountKey, Dead),
+    /// Not even an account: nothing of ours wrote this subject.
+    Foreign(Dead),
+}
+
+/// A message as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    pub subject: &'a str,
+    pub body: &'a [u8],
+}
+
+/// Decides about one message. `header` reads a header by name; `keys_of` gives a tenant's batch keys.
+pub fn admit<'a, 'k>(
+    incoming: Incoming<'_>,
+    header: impl Fn(&str) -> Option<&'a str>,
+    snapshot: &TenantSnapshot,
+    keys_of: impl Fn(&Tenant) -> Option<&'k BatchKeys>,
+    now_ms: i64,
+) -> Verdict {
+    let account = match CoreSubject::account_of(incoming.subject) {
+        Ok(account) => account,
+        Err(error) => return Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, error)),
+    };
+    let guarded = guard(incoming, snapshot);
+    let decided = guarded.and_then(|guarded| {
+        let attested = attest(&guarded, incoming.body, header, keys_of)?;
+        Ok((guarded, attested))
+    });
+    match decided {
+        Ok((guarded, sequence)) => admitted(&guarded, sequence, now_ms),
+        Err(dead) => match tenant_of(snapshot, &account) {
+            Some(tenant) => Verdict::Dead(tenant, dead),
+            None => Verdict::Unclaimed(account, dead),
+        },
+    }
+}
+
+fn tenant_of(snapshot: &TenantSnapshot, account: &AccountKey) -> Option<Tenant> {
+    snapshot.tenants().find(|(key, _)| *key == account).map(|(_, tenant)| tenant.clone())
+}
+
+fn guard(incoming: Incoming<'_>, snapshot: &TenantSnapshot) -> Result<Guarded<ResultBatch>, Dead> {
+    let subject: CoreSubject =
+        incoming.subject.parse().map_err(|error| Dead::new(DeadReason::ForeignSubject, error))?;
+    let account = snapshot.account(&subject.account);
+    if account.is_none() {
+        return Err(Dead::new(DeadReason::UnknownAccount, format!("account {} is no tenant", subject.account)));
+    }
+    let batch: ResultBatch =
+        serde_json::from_slice(incoming.body).map_err(|error| Dead::new(DeadReason::NotDecodable, error))?;
+    if batch.version != BATCH_VERSION {
+        let detail = format!("version {}: this core reads {BATCH_VERSION}", batch.version);
+        return Err(Dead::new(DeadReason::UnknownVersion, detail));
+    }
+    if batch.results.len() > RESULTS_PER_BATCH_MAX {
+        let detail = format!("{} results: at most {RESULTS_PER_BATCH_MAX} are allowed", batch.results.len());
+        return Err(Dead::new(DeadReason::TooManyResults, detail));
+    }
+    let admitted = snapshot.admit(subject, Audience::Tenants, batch);
+    admitted.map_err(|refusal| Dead::new(DeadReason::of_refusal(&refusal), refusal))
+}
+
+/// The sequence of a signature by the very poller that the batch names, or `None` for an allowed unsigned batch.
+fn attest<'a, 'k>(
+    guarded: &Guarded<ResultBatch>,
+    body: &[u8],
+    header: impl Fn(&str) -> Option<&'a str>,
+    keys_of: impl Fn(&Tenant) -> Option<&'k BatchKeys>,
+) -> Result<Option<Sequence>, Dead> {
+    let attested =
+        header::verify(header, body).map_err(|error: AttestationError| Dead::new(DeadReason::BadSignature, error))?;
+    let Some(tenant) = guarded.tenant() else {
+        return Err(Dead::new(DeadReason::NotForPlatform, "the platform sends no results"));
+    };
+    let Some(attested) = attested else {
+        if tenant.allows_unsigned {
+            return Ok(None);
+        }
+        return Err(Dead::new(DeadReason::Unsigned, "the batch carries no signature and the tenant's plan wants one"));
+    };
+    let batch = guarded.body();
+    let sender = (batch.site.clone(), batch.poller.clone());
+    let expected = keys_of(tenant).and_then(|keys| keys.get(&sender));
+    if expected == Some(&attested.key) {
+        return Ok(Some(attested.sequence));
+    }
+    let detail = format!("key {} is not the active key of {}/{}", attested.key, batch.site, batch.poller);
+    Err(Dead::new(DeadReason::ForeignKey, detail))
+}
+
+fn admitted(guarded: &Guarded<ResultBatch>, sequence: Option<Sequence>, now_ms: i64) -> Verdict {
+    let (Some(tenant), TenantSubject::Forwarded { site, .. }) = (guarded.tenant(), guarded.subject()) else {
+        return Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, guarded.subject()));
+    };
+    let batch = guarded.body();
+    let mut rows = Vec::with_capacity(batch.results.len());
+    let mut dead_rows = Vec::new();
+    for (index, row) in batch.results.iter().enumerate() {
+        match check_row(row, tenant.retention_days, now_ms) {
+            Ok(()) => rows.push(row.clone()),
+            Err(dead) => dead_rows.push((index, dead)),
+        }
+    }
+    Verdict::Admitted(Admitted {
+        tenant: tenant.clone(),
+        site: site.clone(),
+        poller: batch.poller.clone(),
+        sequence,
+        rows,
+        dead_rows,
+    })
+}
+
+/// The rules for one row: its slot lies in `[now - retention, now + 5 min]`, and its detail can be stored.
+fn check_row(row: &Measured, retention_days: u32, now_ms: i64) -> Result<(), Dead> {
+    let oldest = now_ms - i64::from(retention_days) * DAY_MS;
+    if row.slot_ms < oldest {
+        let detail = format!("slot {} of {} is older than {retention_days} days", row.slot_ms, row.check);
+        return Err(Dead::new(DeadReason::SlotTooOld, detail));
+    }
+    if row.slot_ms > now_ms + FUTURE_MS {
+        let detail = format!("slot {} of {} is more than 5 minutes ahead", row.slot_ms, row.check);
+        return Err(Dead::new(DeadReason::SlotInFuture, detail));
+    }
+    // When it ran is for people; a wild clock must not make the whole row impossible to store.
+    if row.started_ms.saturating_sub(row.slot_ms).saturating_abs() > DAY_MS {
+        let detail = format!("{} began {} ms, a day or more from its slot", row.check, row.started_ms);
+        return Err(Dead::new(DeadReason::SlotTooOld, detail));
+    }
+    let detail_bytes = serde_json::to_string(&row.detail).map_or(usize::MAX, |text| text.len());
+    if detail_bytes > DETAIL_BYTES_MAX {
+        let detail = format!("detail of {} has {detail_bytes} bytes: at most {DETAIL_BYTES_MAX}", row.check);
+        return Err(Dead::new(DeadReason::DetailTooLarge, detail));
+    }
+    if row.detail.iter().any(|(key, value)| key.contains('\0') || has_nul(value)) {
+        let detail = format!("detail of {} holds a NUL character, which the database refuses", row.check);
+        return Err(Dead::new(DeadReason::UnsafeText, detail));
+    }
+    Ok(())
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(fields) => fields.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

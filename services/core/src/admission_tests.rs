@@ -1,0 +1,173 @@
+use super::*;
+use bulkhead_bus::payload::{CheckKind, Outcome};
+use bulkhead_bus::{Account, TenantId, TenantState};
+use nkeys::KeyPair;
+use proptest::prelude::*;
+
+const NOW: i64 = 1_800_000_000_000;
+
+struct World {
+    account: AccountKey,
+    pair: KeyPair,
+    keys: BatchKeys,
+    tenant: Tenant,
+    snapshot: TenantSnapshot,
+}
+
+fn world() -> World {
+    let account: AccountKey = KeyPair::new_account().public_key().parse().unwrap();
+    let pair = KeyPair::new_user();
+    let sender = ("oslo".parse().unwrap(), "p1".parse().unwrap());
+    let keys = BatchKeys::from([(sender, pair.public_key().parse().unwrap())]);
+    let tenant = Tenant {
+        id: TenantId::new(uuid::Uuid::new_v4()),
+        slug: "acme-corp".parse().unwrap(),
+        plan: "free".to_owned(),
+        state: TenantState::Active,
+        retention_days: 7,
+        allows_unsigned: false,
+    };
+    let snapshot = TenantSnapshot::from_iter([(account.clone(), Account::Tenant(tenant.clone()))]);
+    World { account, pair, keys, tenant, snapshot }
+}
+
+fn row(slot_ms: i64) -> Measured {
+    Measured {
+        check: "web".parse().unwrap(),
+        kind: CheckKind::Tcp,
+        slot_ms,
+        started_ms: slot_ms,
+        outcome: Outcome::Ok,
+        reason: None,
+        latency_us: Some(5),
+        generation: 0,
+        island: false,
+        detail: std::collections::BTreeMap::new(),
+    }
+}
+
+fn batch(rows: Vec<Measured>) -> ResultBatch {
+    ResultBatch {
+        version: 1,
+        tenant: Some("acme-corp".to_owned()),
+        site: "oslo".parse().unwrap(),
+        poller: "p1".parse().unwrap(),
+        results: rows,
+    }
+}
+
+/// Admits `body` as it would arrive from oslo's forwarder, signed by `signer` when there is one.
+fn admit_bytes(world: &World, body: &[u8], signer: Option<&KeyPair>) -> Verdict {
+    let sequence = Sequence { boot: 1, number: 2 };
+    let signed = signer.map(|pair| {
+        let signature = pair.sign(&header::signed_bytes(sequence, body)).unwrap();
+        (header::encode_signature(&signature), pair.public_key())
+    });
+    let value = |name: &str| -> Option<&str> {
+        let (signature, key) = signed.as_ref()?;
+        match name {
+            header::SIGNATURE => Some(signature),
+            header::KEY => Some(key),
+            header::SEQUENCE => Some("1.2"),
+            _ => None,
+        }
+    };
+    let subject = format!("t.{}.up.oslo.fwd.results", world.account);
+    let incoming = Incoming { subject: &subject, body };
+    admit(incoming, value, &world.snapshot, |_| Some(&world.keys), NOW)
+}
+
+fn check(world: &World, body: &ResultBatch, signer: Option<&KeyPair>, expected: Option<DeadReason>) {
+    let verdict = admit_bytes(world, &serde_json::to_vec(body).unwrap(), signer);
+    match (&verdict, expected) {
+        (Verdict::Admitted(_), None) => {}
+        (Verdict::Dead(tenant, dead), Some(reason)) => {
+            assert_eq!((dead.reason, &tenant.slug), (reason, &world.tenant.slug), "{dead:?}");
+        }
+        _ => panic!("{verdict:?} instead of {expected:?}"),
+    }
+}
+
+#[test]
+fn only_the_registered_key_of_the_named_poller_attests() {
+    let world = world();
+    let good = batch(vec![row(NOW)]);
+    check(&world, &good, Some(&world.pair), None);
+    check(&world, &good, None, Some(DeadReason::Unsigned));
+    check(&world, &good, Some(&KeyPair::new_user()), Some(DeadReason::ForeignKey));
+    let other = ResultBatch { poller: "p2".parse().unwrap(), ..good.clone() };
+    check(&world, &other, Some(&world.pair), Some(DeadReason::ForeignKey));
+}
+
+#[test]
+fn a_body_that_names_somebody_else_is_refused() {
+    let world = world();
+    let forged = ResultBatch { tenant: Some("xyz-inc".to_owned()), ..batch(vec![row(NOW)]) };
+    check(&world, &forged, Some(&world.pair), Some(DeadReason::TenantMismatch));
+    let elsewhere = ResultBatch { site: "bergen".parse().unwrap(), ..batch(vec![row(NOW)]) };
+    check(&world, &elsewhere, Some(&world.pair), Some(DeadReason::SenderMismatch));
+    let newer = ResultBatch { version: 2, ..batch(vec![]) };
+    check(&world, &newer, Some(&world.pair), Some(DeadReason::UnknownVersion));
+    let many = batch(vec![row(NOW); RESULTS_PER_BATCH_MAX + 1]);
+    check(&world, &many, Some(&world.pair), Some(DeadReason::TooManyResults));
+}
+
+#[test]
+fn a_bad_row_does_not_take_the_good_ones_with_it() {
+    let world = world();
+    let mut nul = row(NOW);
+    nul.detail.insert("text".to_owned(), serde_json::json!({"deep": ["a\u{0}b"]}));
+    let mut large = row(NOW);
+    large.detail.insert("text".to_owned(), serde_json::json!("x".repeat(DETAIL_BYTES_MAX)));
+    let mut wild = row(NOW);
+    wild.started_ms = i64::MAX / 2;
+    let rows = vec![
+        row(NOW),
+        row(NOW - 8 * DAY_MS),
+        row(NOW + FUTURE_MS + 1),
+        nul,
+        large,
+        wild,
+        row(NOW + FUTURE_MS),
+        row(NOW - 7 * DAY_MS),
+    ];
+    let body = serde_json::to_vec(&batch(rows)).unwrap();
+    let Verdict::Admitted(admitted) = admit_bytes(&world, &body, Some(&world.pair)) else { panic!("not admitted") };
+    let dead: Vec<(usize, DeadReason)> = admitted.dead_rows.iter().map(|(row, dead)| (*row, dead.reason)).collect();
+    let expected = [
+        (1, DeadReason::SlotTooOld),
+        (2, DeadReason::SlotInFuture),
+        (3, DeadReason::UnsafeText),
+        (4, DeadReason::DetailTooLarge),
+        (5, DeadReason::SlotTooOld),
+    ];
+    assert_eq!(dead, expected);
+    assert_eq!(admitted.rows.len(), 3);
+}
+
+#[test]
+fn strangers_and_foreign_subjects_are_told_apart() {
+    let world = world();
+    let nobody = KeyPair::new_account().public_key();
+    let verdict = |subject: &str| {
+        let incoming = Incoming { subject, body: b"{}" };
+        admit(incoming, |_| None, &world.snapshot, |_| None, NOW)
+    };
+    assert!(matches!(verdict(&format!("t.{nobody}.up.oslo.fwd.results")), Verdict::Unclaimed(..)));
+    assert!(matches!(verdict("results.p1"), Verdict::Foreign(_)));
+    assert!(matches!(verdict(&format!("t.{}.up.oslo.x.y", world.account)), Verdict::Dead(..)));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_get_a_verdict(bytes in proptest::collection::vec(any::<u8>(), 0..400), millis in any::<i64>()) {
+        let world = world();
+        let is_admitted = matches!(admit_bytes(&world, &bytes, Some(&world.pair)), Verdict::Admitted(_));
+        prop_assert!(!is_admitted);
+        // Any slot and start, however wild, is judged without overflow.
+        let mut wild = row(millis.clamp(i64::MIN / 4, i64::MAX / 4));
+        wild.started_ms = millis / 4;
+        let body = serde_json::to_vec(&batch(vec![wild])).unwrap();
+        let _ = admit_bytes(&world, &body, Some(&world.pair));
+    }
+}

@@ -1,0 +1,145 @@
+//! Core's settings, and the only place that reads them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_runtime::{BusSettings, LogFormat, load_settings};
+use serde::Deserialize;
+
+const DEFAULTS: &str = include_str!("../config.default.toml");
+const PREFIX: &str = "BULKHEAD_CORE_";
+
+/// What the process is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Run(Option<PathBuf>),
+    CheckConfig(Option<PathBuf>),
+}
+
+/// Reads the arguments: `[check-config] [--config FILE]`.
+///
+/// # Errors
+/// A sentence that shows what is allowed.
+pub fn command_line(args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut file = None;
+    let mut is_check = false;
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "check-config" => is_check = true,
+            "--config" => file = Some(PathBuf::from(args.next().ok_or("--config needs a file")?)),
+            other => return Err(format!("{other:?} is not understood: bulkhead-core [check-config] [--config FILE]")),
+        }
+    }
+    Ok(if is_check { Command::CheckConfig(file) } else { Command::Run(file) })
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub log_format: LogFormat,
+    pub log_filter: String,
+    #[serde(default)]
+    pub health_listen: Option<SocketAddr>,
+    pub database_url_file: PathBuf,
+    pub stream_bus: BusSettings,
+    pub rpc_bus: BusSettings,
+    #[serde(default)]
+    pub live_buses: Vec<BusSettings>,
+    pub ingest: IngestConfig,
+    pub tenants: TenantsConfig,
+    pub live: LiveConfig,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestConfig {
+    pub messages_most: usize,
+    pub linger_ms: u64,
+    pub ahead: usize,
+    pub dead_letter_after: i64,
+    pub backfill_rows_per_second: u32,
+    pub connections: u32,
+}
+
+impl IngestConfig {
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        Duration::from_millis(self.linger_ms)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantsConfig {
+    pub refresh_s: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveConfig {
+    pub dark_after_s: u32,
+}
+
+impl Config {
+    /// # Errors
+    /// Every setting that is wrong, one a line.
+    pub fn load(file: Option<&Path>) -> Result<Self, String> {
+        let config: Self = load_settings(DEFAULTS, file, PREFIX).map_err(|error| error.to_string())?;
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(format!("settings are not valid:\n{}", problems.join("\n"))) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let ingest = &self.ingest;
+        let ranges: [(&str, i128, i128, i128); 7] = [
+            ("ingest.messages_most", ingest.messages_most as i128, 1, 5_000),
+            ("ingest.linger_ms", i128::from(ingest.linger_ms), 1, 10_000),
+            ("ingest.ahead", ingest.ahead as i128, 1, 5_000),
+            ("ingest.dead_letter_after", i128::from(ingest.dead_letter_after), 2, 1_000),
+            ("ingest.backfill_rows_per_second", i128::from(ingest.backfill_rows_per_second), 1, 10_000_000),
+            ("ingest.connections", i128::from(ingest.connections), 2, 100),
+            ("tenants.refresh_s", i128::from(self.tenants.refresh_s), 1, 3_600),
+        ];
+        let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
+        let range =
+            wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
+        let mut problems: Vec<String> = range.collect();
+        if let Err(error) = bulkhead_store::read_database_url(&self.database_url_file) {
+            problems.push(format!("  database_url_file: {}", bulkhead_runtime::Chain(&error)));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(args: &[&str]) -> Result<Command, String> {
+        command_line(args.iter().map(|&arg| arg.to_owned()))
+    }
+
+    #[test]
+    fn arguments_are_few_and_named() {
+        assert_eq!(line(&[]), Ok(Command::Run(None)));
+        assert_eq!(line(&["check-config", "--config", "x"]), Ok(Command::CheckConfig(Some("x".into()))));
+        assert!(line(&["--config"]).is_err());
+        assert!(line(&["--conf"]).unwrap_err().contains("--conf"));
+    }
+
+    #[test]
+    fn every_wrong_setting_is_reported_at_once() {
+        let text = "database_url_file = '/nonexistent'\n[ingest]\nmessages_most = 0\nahead = 0\n\
+                    [stream_bus]\nurls=[]\ninbox_prefix='x'\ntls={ca_file='a',cert_file='b',key_file='c'}\n\
+                    [rpc_bus]\nurls=[]\ninbox_prefix='x'\ntls={ca_file='a',cert_file='b',key_file='c'}\n";
+        let file = std::env::temp_dir().join(format!("bulkhead-core-config-{}.toml", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let problems = Config::load(Some(&file)).unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        for part in ["messages_most", "ahead", "database_url_file", "/nonexistent"] {
+            assert!(problems.contains(part), "{part} is missing in {problems}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Who is who: the snapshot of tenants and their pollers' batch keys, read from the database and kept a while.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::{Tenant, TenantId, TenantSnapshot};
+use bulkhead_runtime::{Chain, Stop};
+use bulkhead_store::{Store, StoreError};
+use tracing::warn;
+
+use crate::admission::BatchKeys;
+use crate::store::read_batch_keys;
+
+/// The least time between two looks that messages cause: strangers must not make the database busy.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long batch keys are believed before they are read again: a revoked poller is refused within this time.
+const KEYS_LIVE: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+struct Keys {
+    read: Instant,
+    keys: Arc<BatchKeys>,
+}
+
+/// Shared by everything that handles messages.
+#[derive(Clone)]
+pub struct Directory {
+    store: Store,
+    snapshot: Arc<RwLock<(Instant, Arc<TenantSnapshot>)>>,
+    keys: Arc<RwLock<HashMap<TenantId, Keys>>>,
+}
+
+impl Directory {
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(store: Store) -> Result<Self, StoreError> {
+        let snapshot = Arc::new(store.tenants().await?.into_snapshot());
+        let snapshot = Arc::new(RwLock::new((Instant::now(), snapshot)));
+        Ok(Self { store, snapshot, keys: Arc::default() })
+    }
+
+    /// The tenants as they are known now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<TenantSnapshot> {
+        Arc::clone(&self.snapshot.read().expect("no holder panics").1)
+    }
+
+    /// # Errors
+    /// When the database does not answer; the old snapshot stays.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let snapshot = Arc::new(self.store.tenants().await?.into_snapshot());
+        *self.snapshot.write().expect("no holder panics") = (Instant::now(), snapshot);
+        Ok(())
+    }
+
+    /// Looks again because of a stranger, unless that was done a moment ago.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn look_again(&self) -> Result<(), StoreError> {
+        let age = self.snapshot.read().expect("no holder panics").0.elapsed();
+        if age < LOOK_AGAIN { Ok(()) } else { self.refresh().await }
+    }
+
+    /// A tenant's batch keys, at most [`KEYS_LIVE`] old.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn batch_keys(&self, tenant: &Tenant) -> Result<Arc<BatchKeys>, StoreError> {
+        let known = self.keys.read().expect("no holder panics").get(&tenant.id).cloned();
+        if let Some(known) = known.filter(|known| known.read.elapsed() < KEYS_LIVE) {
+            return Ok(known.keys);
+        }
+        let mut tx = self.store.begin(tenant).await?;
+        let keys = Arc::new(read_batch_keys(&mut tx, tenant).await?);
+        let entry = Keys { read: Instant::now(), keys: Arc::clone(&keys) };
+        self.keys.write().expect("no holder panics").insert(tenant.id, entry);
+        Ok(keys)
+    }
+
+    /// Reads the tenants again and again until `stop`.
+    ///
+    /// # Errors
+    /// Never: a database that is away keeps the old snapshot.
+    pub async fn keep_fresh(self, every: Duration, stop: Stop) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            if let Err(error) = self.refresh().await {
+                warn!(error = %Chain(&error), "tenants not read again, the old list stays");
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! `t.<T>.up._user.<user>.rpc.core.<verb>`: questions of people, answered for the tenant that the server names.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, LiveRow, Query, Reply, ReplyError, StatusRow, TenantRow};
+use bulkhead_bus::{
+    Account, AccountKey, Audience, CoreSubject, CoreVerb, Guarded, Refusal, Role, Scope, Tenant, TenantSnapshot,
+    TenantState, TenantSubject, role_permissions,
+};
+use bulkhead_runtime::{Bus, Chain, Readiness, Responder, Stop, now_ms};
+use bulkhead_store::{Store, StoreError, isolation_of};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tracing::{error, warn};
+
+use crate::directory::Directory;
+use crate::live_view::LiveView;
+use crate::metrics::{Metrics, add};
+use crate::store;
+
+const QUEUE: &str = "core";
+const AT_ONCE: usize = 32;
+const LIMIT_DEFAULT: u32 = 100;
+const SINCE_DEFAULT_MS: i64 = 3_600_000;
+
+/// What answering works with.
+#[derive(Clone)]
+pub struct Answering {
+    pub store: Store,
+    pub directory: Directory,
+    pub view: LiveView,
+    pub metrics: Arc<Metrics>,
+    pub dark_after_ms: i64,
+}
+
+fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
+    ReplyError { code, message: message.to_string() }
+}
+
+fn encoded<T: Serialize>(reply: &Reply<T>) -> Vec<u8> {
+    serde_json::to_vec(reply).expect("a reply serializes")
+}
+
+impl Answering {
+    /// Answers until `stop`.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn run(self, bus: Bus, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
+        let patterns = role_permissions(Role::CoreRpc).subscribe;
+        let pattern = patterns.first().context("the subject table has a request row")?;
+        let mut requests = bus.answer(pattern, QUEUE).await.context("listen for queries")?;
+        bus.flush().await.context("subscribe to queries")?;
+        readiness.mark("queries");
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let request = tokio::select! {
+                request = requests.next() => request.context("the answering connection is closed")?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            if !request.is_answerable() {
+                add(&self.metrics.requests_unanswerable, 1);
+                warn!(subject = %request.subject, "request dropped: its reply subject is not the server's");
+                continue;
+            }
+            let place = Arc::clone(&places).acquire_owned().await.context("take a place")?;
+            let own = self.clone();
+            tokio::spawn(async move {
+                own.answer(request).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn answer(&self, request: Responder) {
+        let answer = match self.answered(&request.subject, &request.body).await {
+            Ok(answer) => answer,
+            Err(error) => encoded::<()>(&Reply::Error(error)),
+        };
+        add(&self.metrics.queries_answered, 1);
+        if let Err(error) = request.answer(answer.into()).await {
+            warn!(error = %Chain(&error), "answer not sent");
+        }
+    }
+
+    async fn answered(&self, subject: &str, body: &[u8]) -> Result<Vec<u8>, ReplyError> {
+        let subject: CoreSubject = subject.parse().map_err(|error| refused(ErrorCode::Invalid, error))?;
+        let asked: Query = if body.is_empty() {
+            Query::default()
+        } else {
+            serde_json::from_slice(body).map_err(|error| refused(ErrorCode::Invalid, error))?
+        };
+        let snapshot = self.directory.snapshot();
+        let guarded = snapshot.admit(subject.clone(), Audience::TenantsAndPlatform, asked);
+        let guarded = guarded.map_err(|refusal| self.refuse(&subject, &refusal))?;
+        let TenantSubject::Query { verb, .. } = guarded.subject() else {
+            return Err(refused(ErrorCode::Invalid, "this is not a query"));
+        };
+        let verb = *verb;
+        self.rows(verb, &guarded, &snapshot).await.map_err(|failure| {
+            error!(error = %Chain(&failure), "query {verb} failed");
+            refused(ErrorCode::Unavailable, "the database cannot be asked now: try again")
+        })
+    }
+
+    fn refuse(&self, subject: &CoreSubject, refusal: &Refusal) -> ReplyError {
+        add(&self.metrics.guard_refusals, 1);
+        warn!(reason = refusal.code(), %subject, "query refused: {refusal}");
+        match refusal {
+            Refusal::UnknownTarget(_) => refused(ErrorCode::NotFound, refusal),
+            Refusal::UnknownAccount(_)
+            | Refusal::Suspended(_)
+            | Refusal::TenantMismatch { .. }
+            | Refusal::SenderMismatch { .. }
+            | Refusal::NotForPlatform => refused(ErrorCode::Refused, refusal),
+        }
+    }
+
+    async fn rows(
+        &self,
+        verb: CoreVerb,
+        guarded: &Guarded<Query>,
+        snapshot: &TenantSnapshot,
+    ) -> Result<Vec<u8>, StoreError> {
+        let tenants = tenants_of(guarded, snapshot);
+        let asked = guarded.body();
+        let limit = asked.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIST_LIMIT_MAX);
+        Ok(match verb {
+            CoreVerb::ListTenants => {
+                let mut rows = Vec::new();
+                for (key, tenant) in &tenants {
+                    rows.push(self.tenant_row(key, tenant).await?);
+                }
+                encoded(&Reply::Rows(rows))
+            }
+            CoreVerb::ListPollers => {
+                let mut rows = Vec::new();
+                for (_, tenant) in &tenants {
+                    let mut tx = self.store.begin(tenant).await?;
+                    rows.extend(store::list_pollers(&mut tx, tenant).await?);
+                }
+                encoded(&Reply::Rows(rows))
+            }
+            CoreVerb::ListResults => {
+                let since_ms = asked.since_ms.unwrap_or_else(|| now_ms() - SINCE_DEFAULT_MS);
+                let mut rows = Vec::new();
+                for (_, tenant) in &tenants {
+                    let mut tx = self.store.begin(tenant).await?;
+                    rows.extend(store::list_results(&mut tx, tenant, asked, since_ms, limit).await?);
+                }
+                rows.sort_by_key(|row| std::cmp::Reverse(row.slot_ms));
+                rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+                encoded(&Reply::Rows(rows))
+            }
+            CoreVerb::ListStates => {
+                let mut rows = Vec::new();
+                for (_, tenant) in &tenants {
+                    let mut tx = self.store.begin(tenant).await?;
+                    rows.extend(store::list_states(&mut tx, tenant, asked).await?);
+                }
+                rows.truncate(usize::try_from(LIST_LIMIT_MAX).unwrap_or(usize::MAX));
+                encoded(&Reply::Rows(rows))
+            }
+            CoreVerb::ListLive => encoded(&Reply::Rows(self.live_rows(&tenants, asked))),
+            CoreVerb::ShowStatus => {
+                let mut rows = Vec::new();
+                for (_, tenant) in &tenants {
+                    rows.push(self.status_row(tenant).await?);
+                }
+                encoded(&Reply::Rows(rows))
+            }
+        })
+    }
+
+    fn live_rows(&self, tenants: &[(AccountKey, Tenant)], asked: &Query) -> Vec<LiveRow> {
+        let since = now_ms() - self.dark_after_ms;
+        let is_wanted = |row: &LiveRow| {
+            asked.site.as_ref().is_none_or(|site| row.site == *site)
+                && asked.check.as_ref().is_none_or(|check| row.measured.check == *check)
+        };
+        let all = tenants.iter().flat_map(|(_, tenant)| self.view.rows(tenant, since));
+        all.filter(is_wanted).take(usize::try_from(LIST_LIMIT_MAX).unwrap_or(usize::MAX)).collect()
+    }
+
+    async fn tenant_row(&self, key: &AccountKey, tenant: &Tenant) -> Result<TenantRow, StoreError> {
+        let mut tx = self.store.begin(tenant).await?;
+        let glance = store::glance_at(&mut tx, tenant).await?;
+        Ok(TenantRow {
+            tenant: tenant.slug.clone(),
+            plan: tenant.plan.clone(),
+            state: state_name(tenant.state).to_owned(),
+            isolation: isolation_of(&tenant.plan).as_str().to_owned(),
+            sites: glance.sites,
+            pollers: glance.pollers,
+            account: key.to_string(),
+        })
+    }
+
+    async fn status_row(&self, tenant: &Tenant) -> Result<StatusRow, StoreError> {
+        let mut tx = self.store.begin(tenant).await?;
+        let glance = store::glance_at(&mut tx, tenant).await?;
+        let live = self.view.rows(tenant, now_ms() - self.dark_after_ms);
+        Ok(StatusRow {
+            tenant: tenant.slug.clone(),
+            plan: tenant.plan.clone(),
+            state: state_name(tenant.state).to_owned(),
+            checks_ok: glance.checks_ok,
+            checks_not_ok: glance.checks_not_ok,
+            results: glance.results,
+            dead_letters: glance.dead_letters,
+            newest_slot_ms: glance.newest_slot_ms,
+            live_ms: live.iter().map(|row| row.received_ms).max(),
+        })
+    }
+}
+
+fn state_name(state: TenantState) -> &'static str {
+    match state {
+        TenantState::Active => "active",
+        TenantState::Suspended => "suspended",
+    }
+}
+
+/// Whom the answer is about, by slug: the sender, the platform's target, or everybody for the platform.
+fn tenants_of(guarded: &Guarded<Query>, snapshot: &TenantSnapshot) -> Vec<(AccountKey, Tenant)> {
+    let is_wanted = |tenant: &Tenant| match guarded.scope() {
+        Scope::Tenant(own) | Scope::Platform { target: Some(own) } => own.id == tenant.id,
+        Scope::Platform { target: None } => true,
+    };
+    let all = snapshot.tenants().filter(|(_, tenant)| is_wanted(tenant));
+    let mut tenants: Vec<(AccountKey, Tenant)> = all.map(|(key, tenant)| (key.clone(), tenant.clone())).collect();
+    tenants.sort_by(|(_, a), (_, b)| a.slug.cmp(&b.slug));
+    tenants
+}
+
+/// Named here so that a new kind of account is a compile error and not an oversight.
+const _: fn(&Account) -> bool = |account| match account {
+    Account::Tenant(_) => true,
+    Account::Platform => false,
+};

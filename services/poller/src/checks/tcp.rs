@@ -1,0 +1,58 @@
+//! `tcp`: how long the target takes to accept a connection.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::target::Endpoint;
+use super::{Detail, Failure, Prober};
+
+#[derive(Debug, Clone)]
+pub(crate) struct TcpSpec {
+    pub(super) target: Endpoint,
+}
+
+/// Connects to one address after the other; the time that counts is the whole of it without the lookup.
+pub(super) async fn connect(
+    target: &Endpoint,
+    prober: &Prober,
+    detail: &mut Detail,
+) -> Result<(TcpStream, Duration), Failure> {
+    let sockets = prober.names.sockets(target, detail).await?;
+    let began = Instant::now();
+    match TcpStream::connect(sockets.as_slice()).await {
+        Ok(stream) => Ok((stream, began.elapsed())),
+        Err(error) => Err(Failure::of_socket(&error)),
+    }
+}
+
+pub(super) async fn probe(spec: &TcpSpec, prober: &Prober, detail: &mut Detail) -> Result<Duration, Failure> {
+    connect(&spec.target, prober, detail).await.map(|(_, latency)| latency)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::checks::tests::measure;
+    use bulkhead_bus::payload::{Outcome, Reason};
+    use tokio::net::TcpListener;
+
+    fn tcp(target: &str) -> String {
+        format!(r#"{{"name":"t","kind":"tcp","target":"{target}","interval_s":10,"timeout_ms":2000}}"#)
+    }
+
+    #[tokio::test]
+    async fn a_listener_is_ok_and_a_closed_port_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let result = measure(&tcp(&target.to_string())).await;
+        assert_eq!((result.outcome, result.reason), (Outcome::Ok, None));
+        assert!(result.latency_us.is_some_and(|latency| latency < 2_000_000));
+        let by_name = measure(&tcp(&format!("localhost:{}", target.port()))).await;
+        assert_eq!(by_name.outcome, Outcome::Ok);
+        assert!(by_name.detail.contains_key("resolve_us"));
+        drop(listener);
+        let result = measure(&tcp(&target.to_string())).await;
+        assert_eq!((result.outcome, result.reason), (Outcome::Fail, Some(Reason::Refused)));
+        assert_eq!(result.latency_us, None);
+    }
+}

@@ -1,0 +1,139 @@
+//! From the spool to the leaf: one batch at a time, in order, the same bytes until the leaf's stream has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_bus::EdgeSubject;
+use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Readiness, Stop, StoreError};
+use tracing::{error, info, warn};
+
+use crate::batch::{BatchBuilder, Identity, SignedBatch};
+use crate::live::{LiveBoard, show_live};
+use crate::metrics::{Metrics, count};
+use crate::spool::SpoolReader;
+use crate::trouble::Trouble;
+
+/// How long the leaf may take to acknowledge a batch.
+const STORE_LIMIT: Duration = Duration::from_secs(5);
+/// After a stop, how long what waits may still be written. Shorter than what the process is given to end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(8);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(2);
+
+/// Connects, and goes on trying for as long as it is awaited.
+pub(crate) async fn connect_patiently(settings: &BusSettings, name: &str) -> Bus {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    let mut trouble = Trouble::new(format!("connect {name} to the leaf"));
+    loop {
+        match Bus::connect(settings, name).await {
+            Ok(bus) => {
+                trouble.end();
+                return bus;
+            }
+            Err(error) => trouble.begin(Chain(&error).to_string()),
+        };
+        backoff.pause().await;
+    }
+}
+
+/// Writes batches to the leaf.
+pub(crate) struct Edge {
+    pub(crate) settings: BusSettings,
+    pub(crate) identity: Identity,
+    pub(crate) spool: SpoolReader,
+    pub(crate) linger: Duration,
+    pub(crate) results_most: usize,
+    pub(crate) board: Arc<LiveBoard>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// Runs until the spool is closed and empty, or until a while after `stop`.
+    ///
+    /// # Errors
+    /// When a batch cannot be made, which is a broken promise of our own.
+    pub(crate) async fn run(self, mut batches: BatchBuilder, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
+        let name = format!("{}.{}", self.identity.site, self.identity.poller);
+        // Results that are in hand, beside those in the spool.
+        let in_hand = std::sync::atomic::AtomicUsize::new(0);
+        let write = async {
+            let bus = connect_patiently(&self.settings, &name).await;
+            readiness.mark("leaf");
+            info!(server.version = bus.server_version(), "writing results to the leaf");
+            tokio::select! {
+                ended = self.write_all(&bus, &mut batches, &in_hand) => ended,
+                () = show_live(&bus, &self.identity, Arc::clone(&self.board), &self.metrics) => Ok(()),
+            }
+        };
+        let give_up = async {
+            stop.cancelled().await;
+            // Nothing ends this but the limit.
+            let _ = tokio::time::timeout(FLUSH_LIMIT, std::future::pending::<()>()).await;
+        };
+        tokio::select! {
+            ended = write => ended?,
+            () = give_up => {
+                let lost = self.spool.waiting() + in_hand.load(std::sync::atomic::Ordering::Relaxed);
+                count(&self.metrics.stop_dropped, lost);
+                warn!(lost, "the leaf did not take the last {lost} results in time");
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_all(
+        &self,
+        bus: &Bus,
+        batches: &mut BatchBuilder,
+        in_hand: &std::sync::atomic::AtomicUsize,
+    ) -> anyhow::Result<()> {
+        let subject = EdgeSubject { poller: self.identity.poller.clone() }.to_string();
+        while let Some(results) = self.spool.take(self.results_most, self.linger).await {
+            in_hand.store(results.len(), std::sync::atomic::Ordering::Relaxed);
+            for batch in batches.build(results)? {
+                self.store_batch(bus, &subject, &batch).await;
+                in_hand.fetch_sub(batch.results, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the leaf has the batch, or never will.
+    async fn store_batch(&self, bus: &Bus, subject: &str, batch: &SignedBatch) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut trouble = Trouble::new("store a batch at the leaf".to_owned());
+        loop {
+            // A client that is not connected queues requests, and the batch would be stored twice.
+            let stored = if bus.is_connected() {
+                bus.store(subject, batch.headers.clone(), batch.body.clone(), STORE_LIMIT).await
+            } else {
+                Err(StoreError::NoStream(subject.to_owned()))
+            };
+            match stored {
+                Ok(_) => {
+                    count(&self.metrics.batches_stored, 1);
+                    trouble.end();
+                    return;
+                }
+                Err(error @ StoreError::Refused { .. }) => {
+                    count(&self.metrics.batches_refused, 1);
+                    error!(
+                        error = %Chain(&error), batch.sequence = %batch.sequence, batch.results = batch.results,
+                        "the leaf can never store batch {}: dropped", batch.sequence
+                    );
+                    return;
+                }
+                Err(
+                    error @ (StoreError::NoStream(_)
+                    | StoreError::Unknown(_)
+                    | StoreError::Full { .. }
+                    | StoreError::Send { .. }),
+                ) => {
+                    count(&self.metrics.batches_retried, 1);
+                    trouble.begin(Chain(&error).to_string());
+                }
+            }
+            backoff.pause().await;
+        }
+    }
+}

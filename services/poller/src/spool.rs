@@ -1,0 +1,173 @@
+//! Results that wait for the leaf: in memory, in order, bounded. When it is full the oldest are dropped and counted.
+//!
+//! It survives an absent leaf, not a killed process: what must survive that is in the leaf's stream.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bulkhead_bus::payload::Measured;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::metrics::{Metrics, count};
+
+/// A full spool says so at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Queue {
+    waiting: VecDeque<Measured>,
+    is_closed: bool,
+    unsaid: usize,
+    said: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+    most: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no holder panics")
+    }
+}
+
+/// The end that measurements go into. Dropping it closes the spool.
+#[derive(Debug)]
+pub(crate) struct SpoolWriter(Arc<Shared>);
+
+/// The end that batches are made from.
+#[derive(Debug)]
+pub(crate) struct SpoolReader(Arc<Shared>);
+
+/// A spool of at most `most` results.
+pub(crate) fn open_spool(most: usize, metrics: Arc<Metrics>) -> (SpoolWriter, SpoolReader) {
+    let queue = Queue { waiting: VecDeque::new(), is_closed: false, unsaid: 0, said: None };
+    let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Notify::new(), most, metrics });
+    (SpoolWriter(Arc::clone(&shared)), SpoolReader(shared))
+}
+
+impl SpoolWriter {
+    pub(crate) fn push(&self, measured: Measured) {
+        let mut queue = self.0.queue();
+        queue.waiting.push_back(measured);
+        if queue.waiting.len() > self.0.most {
+            queue.waiting.pop_front();
+            queue.unsaid += 1;
+            count(&self.0.metrics.spool_dropped, 1);
+        }
+        drop(queue);
+        self.0.changed.notify_one();
+    }
+
+    /// Logs what was dropped since the last time, when there is something and it is time.
+    pub(crate) fn report_dropped(&self, now: Instant) {
+        let mut queue = self.0.queue();
+        let is_time = queue.said.is_none_or(|said| now.duration_since(said) >= SAY_EVERY);
+        if queue.unsaid == 0 || !is_time {
+            return;
+        }
+        let dropped = std::mem::take(&mut queue.unsaid);
+        queue.said = Some(now);
+        drop(queue);
+        warn!(dropped, spool.results_most = self.0.most, "spool is full: {dropped} oldest results dropped");
+    }
+}
+
+impl Drop for SpoolWriter {
+    fn drop(&mut self) {
+        // A lock poisoned by a panic elsewhere must not abort the process while it unwinds.
+        if let Ok(mut queue) = self.0.queue.lock() {
+            queue.is_closed = true;
+        }
+        self.0.changed.notify_one();
+    }
+}
+
+impl SpoolReader {
+    /// Waits for a result, then up to `linger` for `most` of them. `None` when the spool is closed and empty.
+    pub(crate) async fn take(&self, most: usize, linger: Duration) -> Option<Vec<Measured>> {
+        let mut until: Option<Instant> = None;
+        loop {
+            {
+                let mut queue = self.0.queue();
+                let waiting = queue.waiting.len();
+                let is_over = until.is_some_and(|until| Instant::now() >= until);
+                if waiting == 0 && queue.is_closed {
+                    return None;
+                }
+                if waiting >= most || (waiting > 0 && (queue.is_closed || is_over)) {
+                    return Some(queue.waiting.drain(..waiting.min(most)).collect());
+                }
+                if waiting > 0 && until.is_none() {
+                    until = Some(Instant::now() + linger);
+                }
+            }
+            match until {
+                // Passing the limit is normal: then the batch is smaller than it could be.
+                Some(until) => drop(tokio::time::timeout_at(until, self.0.changed.notified()).await),
+                None => self.0.changed.notified().await,
+            }
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.queue().waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::tests::measured;
+    use std::sync::atomic::Ordering;
+
+    fn slots(results: &[Measured]) -> Vec<i64> {
+        results.iter().map(|result| result.slot_ms).collect()
+    }
+
+    #[tokio::test]
+    async fn a_full_spool_drops_the_oldest_and_counts_them() {
+        let metrics = Arc::new(Metrics::default());
+        let (writer, reader) = open_spool(3, Arc::clone(&metrics));
+        for slot_ms in 0..10 {
+            writer.push(measured("web", slot_ms));
+            assert!(reader.waiting() <= 3);
+        }
+        let taken = reader.take(10, Duration::ZERO).await.unwrap();
+        assert_eq!(slots(&taken), [7, 8, 9]);
+        assert_eq!(metrics.spool_dropped.load(Ordering::Relaxed), 7);
+        writer.report_dropped(Instant::now());
+        assert_eq!(writer.0.queue().unsaid, 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_does_not_wait_and_order_is_kept() {
+        let (writer, reader) = open_spool(100, Arc::default());
+        for slot_ms in 0..5 {
+            writer.push(measured("web", slot_ms));
+        }
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(slots(&reader.take(3, hour).await.unwrap()), [0, 1, 2]);
+        drop(writer);
+        assert_eq!(slots(&reader.take(3, hour).await.unwrap()), [3, 4], "a closed spool is flushed at once");
+        assert!(reader.take(3, hour).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lone_result_leaves_after_the_linger() {
+        let (writer, reader) = open_spool(100, Arc::default());
+        let began = Instant::now();
+        let taking = tokio::spawn(async move { reader.take(3, Duration::from_millis(60)).await });
+        writer.push(measured("web", 1));
+        assert_eq!(slots(&taking.await.unwrap().unwrap()), [1]);
+        assert!(began.elapsed() >= Duration::from_millis(60));
+        drop(writer);
+    }
+}
