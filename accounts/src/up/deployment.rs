@@ -548,7 +548,6 @@ fn default_checks(hub_port: u16, postgres_port: u16, health_port: Option<u16>) -
         own("hub", Target::Tcp { address: format!("127.0.0.1:{hub_port}") }),
         own("database", Target::Tcp { address: format!("127.0.0.1:{postgres_port}") }),
         own("this-machine", Target::Icmp { host: "127.0.0.1".to_owned() }),
-        own("resolver", Target::Dns { name: "localhost".to_owned() }),
     ];
     all.extend(
         health_port.map(|port| own("core-ready", Target::Http { url: format!("http://127.0.0.1:{port}/readyz") })),

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::identity::{Endpoint, Handshake};
-use crate::wire::{Decoder, Dialect, Frame, ProtocolError};
+use crate::wire::{Decoder, Dialect, Frame};
 
 /// From the first packet to the server's answer to CONNECT. Longer than any authorization timeout used here.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ pub enum ConnectError {
     Refused(String),
     #[error("the server closed the connection without a word")]
     Closed,
-    #[error("read from the server")]
-    Protocol(#[source] ProtocolError),
+    #[error("what the server says is not the protocol: {0}")]
+    Unreadable(String),
     #[error("the server did not answer within {0:?}")]
     Timeout(Duration),
 }
@@ -96,13 +96,10 @@ async fn shake_hands(
 
 async fn read_info(stream: &mut (impl AsyncRead + Unpin), decoder: &mut Decoder) -> Result<Value, ConnectError> {
     loop {
-        match decoder.next_frame().map_err(ConnectError::Protocol)? {
+        match decoder.next_frame().map_err(|error| ConnectError::Unreadable(error.to_string()))? {
             Some(Frame::Info(info)) => return Ok(info),
             Some(Frame::Error(text)) => return Err(ConnectError::Refused(text)),
-            Some(frame) => {
-                let line = format!("{frame:?} before INFO").chars().take(120).collect();
-                return Err(ConnectError::Protocol(ProtocolError::Line(line)));
-            }
+            Some(frame) => return Err(ConnectError::Unreadable(format!("{frame:?} before INFO"))),
             None => match stream.read_buf(decoder.buffer()).await {
                 Ok(0) => return Err(ConnectError::Closed),
                 Ok(_) => {}

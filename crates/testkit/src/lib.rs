@@ -25,4 +25,4 @@ pub use raw::{RawClient, header_block};
 pub use route::{RouteOutcome, try_route};
 pub use session::{Closed, Flushed};
 pub use settings::find_test_tools;
-pub use wire::{ProtocolError, RawMessage};
+pub use wire::RawMessage;

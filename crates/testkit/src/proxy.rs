@@ -68,10 +68,10 @@ impl Losses {
     }
 
     /// By how much pieces that were read together come late; `None` when one of them ends the connection.
-    fn delay_of(&self, fates: impl Iterator<Item = Fate>) -> Option<Duration> {
-        fates.fold(Some(Duration::ZERO), |delay, fate| match fate {
-            Fate::Pass => delay,
-            Fate::Stall => delay.map(|_| self.stall),
+    fn delay_of(&self, mut fates: impl Iterator<Item = Fate>) -> Option<Duration> {
+        fates.try_fold(Duration::ZERO, |delay, fate| match fate {
+            Fate::Pass => Some(delay),
+            Fate::Stall => Some(self.stall),
             Fate::Reset => None,
         })
     }

@@ -36,7 +36,7 @@ pub async fn try_route(addr: SocketAddr, identity: &Identity) -> Result<RouteOut
             error @ (ConnectError::Identity(_)
             | ConnectError::Unreachable { .. }
             | ConnectError::Untrusted(_)
-            | ConnectError::Protocol(_)
+            | ConnectError::Unreadable(_)
             | ConnectError::Timeout(_)),
         ) => Err(error),
     }

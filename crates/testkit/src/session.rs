@@ -122,7 +122,7 @@ impl Session {
         match &seen.closed {
             Some(Closed::TlsAlert(alert)) => Err(ConnectError::RefusedTls(alert.clone())),
             Some(Closed::Ended | Closed::Flooded) => Err(ConnectError::Closed),
-            Some(Closed::Unreadable(why)) => Err(ConnectError::Untrusted(why.clone())),
+            Some(Closed::Unreadable(why)) => Err(ConnectError::Unreadable(why.clone())),
             None => Err(ConnectError::Timeout(CONNECT_LIMIT)),
         }
     }
@@ -222,7 +222,7 @@ fn closed_by(error: &std::io::Error) -> Closed {
         | ConnectError::Unreachable { .. }
         | ConnectError::Refused(_)
         | ConnectError::Closed
-        | ConnectError::Protocol(_)
+        | ConnectError::Unreadable(_)
         | ConnectError::Timeout(_) => Closed::Ended,
     }
 }

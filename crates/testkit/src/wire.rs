@@ -61,7 +61,7 @@ pub(crate) enum Frame {
 
 /// What is not the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
+pub(crate) enum ProtocolError {
     #[error("a control line is longer than {LINE_MOST} bytes")]
     LongLine,
     #[error("{0:?} is not a control line of this protocol")]

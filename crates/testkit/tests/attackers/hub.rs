@@ -10,7 +10,7 @@ use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig};
 use bulkhead_accounts::operator::{OperatorStore, UserRequest};
 use bulkhead_accounts::plan::PlanName;
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
-use bulkhead_accounts::up::{Accounts, Layout, Platform, TenantPlan};
+use bulkhead_accounts::up::{Accounts, CORE, INTAKE, Layout, Platform, TenantPlan};
 use bulkhead_bus::{AccountKey, Role, SiteName};
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{CertificatePair, Endpoint, Handshake, Identity, find_test_tools};
@@ -105,7 +105,7 @@ fn hub_config(platform: &Platform, company: Company) -> HubConfig {
         system_token: system.token,
         resolver_dir: folder.join("jwt"),
         store_dir: folder.join("js"),
-        max_file_bytes: 1 << 30,
+        max_file_bytes: 4 << 30,
         hub_cert_file: hub.cert_file,
         hub_key_file: hub.key_file,
         client_root_file: platform.authority.client_root_file(),
@@ -192,8 +192,14 @@ impl Hub {
     /// Core's receiver of live streams.
     pub(crate) fn live_reader(&self) -> Identity {
         let expires = self.platform.credentials_expire();
-        let user = UserRequest { account: "intake-1", role: Role::CoreLive, name: "core-live", site: None, expires };
+        let user = UserRequest { account: INTAKE, role: Role::CoreLive, name: "core-live", site: None, expires };
         self.issue(&user, &ClientIdentity::Service { service: "core" })
+    }
+
+    pub(crate) fn dispatcher(&self) -> Identity {
+        let expires = self.platform.credentials_expire();
+        let user = UserRequest { account: CORE, role: Role::DispatchPush, name: "dispatch", site: None, expires };
+        self.issue(&user, &ClientIdentity::Service { service: "poller-dispatch" })
     }
 
     pub(crate) fn hub_certificate(&self) -> CertificatePair {
