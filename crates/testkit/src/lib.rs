@@ -3,6 +3,7 @@
 //! Attackers here are free of every rule that honest clients keep: whatever they are not able to do, a server refused.
 //! Nothing in this crate stands in for a server.
 
+pub mod deployment;
 mod dial;
 mod fake_hub;
 mod identity;
@@ -15,6 +16,7 @@ mod session;
 mod settings;
 mod wire;
 
+pub use deployment::{LIMIT, TestDeployment};
 pub use dial::ConnectError;
 pub use fake_hub::{FakeHub, Visit};
 pub use identity::{CertificatePair, Endpoint, Handshake, Identity};

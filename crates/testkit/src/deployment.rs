@@ -1,0 +1,284 @@
+//! A whole deployment of its own for a test: the product's own `up` in a temporary folder, and ways to look behind it.
+//!
+//! Looking uses keys that the product never issues (an unrestricted user, the database's superuser), so that a witness
+//! sees what no tenant, service or person may.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::Context;
+use bulkhead_accounts::claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
+use bulkhead_accounts::keys::{KeyKind, SigningKey};
+use bulkhead_accounts::operator::AccountRecord;
+use bulkhead_accounts::profile::Profile;
+use bulkhead_accounts::resolver::push;
+use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
+use bulkhead_bus::TenantSlug;
+use bulkhead_runtime::{eventually, now_ms};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tempfile::TempDir;
+
+use crate::{Endpoint, Handshake, Identity, RawClient, find_test_tools};
+
+/// How long a state may take to come about on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+const EVERYTHING: &str = ">";
+
+/// A running deployment. Dropping it kills its processes and removes its folder.
+pub struct TestDeployment {
+    pub up: Deployment,
+    home: TempDir,
+}
+
+/// The programs that were built beside this test.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find the test program")?;
+    let folder = own.parent().and_then(Path::parent).context("find the folder of programs")?;
+    let path = folder.join(name);
+    anyhow::ensure!(path.is_file(), "{} is missing: run the tests with `cargo xtask test`", path.display());
+    Ok(path)
+}
+
+/// Tenants from text, one each: `acme-corp enterprise oslo/p1 oslo/p2 bergen/p1`.
+///
+/// # Errors
+/// When a name is none.
+pub fn tenants(lines: &[&str]) -> anyhow::Result<Vec<TenantOptions>> {
+    let tenant = |line: &&str| -> anyhow::Result<TenantOptions> {
+        let mut words = line.split_whitespace();
+        let (slug, plan) = words.next().zip(words.next()).context("a tenant has a slug and a plan")?;
+        let mut tenant = TenantOptions { slug: slug.parse()?, plan: plan.parse()?, sites: vec![] };
+        for word in words {
+            let (site, poller) = word.split_once('/').context("a poller is site/name")?;
+            let (site, poller) = (site.parse()?, poller.parse()?);
+            match tenant.sites.iter_mut().find(|(known, _)| *known == site) {
+                Some((_, pollers)) => pollers.push(poller),
+                None => tenant.sites.push((site, vec![poller])),
+            }
+        }
+        Ok(tenant)
+    };
+    lines.iter().map(tenant).collect()
+}
+
+impl TestDeployment {
+    /// The two tenants of a trial: `acme-corp` with oslo/p1 and `xyz-inc` with lima/p1.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await
+    }
+
+    /// Other tenants, as [`tenants`] reads them, and further targets.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_with(lines: &[&str], targets: &[&str]) -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
+        // So that the database's user may pass; what is secret has closed folders of its own.
+        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
+        let options = Options {
+            home: home.path().to_owned(),
+            fresh: false,
+            tools: find_test_tools()?,
+            programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
+            tenants: tenants(lines)?,
+            targets: targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?,
+        };
+        let up = Deployment::start(options, &|_| {}).await.context("start a deployment")?;
+        Ok(Self { up, home })
+    }
+
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.up.stop().await.context("stop the deployment")
+    }
+
+    /// The real `bulkhead` program, asked about this deployment.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn bulkhead(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let mut command = tokio::process::Command::new(program("bulkhead")?);
+        command.arg("--home").arg(self.home()).args(args).kill_on_drop(true);
+        tokio::time::timeout(LIMIT, command.output()).await.context("bulkhead took too long")?.context("run bulkhead")
+    }
+
+    /// The rows that `bulkhead <args> --json` prints.
+    ///
+    /// # Errors
+    /// When it fails or prints something else.
+    pub async fn rows(&self, args: &[&str]) -> anyhow::Result<Vec<serde_json::Value>> {
+        let mut args = args.to_vec();
+        args.push("--json");
+        let output = self.bulkhead(&args).await?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.success(), "bulkhead {args:?} failed: {errors}");
+        let text = String::from_utf8(output.stdout).context("read rows")?;
+        text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// Sees every row of every tenant: the database's superuser.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn witness(&self) -> anyhow::Result<PgPool> {
+        let url = self.up.postgres.superuser_url();
+        let url = url.strip_suffix("/postgres").context("the superuser's address names a database")?;
+        let pool = PgPoolOptions::new().max_connections(2).connect(&format!("{url}/bulkhead")).await;
+        pool.context("connect as witness")
+    }
+
+    /// Stored results of a tenant, by slug.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn stored(&self, witness: &PgPool, tenant: &str) -> anyhow::Result<i64> {
+        let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+        sqlx::query_scalar(sql).bind(tenant).fetch_one(witness).await.context("count results")
+    }
+
+    /// Waits until every check of every poller has a result that was measured after this call.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn wait_for_results(&self, witness: &PgPool) -> anyhow::Result<()> {
+        let since = now_ms();
+        let expected = i64::try_from(self.up.checks).context("count checks")?;
+        let waited = eventually("a new result of every check", LIMIT, || async {
+            let sql = "select count(*) from shared.check_state where extract(epoch from slot) * 1000 >= $1::float8";
+            let fresh: i64 = sqlx::query_scalar(sql)
+                .bind(since as f64)
+                .fetch_one(witness)
+                .await
+                .map_err(|error| error.to_string())?;
+            if fresh >= expected { Ok(()) } else { Err(format!("{fresh} of {expected} checks")) }
+        });
+        waited.await.context("wait for results")
+    }
+
+    fn endpoint(port: u16, handshake: Handshake) -> Endpoint {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Endpoint { addr, server_name: "localhost".to_owned(), handshake }
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn hub(&self) -> Endpoint {
+        Self::endpoint(self.up.hub_port, Handshake::AfterInfo)
+    }
+
+    /// Where leaves connect.
+    #[must_use]
+    pub fn hub_for_leaves(&self) -> Endpoint {
+        Self::endpoint(self.up.hub_leaf_port, Handshake::First)
+    }
+
+    fn trusting_hub(&self) -> Identity {
+        Identity::trusting(self.up.platform.authority.server_root_file())
+    }
+
+    /// What a site's own leaf shows to the hub.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn leaf_identity(&self, tenant: &str, site: &str) -> anyhow::Result<Identity> {
+        let folder = self.up.layout.site(&tenant.parse()?, &site.parse()?);
+        let tls = folder.join("tls");
+        Ok(self
+            .trusting_hub()
+            .with_certificate(tls.join("leaf.crt"), tls.join("leaf.key"))
+            .with_creds(folder.join("leaf.creds")))
+    }
+
+    /// A person: `ops`, or `<tenant>-admin`.
+    ///
+    /// # Errors
+    /// When there is no such profile.
+    pub fn person_identity(&self, profile: &str) -> anyhow::Result<Identity> {
+        let profile = Profile::read(&self.up.layout.profile(profile)).context("read profile")?;
+        Ok(self.trusting_hub().with_certificate(profile.cert_file, profile.key_file).with_creds(profile.creds_file))
+    }
+
+    /// The account of a tenant as it was last signed.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn account(&self, name: &str) -> anyhow::Result<AccountRecord> {
+        self.up.platform.operator.account(name)?.with_context(|| format!("there is no account {name}"))
+    }
+
+    /// A tenant's account key, as subjects carry it.
+    ///
+    /// # Errors
+    /// When there is no such tenant.
+    pub fn key_of(&self, tenant: &str) -> anyhow::Result<String> {
+        let slug: TenantSlug = tenant.parse()?;
+        Ok(self.account(slug.as_str())?.key.to_string())
+    }
+
+    /// Signs an account's body after `change`, and pushes it until it is in force: how a test weakens a deployment.
+    ///
+    /// # Errors
+    /// When the hub does not take it.
+    pub async fn change_account(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
+    ) -> anyhow::Result<AccountRecord> {
+        let mut body = self.account(name)?.claims.nats;
+        change(&mut body);
+        let signed = self.up.platform.operator.sign_body(name, body, now_ms() / 1_000).context("sign account")?;
+        push(&self.up.system, &signed, 1).await.context("push account")?;
+        Ok(signed)
+    }
+
+    /// A user of `account` that may publish and subscribe everything there, which the product never issues.
+    ///
+    /// # Errors
+    /// When the hub does not take the account's new signing key.
+    pub async fn unrestricted_identity(&self, account: &str) -> anyhow::Result<Identity> {
+        let plain = SigningKey::generate(KeyKind::Account);
+        let public = plain.public();
+        self.change_account(account, |body| body.signing_keys.push(ScopedKey::Plain(public))).await?;
+        let key = SigningKey::generate(KeyKind::User);
+        let mut body = UserBody::scoped(self.account(account)?.key.to_string(), vec![]);
+        body.publish.allow = vec![EVERYTHING.to_owned()];
+        body.subscribe.allow = vec![EVERYTHING.to_owned()];
+        for limit in ["subs", "data", "payload"] {
+            body.unknown.insert(limit.to_owned(), (-1).into());
+        }
+        let mut claims = Claims::new(key.public(), "witness".to_owned(), now_ms() / 1_000, body);
+        let token = encode(&mut claims, &plain).context("sign witness")?;
+        let creds_file = self.home().join(format!("witness-{}.creds", key.public()));
+        let text = credentials_text(&token, &key).context("write witness")?;
+        std::fs::write(&creds_file, text).context("write witness")?;
+        // Any certificate of the platform's will do: accounts are entered by credentials here.
+        Ok(self.person_identity("ops")?.with_creds(creds_file))
+    }
+
+    /// Hears everything that is said in `account`.
+    ///
+    /// # Errors
+    /// When the hub does not admit it.
+    pub async fn wiretap(&self, account: &str) -> anyhow::Result<RawClient> {
+        let identity = self.unrestricted_identity(account).await?;
+        let client = RawClient::connect(&self.hub(), &identity).await.context("connect a wiretap")?;
+        client.subscribe(EVERYTHING).await.context("subscribe a wiretap")?;
+        client.flush().await.context("subscribe a wiretap")?;
+        Ok(client)
+    }
+}
