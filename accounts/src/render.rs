@@ -1,7 +1,7 @@
 //! Renders the whole claims of every kind of account. Source: design section 2; the shapes were run as they are
 //! (facts: topology-proved section 3). No plain signing key, no `>`, no limit of -1 but `data`, which servers ignore.
 
-use bulkhead_bus::{Role, StreamName, role_permissions};
+use bulkhead_bus::{Head, Role, StreamName, role_permissions};
 use serde_json::Map;
 
 use crate::claims::{
@@ -48,11 +48,11 @@ fn export(name: &str, subject: &str, kind: ExportKind, position: Option<u32>) ->
     }
 }
 
-fn import(name: &str, subject: String, local: String, account: &str, kind: ExportKind) -> Import {
+fn import(name: &str, subject: &str, local: &str, account: &str, kind: ExportKind) -> Import {
     Import {
         name: name.to_owned(),
-        subject,
-        local_subject: local,
+        subject: subject.to_owned(),
+        local_subject: local.to_owned(),
         account: account.to_owned(),
         kind,
         unknown: Map::new(),
@@ -102,8 +102,8 @@ pub fn core_account(keys: &[RoleKey]) -> AccountBody {
         ..AccountLimits::default()
     };
     let exports = vec![
-        export("up", "t.*.up.>", ExportKind::Service, Some(2)),
-        export("down", "t.*.down.>", ExportKind::Stream, Some(2)),
+        export("up", &Head::Up.core_pattern("*"), ExportKind::Service, Some(2)),
+        export("down", &Head::Down.core_pattern("*"), ExportKind::Stream, Some(2)),
     ];
     AccountBody::new(limits, vec![], exports, scoped(keys))
 }
@@ -121,7 +121,7 @@ pub fn intake_account(keys: &[RoleKey], tenants: &[(String, String)]) -> Account
     };
     let live = |(slug, account): &(String, String)| {
         let name = format!("live-{slug}");
-        import(&name, "live.>".to_owned(), format!("t.{account}.live.>"), account, ExportKind::Stream)
+        import(&name, Head::Live.pattern(), &Head::Live.core_pattern(account), account, ExportKind::Stream)
     };
     AccountBody::new(limits, tenants.iter().map(live).collect(), vec![], scoped(keys))
 }
@@ -141,10 +141,10 @@ pub fn tenant_account(plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> A
         ..AccountLimits::default()
     };
     let imports = vec![
-        import("up", format!("t.{own}.up.>"), "up.>".to_owned(), core, ExportKind::Service),
-        import("down", format!("t.{own}.down.>"), "down.>".to_owned(), core, ExportKind::Stream),
+        import("up", &Head::Up.core_pattern(own), Head::Up.pattern(), core, ExportKind::Service),
+        import("down", &Head::Down.core_pattern(own), Head::Down.pattern(), core, ExportKind::Stream),
     ];
-    let exports = vec![export("live", "live.>", ExportKind::Stream, None)];
+    let exports = vec![export("live", Head::Live.pattern(), ExportKind::Stream, None)];
     AccountBody::new(limits, imports, exports, scoped(keys))
 }
 

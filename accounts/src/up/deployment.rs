@@ -6,33 +6,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_bus::payload::{Query, StatusRow};
-use bulkhead_bus::{CoreVerb, PollerName, Role, SiteName, TenantSlug};
+use bulkhead_bus::{CoreVerb, PollerName, SiteName, TenantSlug};
 use bulkhead_runtime::{Bus, LimitReached, eventually};
-use bulkhead_store::admin::{self, Passwords};
-use bulkhead_store::{Provisioning, ProvisioningError};
-use serde::Serialize;
-use time::OffsetDateTime;
-use uuid::Uuid;
+use bulkhead_store::ProvisioningError;
+use bulkhead_store::admin::Passwords;
 
-use super::child::{AskBy, Child, ChildError, ChildSpec, end_leftovers};
+use super::child::{Child, ChildError, ChildSpec, end_leftovers};
 use super::layout::Layout;
-use super::platform::{Accounts, CORE, INTAKE, Platform, PlatformError, TenantPlan};
+use super::platform::{Accounts, Platform, PlatformError, TenantPlan};
 use super::ports::{PortError, Ports};
 use super::postgres::{Postgres, PostgresError, database_folder, open_to_stand_in};
-use super::site::{BusFile, Site, SiteError, SiteMaker, TlsFile, write_settings};
-use super::target::{CheckSetting, Target, checks};
+use super::site::{Site, SiteError};
+use super::start::{MadeSite, Starter, child_spec};
+use super::target::Target;
 use super::tools::Tools;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, TrustDomain};
+use crate::certificates::CertificateError;
 use crate::client::{ClientError, query};
-use crate::files::{FileError, make_folder, read_text, write_public, write_secret};
-use crate::nats_config::{HubConfig, RenderError};
-use crate::operator::{OperatorError, OperatorStore};
+use crate::files::{FileError, make_folder};
+use crate::nats_config::RenderError;
+use crate::operator::OperatorError;
 use crate::plan::PlanName;
 use crate::profile::{Profile, ProfileError};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const HUB_STORE_BYTES: u64 = 4 << 30;
-const DATABASE: &str = "bulkhead";
 
 /// Where the services' programs are.
 #[derive(Debug, Clone)]
@@ -124,17 +120,6 @@ pub struct Deployment {
     _lock: File,
 }
 
-#[derive(Serialize)]
-struct CoreFile {
-    log_format: &'static str,
-    log_filter: &'static str,
-    health_listen: String,
-    database_url_file: PathBuf,
-    stream_bus: BusFile,
-    rpc_bus: BusFile,
-    live_buses: Vec<BusFile>,
-}
-
 fn lock(layout: &Layout) -> Result<File, DeploymentError> {
     make_folder(layout.home()).map_err(DeploymentError::File)?;
     open_to_stand_in(layout.home());
@@ -178,28 +163,6 @@ fn empty(layout: &Layout) -> Result<(), DeploymentError> {
         std::fs::remove_dir_all(&database).map_err(failed(&database))?;
     }
     Ok(())
-}
-
-/// A password that is made once and kept.
-fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
-    let path = layout.secrets().join(format!("postgres-{role}.password"));
-    if path.exists() {
-        return read_text(&path).map_err(DeploymentError::File);
-    }
-    let password = Uuid::new_v4().simple().to_string();
-    write_secret(&path, password.as_bytes()).map_err(DeploymentError::File)?;
-    Ok(password)
-}
-
-/// The settings that services and bus clients share, as a settings file spells them.
-fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
-    let files = CertificateFiles { cert_file: settings.tls.cert_file, key_file: settings.tls.key_file };
-    BusFile {
-        urls: settings.urls,
-        inbox_prefix: settings.inbox_prefix,
-        creds_file: settings.creds_file,
-        tls: TlsFile::new(settings.tls.ca_file, files),
-    }
 }
 
 impl Deployment {
@@ -385,183 +348,4 @@ async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
         reply.map(|_| ()).map_err(|error| error.to_string())
     });
     answered.await.map_err(|source| DeploymentError::NotReady("core is not ready".to_owned(), source))
-}
-
-fn child_spec(layout: &Layout, name: &str, program: &std::path::Path) -> ChildSpec {
-    ChildSpec {
-        name: name.to_owned(),
-        program: program.to_owned(),
-        args: vec![],
-        folder: layout.home().to_owned(),
-        log_file: layout.log(name),
-        pid_file: layout.pid(name),
-        run_as: None,
-        ask_by: AskBy::Terminate,
-    }
-}
-
-/// A site whose files are written.
-struct MadeSite {
-    site: Site,
-    leaf_config: PathBuf,
-    pollers: Vec<(PollerName, PathBuf)>,
-    checks: usize,
-}
-
-/// What the steps of a start share.
-struct Starter<'a> {
-    options: &'a Options,
-    layout: &'a Layout,
-    ports: &'a mut Ports,
-    announce: &'a dyn Fn(&str),
-}
-
-impl Starter<'_> {
-    async fn start_database(&mut self) -> Result<(Postgres, Passwords, Provisioning), DeploymentError> {
-        let port = self.ports.choose("postgres").map_err(DeploymentError::Port)?;
-        let postgres = Postgres::start(self.layout.home(), &self.options.tools, port).await;
-        let postgres = postgres.map_err(DeploymentError::Postgres)?;
-        let passwords =
-            Passwords { provision: password(self.layout, "provision")?, core: password(self.layout, "core")? };
-        (self.announce)("preparing the database");
-        admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
-        let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
-        admin::migrate(&url).await.map_err(DeploymentError::Database)?;
-        let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
-        Ok((postgres, passwords, database))
-    }
-
-    fn make_platform(&mut self) -> Result<(Platform, u16, u16), DeploymentError> {
-        let hub_port = self.ports.choose("hub-client").map_err(DeploymentError::Port)?;
-        let hub_leaf_port = self.ports.choose("hub-leaf").map_err(DeploymentError::Port)?;
-        let now = OffsetDateTime::now_utc();
-        let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
-        let operator = operator.map_err(DeploymentError::Operator)?;
-        let authority = Authority::new(self.layout.authority(), TrustDomain::default());
-        authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
-        let hub_url = format!("tls://127.0.0.1:{hub_port}");
-        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_url, now };
-        Ok((platform, hub_port, hub_leaf_port))
-    }
-
-    fn start_hub(&self, platform: &Platform, port: u16, leaf_port: u16) -> Result<Child, DeploymentError> {
-        let folder = self.layout.hub();
-        let files = CertificateFiles::named(&folder, "hub");
-        platform.authority.issue_hub(&files, platform.now).map_err(DeploymentError::Certificate)?;
-        let system = platform.operator.system().map_err(DeploymentError::Operator)?;
-        let config = HubConfig {
-            server_name: "hub-1".to_owned(),
-            client_listen: format!("127.0.0.1:{port}"),
-            leaf_listen: format!("127.0.0.1:{leaf_port}"),
-            operator_token: platform.operator.token.clone(),
-            system_account: system.key.to_string(),
-            system_token: system.token,
-            resolver_dir: folder.join("jwt"),
-            store_dir: folder.join("js"),
-            max_file_bytes: HUB_STORE_BYTES,
-            hub_cert_file: files.cert_file,
-            hub_key_file: files.key_file,
-            client_root_file: platform.authority.client_root_file(),
-            cluster: None,
-        };
-        let path = folder.join("hub.conf");
-        let text = config.render().map_err(DeploymentError::Render)?;
-        write_public(&path, text.as_bytes()).map_err(DeploymentError::File)?;
-        let spec = ChildSpec {
-            args: vec!["-c".to_owned(), path.display().to_string()],
-            ..child_spec(self.layout, "hub", &self.options.tools.nats_server.path)
-        };
-        Child::start(spec).map_err(DeploymentError::Child)
-    }
-
-    fn start_core(
-        &mut self,
-        platform: &Platform,
-        postgres: &Postgres,
-        passwords: &Passwords,
-    ) -> Result<Child, DeploymentError> {
-        let folder = self.layout.core();
-        let health_port = self.ports.choose("core-health").map_err(DeploymentError::Port)?;
-        let url_file = self.layout.secrets().join("postgres-core.url");
-        let url = postgres.url("bulkhead_core", &passwords.core, DATABASE);
-        write_secret(&url_file, url.as_bytes()).map_err(DeploymentError::File)?;
-        let service = |account, role| platform.issue_service(account, role, "core", &folder).map(bus_file);
-        let settings = CoreFile {
-            log_format: "text",
-            log_filter: "info",
-            health_listen: format!("127.0.0.1:{health_port}"),
-            database_url_file: url_file,
-            stream_bus: service(CORE, Role::CoreStream)?,
-            rpc_bus: service(CORE, Role::CoreRpc)?,
-            live_buses: vec![service(INTAKE, Role::CoreLive)?],
-        };
-        let path = folder.join("core.toml");
-        write_settings(&path, &settings).map_err(|error| DeploymentError::Site("core".to_owned(), error))?;
-        let spec = ChildSpec {
-            args: vec!["--config".to_owned(), path.display().to_string()],
-            ..child_spec(self.layout, "core", &self.options.programs.core)
-        };
-        Child::start(spec).map_err(DeploymentError::Child)
-    }
-
-    async fn write_sites(
-        &mut self,
-        platform: &Platform,
-        database: &Provisioning,
-        tenants: &[bulkhead_bus::Tenant],
-        hub_leaf_port: u16,
-        postgres_port: u16,
-        hub_port: u16,
-    ) -> Result<Vec<MadeSite>, DeploymentError> {
-        let maker = SiteMaker {
-            layout: self.layout,
-            operator: &platform.operator,
-            authority: &platform.authority,
-            hub_leaf_url: format!("tls://127.0.0.1:{hub_leaf_port}"),
-            now: platform.now,
-            credentials_expire: platform.credentials_expire(),
-        };
-        let health_port = self.ports.chosen("core-health");
-        let watched = checks(default_checks(hub_port, postgres_port, health_port), &self.options.targets);
-        let mut made = Vec::new();
-        for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
-            for (site, pollers) in &options.sites {
-                let site = Site { tenant: tenant.slug.clone(), site: site.clone(), pollers: pollers.clone() };
-                let name = format!("{}/{}", site.tenant, site.site);
-                let failed = |error| DeploymentError::Site(name.clone(), error);
-                let port = self.ports.choose(&format!("leaf-{name}")).map_err(DeploymentError::Port)?;
-                database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
-                let leaf_config = maker.write_leaf(&site, port).map_err(failed)?;
-                let mut written = Vec::new();
-                for poller in pollers {
-                    let (path, key) = maker.write_poller(&site, poller, port, &watched).map_err(failed)?;
-                    let put = database.put_poller(tenant, &site.site, poller, &key).await;
-                    put.map_err(DeploymentError::Rows)?;
-                    written.push((poller.clone(), path));
-                }
-                made.push(MadeSite { site, leaf_config, pollers: written, checks: watched.len() });
-            }
-        }
-        Ok(made)
-    }
-}
-
-/// The real things that every deployment has: hub, database, resolver, core's health page, this machine.
-fn default_checks(hub_port: u16, postgres_port: u16, health_port: Option<u16>) -> Vec<CheckSetting> {
-    let own = |name: &str, target: Target| name.parse().ok().map(|name| target.check(name));
-    let mut all = vec![
-        own("hub", Target::Tcp { address: format!("127.0.0.1:{hub_port}") }),
-        own("database", Target::Tcp { address: format!("127.0.0.1:{postgres_port}") }),
-        own("this-machine", Target::Icmp { host: "127.0.0.1".to_owned() }),
-    ];
-    all.extend(
-        health_port.map(|port| own("core-ready", Target::Http { url: format!("http://127.0.0.1:{port}/readyz") })),
-    );
-    for (name, port) in [("web-server", 80_u16), ("web-server-8080", 8080)] {
-        let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
-        if std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
-            all.push(own(name, Target::Http { url: format!("http://127.0.0.1:{port}/") }));
-        }
-    }
-    all.into_iter().flatten().collect()
 }

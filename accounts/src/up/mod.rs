@@ -11,6 +11,7 @@ mod platform;
 mod ports;
 mod postgres;
 mod site;
+mod start;
 mod target;
 mod tools;
 

@@ -22,4 +22,4 @@ pub use name::{CheckName, NameError, PollerName, SiteName, TenantSlug, UserName}
 pub use permission::{EdgeRole, Permissions, edge_permissions, role_permissions};
 pub use stream::{ConsumerSpec, MAX_BATCH_BYTES, StreamName, StreamSpec};
 pub use subject::{CoreSubject, CoreVerb, EdgeSubject, Lane, LiveKind, SubjectError, TenantSubject, WakeUp};
-pub use table::{Role, SUBJECTS, SubjectRow, Way};
+pub use table::{Head, Role, SUBJECTS, SubjectRow, Way};

@@ -55,6 +55,32 @@ impl Role {
     }
 }
 
+/// The first token of a tenant's subjects: what accounts export and import as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    Up,
+    Down,
+    Live,
+}
+
+impl Head {
+    /// Everything under this head, as the tenant's account speaks it.
+    #[must_use]
+    pub fn pattern(self) -> &'static str {
+        match self {
+            Self::Up => "up.>",
+            Self::Down => "down.>",
+            Self::Live => "live.>",
+        }
+    }
+
+    /// Everything under this head of one account, or of all with `*`, as CORE and INTAKE see it.
+    #[must_use]
+    pub fn core_pattern(self, account: &str) -> String {
+        format!("t.{account}.{}", self.pattern())
+    }
+}
+
 /// How a subject travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {

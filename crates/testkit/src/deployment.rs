@@ -16,7 +16,6 @@ use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::resolver::push;
 use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
-use bulkhead_bus::TenantSlug;
 use bulkhead_runtime::{eventually, now_ms};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -221,13 +220,12 @@ impl TestDeployment {
         self.up.platform.operator.account(name)?.with_context(|| format!("there is no account {name}"))
     }
 
-    /// A tenant's account key, as subjects carry it.
+    /// An account's key, as subjects carry it.
     ///
     /// # Errors
-    /// When there is no such tenant.
-    pub fn key_of(&self, tenant: &str) -> anyhow::Result<String> {
-        let slug: TenantSlug = tenant.parse()?;
-        Ok(self.account(slug.as_str())?.key.to_string())
+    /// When there is no such account.
+    pub fn key_of(&self, account: &str) -> anyhow::Result<String> {
+        Ok(self.account(account)?.key.to_string())
     }
 
     /// Signs an account's body after `change`, and pushes it until it is in force: how a test weakens a deployment.

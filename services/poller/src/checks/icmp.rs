@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_bus::payload::Reason;
 use bulkhead_runtime::Chain;
@@ -94,6 +94,7 @@ pub(super) async fn probe(spec: &IcmpSpec, prober: &Prober, detail: &mut Detail)
     let number = pings.next.fetch_add(1, Ordering::Relaxed);
     let mut pinger = client.pinger(address, pings.identifier).await;
     let turn = pings.burst.acquire().await.map_err(|_| Failure::of_poller(Reason::Internal))?;
+    let started = Instant::now();
     let mut ping = std::pin::pin!(pinger.timeout(PING_LIMIT).ping(PingSequence(number), &PAYLOAD));
     let early = tokio::time::timeout(BURST_PAUSE, &mut ping).await;
     drop(turn);
@@ -102,7 +103,10 @@ pub(super) async fn probe(spec: &IcmpSpec, prober: &Prober, detail: &mut Detail)
         Err(_) => ping.await,
     };
     match answered {
-        Ok((packet, latency)) if is_echo_reply(&packet) => Ok(latency),
+        // surge-ping starts its clock after sending: the answer of a near target can be there before that.
+        Ok((packet, latency)) if is_echo_reply(&packet) => {
+            Ok(if latency.is_zero() { started.elapsed() } else { latency })
+        }
         // A router answered in the target's place.
         Ok(_) => Err(Failure::of_target(Reason::Unreachable)),
         Err(error) => Err(failure_of(&error)),
