@@ -201,8 +201,10 @@ struct Screen {
 
 impl Screen {
     fn new(deployment: &Deployment) -> Self {
-        let home = deployment.layout.home();
-        let program = std::env::current_exe().map_or_else(|_| "bulkhead".to_owned(), |path| path.display().to_string());
+        let here = std::env::current_dir().unwrap_or_default();
+        let from_here = |path: &Path| path.strip_prefix(&here).unwrap_or(path).display().to_string();
+        let program = std::env::current_exe().map_or_else(|_| "bulkhead".to_owned(), |path| from_here(&path));
+        let home = from_here(deployment.layout.home());
         let help = format!(
             "\nQuery it from another terminal:\n  \
              {program} --home {home} status\n  \
@@ -210,7 +212,6 @@ impl Screen {
              {program} --home {home} results list --tenant acme-corp --json\n  \
              {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n\
              Logs are in {home}/logs. Ctrl-C ends everything; the next start goes on from here.\n",
-            home = home.display(),
         );
         Self { is_terminal: std::io::stdout().is_terminal(), printed: None, help }
     }

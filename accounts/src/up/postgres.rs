@@ -29,6 +29,8 @@ pub enum PostgresError {
     Child(#[source] ChildError),
     #[error("database on port {port} did not come up; the end of its log {log}:\n{tail}")]
     NotUp { port: u16, log: String, tail: String, source: LimitReached },
+    #[error("the database's password {path} is gone: restore the file, or start anew with `bulkhead up --fresh`")]
+    NoPassword { path: String },
     #[error("PostgreSQL refuses to run as root and this machine has neither a user postgres nor a user nobody")]
     NoUser,
 }
@@ -165,6 +167,19 @@ fn initialize(programs: &Path, folder: &Path, run_as: Option<RunAs>, password: &
     fs::rename(&part, &data).map_err(folder_error(&data))
 }
 
+/// A database whose password is gone: beside a state folder that was removed it is an orphan and goes, inside one
+/// something is damaged and nothing is touched.
+fn forget_orphan(home: &Path, folder: &Path, secret_file: &Path) -> Result<(), PostgresError> {
+    let data = folder.join("data");
+    if secret_file.exists() || !data.exists() {
+        return Ok(());
+    }
+    if folder.starts_with(home) {
+        return Err(PostgresError::NoPassword { path: secret_file.display().to_string() });
+    }
+    fs::remove_dir_all(&data).map_err(folder_error(&data))
+}
+
 impl Postgres {
     /// Starts the database of `home` on `port`, initializing it first when there is none.
     ///
@@ -176,6 +191,7 @@ impl Postgres {
         own_folder(&folder, run_as)?;
         let programs = reachable_programs(tools, &folder, run_as)?;
         let secret_file = home.join("secrets").join("postgres-superuser.password");
+        forget_orphan(home, &folder, &secret_file)?;
         if !folder.join("data").join("PG_VERSION").is_file() {
             let password = Uuid::new_v4().simple().to_string();
             // The password first: a database whose password nobody knows would be lost.
