@@ -12,11 +12,11 @@ create table poller (
     tenant_id  uuid not null,
     site       text not null,
     name       text not null,
-    batch_key  text not null,
+    -- No two pollers, of whichever tenants: a batch that one signed must never be another's.
+    batch_key  text not null unique,
     state      text not null default 'active' check (state in ('active', 'revoked')),
     created_at timestamptz not null default now(),
-    primary key (tenant_id, site, name),
-    unique (tenant_id, batch_key)
+    primary key (tenant_id, site, name)
 );
 
 -- What core last stored of a poller; apart from the poller's own row, which only provisioning writes.

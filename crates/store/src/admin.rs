@@ -20,7 +20,7 @@ pub enum AdminError {
     Sql { action: &'static str, source: sqlx::Error },
     #[error("migrate schema {schema}")]
     Migrate { schema: &'static str, source: MigrateError },
-    #[error("password of {0} has other characters than letters and digits")]
+    #[error("password of {0} is not letters and digits only: choose another one")]
     Password(&'static str),
 }
 
@@ -59,13 +59,14 @@ pub async fn ping(url: &str) -> Result<(), AdminError> {
 /// # Errors
 /// When the superuser may not, or a password is not letters and digits.
 pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Result<(), AdminError> {
-    let mut connection = connect(superuser_url).await?;
     let logins = [("bulkhead_provision", &passwords.provision), ("bulkhead_core", &passwords.core)];
+    // Passwords cannot be bound as parameters, so what could end the string is refused.
+    let is_good = |password: &str| !password.is_empty() && password.bytes().all(|b| b.is_ascii_alphanumeric());
+    if let Some((role, _)) = logins.iter().find(|(_, password)| !is_good(password)) {
+        return Err(AdminError::Password(role));
+    }
+    let mut connection = connect(superuser_url).await?;
     for (role, password) in logins {
-        // Passwords cannot be bound as parameters, so what could end the string is refused.
-        if password.is_empty() || !password.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(AdminError::Password(role));
-        }
         ensure_role(&mut connection, role).await?;
         let rights = "login nosuperuser nobypassrls nocreatedb nocreaterole noinherit";
         run(&mut connection, "set up role", &format!("alter role {role} {rights} password '{password}'")).await?;
@@ -105,6 +106,12 @@ pub async fn migrate(provision_url: &str) -> Result<(), AdminError> {
     run_migrations(provision_url, Isolation::Shared.schema(), &TENANT).await
 }
 
+/// Which version of each schema this release works with.
+pub(crate) fn expected_versions() -> [(&'static str, i64); 2] {
+    let newest = |migrator: &Migrator| migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+    [(PLATFORM_SCHEMA, newest(&PLATFORM)), (Isolation::Shared.schema(), newest(&TENANT))]
+}
+
 fn in_schema(migrator: &Migrator, schema: &str) -> Migrator {
     let mut migrator = Migrator { migrations: migrator.migrations.clone(), locking: false, ..Migrator::DEFAULT };
     migrator.dangerous_set_table_name(format!("{schema}._migrations"));
@@ -121,9 +128,15 @@ async fn run_migrations(url: &str, schema: &'static str, migrator: &Migrator) ->
         .execute(&mut connection)
         .await
         .map_err(failed("lock a schema"))?;
+    if schema == PLATFORM_SCHEMA {
+        // Nobody keeps anything in the schema that everybody can look into.
+        run(&mut connection, action, "revoke all on schema public from public").await?;
+    }
     run(&mut connection, action, &format!("create schema if not exists {schema}")).await?;
     run(&mut connection, action, &format!("set search_path to {schema}")).await?;
     let ran = in_schema(migrator, schema).run_direct(None, &mut connection, false).await;
     ran.map_err(|source| AdminError::Migrate { schema, source })?;
+    // Services refuse to start on an older schema than theirs.
+    run(&mut connection, action, &format!("grant select on {schema}._migrations to bulkhead_core")).await?;
     connection.close().await.map_err(failed("close"))
 }

@@ -18,10 +18,19 @@ pub enum ProvisioningError {
     Store(#[source] StoreError),
     #[error("slug {slug} belongs to another account: offboard that tenant first, or choose another slug")]
     SlugTaken { slug: TenantSlug },
+    #[error("account {account} cannot be a tenant's and the platform's at the same time: use another account")]
+    TwoRoles { account: AccountKey },
+    #[error("the batch key of {site}/{poller} belongs to another poller: every poller signs with a key of its own")]
+    KeyTaken { site: SiteName, poller: PollerName },
 }
 
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> ProvisioningError {
     move |source| ProvisioningError::Sql { action, source }
+}
+
+/// Nothing is written for an account that has the other role: the guard would take a tenant for the platform.
+fn one_role(key: &AccountKey, written: u64) -> Result<(), ProvisioningError> {
+    if written == 1 { Ok(()) } else { Err(ProvisioningError::TwoRoles { account: key.clone() }) }
 }
 
 /// A connection as the role that provisions.
@@ -47,12 +56,13 @@ impl Provisioning {
     /// An account whose people may name a target tenant.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// When the account is a tenant's.
     pub async fn put_platform_account(&self, key: &AccountKey, name: &str) -> Result<(), ProvisioningError> {
-        let sql = "insert into platform.platform_account (account_key, name) values ($1, $2)
+        let sql = "insert into platform.platform_account (account_key, name)
+                   select $1, $2 where not exists (select from platform.tenant where account_key = $1)
                    on conflict (name) do update set account_key = excluded.account_key";
         let put = sqlx::query(sql).bind(key.as_str()).bind(name).execute(&self.pool).await;
-        put.map(|_| ()).map_err(failed("write platform account"))
+        one_role(key, put.map_err(failed("write platform account"))?.rows_affected())
     }
 
     /// Every tenant and platform account.
@@ -72,11 +82,12 @@ impl Provisioning {
     /// Writes a tenant by its account key; its id stays what it was at first.
     ///
     /// # Errors
-    /// When another account holds the slug.
+    /// When another account holds the slug, or the account is the platform's.
     pub async fn put_tenant(&self, key: &AccountKey, tenant: &Tenant) -> Result<(), ProvisioningError> {
         let sql = "insert into platform.tenant
                      (tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned)
-                   values ($1, $2, $3, $4, $5, $6, $7)
+                   select $1, $2, $3, $4, $5, $6, $7
+                   where not exists (select from platform.platform_account where account_key = $2)
                    on conflict (account_key) do update set
                      slug = excluded.slug, plan = excluded.plan, state = excluded.state,
                      retention_days = excluded.retention_days, allows_unsigned = excluded.allows_unsigned";
@@ -91,7 +102,7 @@ impl Provisioning {
             .execute(&self.pool)
             .await;
         match put {
-            Ok(_) => Ok(()),
+            Ok(done) => one_role(key, done.rows_affected()),
             Err(sqlx::Error::Database(error)) if error.constraint() == Some("tenant_slug_key") => {
                 Err(ProvisioningError::SlugTaken { slug: tenant.slug.clone() })
             }
@@ -117,7 +128,7 @@ impl Provisioning {
     }
 
     /// # Errors
-    /// When the database refuses, for example because another poller has this batch key.
+    /// When another poller has this batch key.
     pub async fn put_poller(
         &self,
         tenant: &Tenant,
@@ -128,14 +139,17 @@ impl Provisioning {
         let mut tx = self.begin(tenant).await?;
         let sql = "insert into poller (tenant_id, site, name, batch_key) values ($1, $2, $3, $4)
                    on conflict (tenant_id, site, name) do update set batch_key = excluded.batch_key";
-        sqlx::query(sql)
+        let put = sqlx::query(sql)
             .bind(tenant.id.as_uuid())
             .bind(site.as_str())
             .bind(poller.as_str())
             .bind(key.as_str())
             .execute(tx.connection())
-            .await
-            .map_err(failed("write poller"))?;
+            .await;
+        put.map_err(|error| match error.as_database_error().and_then(|refused| refused.constraint()) {
+            Some("poller_batch_key_key") => ProvisioningError::KeyTaken { site: site.clone(), poller: poller.clone() },
+            Some(_) | None => failed("write poller")(error),
+        })?;
         tx.commit().await.map_err(ProvisioningError::Store)
     }
 }

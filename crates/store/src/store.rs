@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSnapshot, TenantState};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Row, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, Row, Transaction};
 
+use crate::admin;
 use crate::isolation::isolation_of;
 
 const STATEMENT_LIMIT_MS: u32 = 30_000;
@@ -18,10 +19,14 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(30 * 60);
 pub enum StoreError {
     #[error("{action}")]
     Sql { action: &'static str, source: sqlx::Error },
+    #[error("{action}: no answer of the database within {limit:?}")]
+    TimedOut { action: &'static str, limit: Duration },
     #[error("database role {role} is {what}: services must use a role that row security holds for")]
     Privileged { role: String, what: &'static str },
-    #[error("database schemas are not there or not of this release: run the migrations first")]
+    #[error("database schemas are not there: run the migrations first")]
     NotMigrated(#[source] sqlx::Error),
+    #[error("schema {schema} has version {found}, and this release needs {expected}: run its migrations first")]
+    Outdated { schema: &'static str, expected: i64, found: i64 },
     #[error("tenant setting is {found:?} after it was set to {expected}")]
     Setting { expected: String, found: String },
     #[error("tenant row {account} is not readable: {what}")]
@@ -32,8 +37,11 @@ impl StoreError {
     /// Whether trying again may help: the database is away, not the data wrong.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let (Self::Sql { source, .. } | Self::NotMigrated(source)) = self else { return false };
-        is_transient(source)
+        match self {
+            Self::Sql { source, .. } | Self::NotMigrated(source) => is_transient(source),
+            Self::TimedOut { .. } => true,
+            Self::Privileged { .. } | Self::Outdated { .. } | Self::Setting { .. } | Self::Row { .. } => false,
+        }
     }
 }
 
@@ -117,24 +125,38 @@ impl Store {
 
     async fn check_role(&self) -> Result<(), StoreError> {
         let sql = "select r.rolname::text, r.rolsuper, r.rolbypassrls,
-                          exists (select from pg_class c where c.relowner = r.oid and c.relkind in ('r', 'p')) as owns
+                          exists (select from pg_class c where c.relkind in ('r', 'p') and c.relowner = r.oid),
+                          exists (select from pg_class c where c.relkind in ('r', 'p')
+                                  and pg_has_role(r.oid, c.relowner, 'member'))
                    from pg_roles r where r.rolname = current_user";
         let row = sqlx::query(sql).fetch_one(&self.pool).await.map_err(failed("look at our own role"))?;
         let role: String = row.get(0);
-        for (column, what) in [(1, "a superuser"), (2, "exempt from row security"), (3, "an owner of tables")] {
-            if row.get::<bool, _>(column) {
-                return Err(StoreError::Privileged { role, what });
+        let privileges = [
+            "a superuser",
+            "exempt from row security",
+            "an owner of tables",
+            "a member of the role that owns the tables",
+        ];
+        match (1..).zip(privileges).find(|(column, _)| row.get::<bool, _>(column)) {
+            Some((_, what)) => Err(StoreError::Privileged { role, what }),
+            None => Ok(()),
+        }
+    }
+
+    /// A schema that is newer than this release is fine: migrations first add, and take away only a release later.
+    async fn check_schemas(&self) -> Result<(), StoreError> {
+        for (schema, expected) in admin::expected_versions() {
+            let sql = format!("select coalesce(max(version) filter (where success), 0) from {schema}._migrations");
+            let found: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await;
+            let found = found.map_err(|error| match error.as_database_error() {
+                Some(_) => StoreError::NotMigrated(error),
+                None => failed("look at the schemas")(error),
+            })?;
+            if found < expected {
+                return Err(StoreError::Outdated { schema, expected, found });
             }
         }
         Ok(())
-    }
-
-    async fn check_schemas(&self) -> Result<(), StoreError> {
-        let sql = "select count(*) from platform.tenant where false";
-        sqlx::query(sql).execute(&self.pool).await.map_err(StoreError::NotMigrated)?;
-        // Asked for its catalogue entry only: reading a tenant's table without a tenant is an error.
-        let sql = "select 'shared.result'::regclass::oid::int8";
-        sqlx::query(sql).execute(&self.pool).await.map(|_| ()).map_err(StoreError::NotMigrated)
     }
 
     /// Every tenant and platform account.

@@ -1,5 +1,7 @@
 //! What keeps tenants apart in the database, attacked as core's own role. Controls take a lock away and see it missed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use bulkhead_bus::Tenant;
@@ -107,14 +109,22 @@ async fn control_a_lock_that_is_taken_away_is_missed() {
     let mut superuser = database.superuser().await;
     let partition = today_partition(&mut superuser).await;
     let locks = [
-        ("alter table shared.site no force row level security", "site", "alter table shared.site force row level security"),
+        (
+            "alter table shared.site no force row level security",
+            "site",
+            "alter table shared.site force row level security",
+        ),
         (
             "alter table shared.check_state disable row level security",
             "check_state",
             "alter table shared.check_state enable row level security",
         ),
         ("drop policy tenant on shared.dead_letter", "dead_letter", "select 1"),
-        ("create policy wide on shared.poller using (true) with check (true)", "poller", "drop policy wide on shared.poller"),
+        (
+            "create policy wide on shared.poller using (true) with check (true)",
+            "poller",
+            "drop policy wide on shared.poller",
+        ),
     ];
     for (take_away, table, put_back) in locks {
         let before = open_tables(&mut superuser).await.len();
@@ -236,7 +246,10 @@ async fn a_privileged_role_is_refused_at_the_door() {
     assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "exempt from row security");
     run(&mut superuser, "alter role bulkhead_core nobypassrls").await.unwrap();
     run(&mut superuser, "grant bulkhead_owner to bulkhead_core").await.unwrap();
-    assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "a member of the role that owns the tables");
+    assert_eq!(
+        what(Store::connect(&database.core_url(), "core", 1).await),
+        "a member of the role that owns the tables"
+    );
     run(&mut superuser, "revoke bulkhead_owner from bulkhead_core").await.unwrap();
     run(&mut superuser, "alter table shared.site owner to bulkhead_core").await.unwrap();
     assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "an owner of tables");

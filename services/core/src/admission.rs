@@ -31,6 +31,7 @@ pub enum DeadReason {
     ForeignKey,
     SlotTooOld,
     SlotInFuture,
+    BadStart,
     DetailTooLarge,
     UnsafeText,
     NotStorable,
@@ -54,9 +55,35 @@ impl DeadReason {
             Self::ForeignKey => "foreign_key",
             Self::SlotTooOld => "slot_too_old",
             Self::SlotInFuture => "slot_in_future",
+            Self::BadStart => "bad_start",
             Self::DetailTooLarge => "detail_too_large",
             Self::UnsafeText => "unsafe_text",
             Self::NotStorable => "not_storable",
+        }
+    }
+
+    /// Whether `TenantGuard` refused, and not the decoder, the signature or a rule of rows.
+    #[must_use]
+    pub fn is_guards(self) -> bool {
+        match self {
+            Self::UnknownAccount
+            | Self::TenantSuspended
+            | Self::TenantMismatch
+            | Self::SenderMismatch
+            | Self::NotForPlatform => true,
+            Self::ForeignSubject
+            | Self::NotDecodable
+            | Self::UnknownVersion
+            | Self::TooManyResults
+            | Self::Unsigned
+            | Self::BadSignature
+            | Self::ForeignKey
+            | Self::SlotTooOld
+            | Self::SlotInFuture
+            | Self::BadStart
+            | Self::DetailTooLarge
+            | Self::UnsafeText
+            | Self::NotStorable => false,
         }
     }
 
@@ -87,6 +114,15 @@ impl Dead {
 /// The active batch keys of one tenant's pollers.
 pub type BatchKeys = HashMap<(SiteName, PollerName), BatchKey>;
 
+/// One row of a batch that is stored without it.
+#[derive(Debug, Clone)]
+pub struct DeadRow {
+    /// Its place in the batch.
+    pub index: usize,
+    pub row: Measured,
+    pub dead: Dead,
+}
+
 /// A batch that passed: who sent it, what is stored and what is not.
 #[derive(Debug, Clone)]
 pub struct Admitted {
@@ -96,8 +132,7 @@ pub struct Admitted {
     /// `None` when it was not signed and its tenant allows that.
     pub sequence: Option<Sequence>,
     pub rows: Vec<Measured>,
-    /// With their index in the batch.
-    pub dead_rows: Vec<(usize, Dead)>,
+    pub dead_rows: Vec<DeadRow>,
 }
 
 /// What becomes of a message.
@@ -110,6 +145,17 @@ pub enum Verdict {
     Unclaimed(AccountKey, Dead),
     /// Not even an account: nothing of ours wrote this subject.
     Foreign(Dead),
+}
+
+impl Verdict {
+    /// Why the whole message is refused, when it is.
+    #[must_use]
+    pub fn dead(&self) -> Option<&Dead> {
+        match self {
+            Self::Admitted(_) => None,
+            Self::Dead(_, dead) | Self::Unclaimed(_, dead) | Self::Foreign(dead) => Some(dead),
+        }
+    }
 }
 
 /// A message as it came.
@@ -208,7 +254,7 @@ fn admitted(guarded: &Guarded<ResultBatch>, sequence: Option<Sequence>, now_ms: 
     for (index, row) in batch.results.iter().enumerate() {
         match check_row(row, tenant.retention_days, now_ms) {
             Ok(()) => rows.push(row.clone()),
-            Err(dead) => dead_rows.push((index, dead)),
+            Err(dead) => dead_rows.push(DeadRow { index, row: row.clone(), dead }),
         }
     }
     Verdict::Admitted(Admitted {
@@ -232,12 +278,12 @@ fn check_row(row: &Measured, retention_days: u32, now_ms: i64) -> Result<(), Dea
         let detail = format!("slot {} of {} is more than 5 minutes ahead", row.slot_ms, row.check);
         return Err(Dead::new(DeadReason::SlotInFuture, detail));
     }
-    // When it ran is for people; a wild clock must not make the whole row impossible to store.
-    if row.started_ms.saturating_sub(row.slot_ms).saturating_abs() > DAY_MS {
-        let detail = format!("{} began {} ms, a day or more from its slot", row.check, row.started_ms);
-        return Err(Dead::new(DeadReason::SlotTooOld, detail));
+    // Any number may come in: the difference of two of them need not be one.
+    if row.started_ms.abs_diff(row.slot_ms) > DAY_MS.unsigned_abs() {
+        let detail = format!("{} began at {}, a day or more from its slot", row.check, row.started_ms);
+        return Err(Dead::new(DeadReason::BadStart, detail));
     }
-    let detail_bytes = serde_json::to_string(&row.detail).map_or(usize::MAX, |text| text.len());
+    let detail_bytes = detail_bytes(row);
     if detail_bytes > DETAIL_BYTES_MAX {
         let detail = format!("detail of {} has {detail_bytes} bytes: at most {DETAIL_BYTES_MAX}", row.check);
         return Err(Dead::new(DeadReason::DetailTooLarge, detail));
@@ -247,6 +293,11 @@ fn check_row(row: &Measured, retention_days: u32, now_ms: i64) -> Result<(), Dea
         return Err(Dead::new(DeadReason::UnsafeText, detail));
     }
     Ok(())
+}
+
+/// How long a row's detail is as JSON.
+pub(crate) fn detail_bytes(row: &Measured) -> usize {
+    serde_json::to_string(&row.detail).map_or(usize::MAX, |text| text.len())
 }
 
 fn has_nul(value: &Value) -> bool {

@@ -1,6 +1,6 @@
 use super::*;
 use bulkhead_bus::payload::{CheckKind, Outcome};
-use bulkhead_bus::{Account, TenantId, TenantState};
+use bulkhead_bus::{Account, Lane, TenantId, TenantState};
 use nkeys::KeyPair;
 use proptest::prelude::*;
 
@@ -56,6 +56,11 @@ fn batch(rows: Vec<Measured>) -> ResultBatch {
     }
 }
 
+fn subject_of(account: &AccountKey) -> String {
+    let subject = TenantSubject::Forwarded { site: "oslo".parse().unwrap(), lane: Lane::Results };
+    CoreSubject { account: account.clone(), subject }.to_string()
+}
+
 /// Admits `body` as it would arrive from oslo's forwarder, signed by `signer` when there is one.
 fn admit_bytes(world: &World, body: &[u8], signer: Option<&KeyPair>) -> Verdict {
     let sequence = Sequence { boot: 1, number: 2 };
@@ -72,7 +77,7 @@ fn admit_bytes(world: &World, body: &[u8], signer: Option<&KeyPair>) -> Verdict 
             _ => None,
         }
     };
-    let subject = format!("t.{}.up.oslo.fwd.results", world.account);
+    let subject = subject_of(&world.account);
     let incoming = Incoming { subject: &subject, body };
     admit(incoming, value, &world.snapshot, |_| Some(&world.keys), NOW)
 }
@@ -120,7 +125,7 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
     let mut large = row(NOW);
     large.detail.insert("text".to_owned(), serde_json::json!("x".repeat(DETAIL_BYTES_MAX)));
     let mut wild = row(NOW);
-    wild.started_ms = i64::MAX / 2;
+    wild.started_ms = i64::MIN;
     let rows = vec![
         row(NOW),
         row(NOW - 8 * DAY_MS),
@@ -133,13 +138,13 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
     ];
     let body = serde_json::to_vec(&batch(rows)).unwrap();
     let Verdict::Admitted(admitted) = admit_bytes(&world, &body, Some(&world.pair)) else { panic!("not admitted") };
-    let dead: Vec<(usize, DeadReason)> = admitted.dead_rows.iter().map(|(row, dead)| (*row, dead.reason)).collect();
+    let dead: Vec<(usize, DeadReason)> = admitted.dead_rows.iter().map(|row| (row.index, row.dead.reason)).collect();
     let expected = [
         (1, DeadReason::SlotTooOld),
         (2, DeadReason::SlotInFuture),
         (3, DeadReason::UnsafeText),
         (4, DeadReason::DetailTooLarge),
-        (5, DeadReason::SlotTooOld),
+        (5, DeadReason::BadStart),
     ];
     assert_eq!(dead, expected);
     assert_eq!(admitted.rows.len(), 3);
@@ -148,14 +153,15 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
 #[test]
 fn strangers_and_foreign_subjects_are_told_apart() {
     let world = world();
-    let nobody = KeyPair::new_account().public_key();
+    let nobody: AccountKey = KeyPair::new_account().public_key().parse().unwrap();
     let verdict = |subject: &str| {
         let incoming = Incoming { subject, body: b"{}" };
         admit(incoming, |_| None, &world.snapshot, |_| None, NOW)
     };
-    assert!(matches!(verdict(&format!("t.{nobody}.up.oslo.fwd.results")), Verdict::Unclaimed(..)));
+    assert!(matches!(verdict(&subject_of(&nobody)), Verdict::Unclaimed(..)));
     assert!(matches!(verdict("results.p1"), Verdict::Foreign(_)));
-    assert!(matches!(verdict(&format!("t.{}.up.oslo.x.y", world.account)), Verdict::Dead(..)));
+    let unknown = subject_of(&world.account).replace(".fwd.", ".x.");
+    assert!(matches!(verdict(&unknown), Verdict::Dead(..)));
 }
 
 proptest! {
@@ -165,9 +171,11 @@ proptest! {
         let is_admitted = matches!(admit_bytes(&world, &bytes, Some(&world.pair)), Verdict::Admitted(_));
         prop_assert!(!is_admitted);
         // Any slot and start, however wild, is judged without overflow.
-        let mut wild = row(millis.clamp(i64::MIN / 4, i64::MAX / 4));
-        wild.started_ms = millis / 4;
-        let body = serde_json::to_vec(&batch(vec![wild])).unwrap();
-        let _ = admit_bytes(&world, &body, Some(&world.pair));
+        let mut wild = row(NOW);
+        wild.started_ms = millis;
+        let rows = vec![row(millis), wild, row(i64::MIN), row(i64::MAX)];
+        let body = serde_json::to_vec(&batch(rows)).unwrap();
+        let is_admitted = matches!(admit_bytes(&world, &body, Some(&world.pair)), Verdict::Admitted(_));
+        prop_assert!(is_admitted);
     }
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_runtime::{BusSettings, LogFormat, load_settings};
+use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
+use bulkhead_runtime::{BusSettings, Chain, LogFormat, client_config, load_settings};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -56,6 +57,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct IngestConfig {
     pub messages_most: usize,
+    pub rows_most: usize,
     pub linger_ms: u64,
     pub ahead: usize,
     pub dead_letter_after: i64,
@@ -93,24 +95,43 @@ impl Config {
 
     fn problems(&self) -> Vec<String> {
         let ingest = &self.ingest;
-        let ranges: [(&str, i128, i128, i128); 7] = [
+        let ranges: [(&str, i128, i128, i128); 9] = [
             ("ingest.messages_most", ingest.messages_most as i128, 1, 5_000),
+            ("ingest.rows_most", ingest.rows_most as i128, RESULTS_PER_BATCH_MAX as i128, 100_000),
             ("ingest.linger_ms", i128::from(ingest.linger_ms), 1, 10_000),
             ("ingest.ahead", ingest.ahead as i128, 1, 5_000),
             ("ingest.dead_letter_after", i128::from(ingest.dead_letter_after), 2, 1_000),
             ("ingest.backfill_rows_per_second", i128::from(ingest.backfill_rows_per_second), 1, 10_000_000),
             ("ingest.connections", i128::from(ingest.connections), 2, 100),
             ("tenants.refresh_s", i128::from(self.tenants.refresh_s), 1, 3_600),
+            ("live.dark_after_s", i128::from(self.live.dark_after_s), 1, 86_400),
         ];
         let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
         let range =
             wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
         let mut problems: Vec<String> = range.collect();
         if let Err(error) = bulkhead_store::read_database_url(&self.database_url_file) {
-            problems.push(format!("  database_url_file: {}", bulkhead_runtime::Chain(&error)));
+            problems.push(format!("  database_url_file: {}", Chain(&error)));
         }
+        let named = [("stream_bus".to_owned(), &self.stream_bus), ("rpc_bus".to_owned(), &self.rpc_bus)];
+        let live = self.live_buses.iter().enumerate().map(|(index, bus)| (format!("live_buses.{index}"), bus));
+        problems.extend(named.into_iter().chain(live).flat_map(|(key, bus)| bus_problems(&key, bus)));
         problems
     }
+}
+
+fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
+    let mut problems = Vec::new();
+    if settings.urls.is_empty() {
+        problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
+    }
+    for url in settings.urls.iter().filter(|url| !url.starts_with("tls://")) {
+        problems.push(format!("  {key}.urls: {url:?} does not begin with tls://: the hub is asked over TLS only"));
+    }
+    if let Err(error) = client_config(&settings.tls) {
+        problems.push(format!("  {key}.tls: {}", Chain(&error)));
+    }
+    problems
 }
 
 #[cfg(test)]
@@ -138,7 +159,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let problems = Config::load(Some(&file)).unwrap_err();
         std::fs::remove_file(&file).unwrap();
-        for part in ["messages_most", "ahead", "database_url_file", "/nonexistent"] {
+        for part in ["messages_most", "ahead", "database_url_file", "/nonexistent", "stream_bus.urls", "rpc_bus.tls"] {
             assert!(problems.contains(part), "{part} is missing in {problems}");
         }
     }

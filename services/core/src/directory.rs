@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::{Tenant, TenantId, TenantSnapshot};
 use bulkhead_runtime::{Chain, Stop};
 use bulkhead_store::{Store, StoreError};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::admission::BatchKeys;
 use crate::store::read_batch_keys;
@@ -85,14 +85,21 @@ impl Directory {
     /// Never: a database that is away keeps the old snapshot.
     pub async fn keep_fresh(self, every: Duration, stop: Stop) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_stale = false;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return Ok(()),
             }
-            if let Err(error) = self.refresh().await {
-                warn!(error = %Chain(&error), "tenants not read again, the old list stays");
+            let refreshed = self.refresh().await;
+            match (&refreshed, is_stale) {
+                (Ok(()), true) => info!("tenants are read again"),
+                // Once an outage, not once a look.
+                (Err(error), false) => warn!(error = %Chain(error), "tenants not read again, the old list stays"),
+                (Ok(()), false) | (Err(_), true) => {}
             }
+            is_stale = refreshed.is_err();
         }
     }
 }

@@ -3,12 +3,14 @@
 //! Reading order: settings, what becomes of a batch, which row wins, who is who, SQL, the handlers of each subject.
 
 pub mod admission;
+pub mod commit;
 pub mod config;
 pub mod directory;
 pub mod handlers;
 pub mod live_view;
 pub mod metrics;
 pub mod precedence;
+mod start;
 pub mod store;
 
 use std::sync::Arc;
@@ -16,10 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::StreamName;
-use bulkhead_runtime::{
-    Bus, BusSettings, Chain, Readiness, Stop, Supervisor, eventually, serve_health, stop_on_signals,
-};
-use bulkhead_store::{Store, read_database_url};
+use bulkhead_runtime::{Readiness, Stop, Supervisor, serve_health, stop_on_signals};
 use tracing::info;
 
 use crate::config::Config;
@@ -29,33 +28,14 @@ use crate::handlers::live::LiveReader;
 use crate::handlers::query::Answering;
 use crate::live_view::LiveView;
 use crate::metrics::Metrics;
-
-/// How long a start waits for the hub and the database before it fails and is started again.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
-async fn connect(settings: &BusSettings, name: &'static str) -> anyhow::Result<Bus> {
-    let connected = eventually("a connection to the hub", START_LIMIT, || async {
-        Bus::connect(settings, name).await.map_err(|error| Chain(&error).to_string())
-    });
-    connected.await.context(name)
-}
-
-async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let url = read_database_url(&config.database_url_file).context("read database address")?;
-    let opened = eventually("a connection to the database", START_LIMIT, || async {
-        Store::connect(&url, "bulkhead-core", config.ingest.connections)
-            .await
-            .map_err(|error| Chain(&error).to_string())
-    });
-    opened.await.context("open the database")
-}
+use crate::start::{connect, open_store};
 
 /// Runs core until `stop` or a signal.
 ///
 /// # Errors
 /// When it cannot start, or a task fails.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
-    let mut parts = vec!["results", "backfill", "queries"];
+    let mut parts = vec!["database", "results", "backfill", "queries"];
     if !config.live_buses.is_empty() {
         parts.push("live");
     }
@@ -66,24 +46,30 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         supervisor.spawn("health", serve_health(listen, readiness.clone(), stop.clone()));
     }
     let metrics = Arc::new(Metrics::default());
-    supervisor.spawn("core", start(config, readiness, Arc::clone(&metrics), stop));
+    supervisor.spawn("core", serve(config, readiness, Arc::clone(&metrics), stop));
     let ended = supervisor.run().await;
     info!("{}", metrics.to_text());
     ended
 }
 
-async fn start(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
-    let opened = tokio::select! {
-        opened = open_store(&config) => opened,
-        () = stop.cancelled() => return Ok(()),
-    };
-    let store = opened?;
+/// A stop that comes while core still waits for something is a stop and not a failure.
+async fn serve(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
+    match start(config, readiness, metrics, &stop).await {
+        Ok(tasks) => tasks.run().await,
+        Err(_) if stop.is_cancelled() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn start(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: &Stop) -> anyhow::Result<Supervisor> {
+    let store = open_store(&config, stop).await?;
     let directory = Directory::load(store.clone()).await.context("read tenants")?;
+    readiness.mark("database");
     let view = LiveView::default();
     let mut tasks = Supervisor::new(stop.clone());
     let refresh = Duration::from_secs(config.tenants.refresh_s);
     tasks.spawn("tenants", directory.clone().keep_fresh(refresh, stop.clone()));
-    let stream_bus = connect(&config.stream_bus, "core-stream").await?;
+    let stream_bus = connect(&config.stream_bus, "core-stream", stop).await?;
     let lanes = [
         (StreamName::Results, "results", None),
         (StreamName::Backfill, "backfill", Some(config.ingest.backfill_rows_per_second)),
@@ -107,12 +93,12 @@ async fn start(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop
         metrics: Arc::clone(&metrics),
         dark_after_ms: i64::from(config.live.dark_after_s) * 1_000,
     };
-    let rpc_bus = connect(&config.rpc_bus, "core-rpc").await?;
+    let rpc_bus = connect(&config.rpc_bus, "core-rpc", stop).await?;
     tasks.spawn("queries", answering.run(rpc_bus, readiness.clone(), stop.clone()));
     let reader = LiveReader { directory, view, metrics };
     for settings in &config.live_buses {
-        let bus = connect(settings, "core-live").await?;
+        let bus = connect(settings, "core-live", stop).await?;
         tasks.spawn("live", reader.clone().run(bus, readiness.clone(), stop.clone()));
     }
-    tasks.run().await
+    Ok(tasks)
 }

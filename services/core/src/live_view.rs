@@ -3,11 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use bulkhead_bus::payload::{LiveRow, Measured};
+use bulkhead_bus::payload::{DETAIL_BYTES_MAX, LiveRow, Measured};
 use bulkhead_bus::{CheckName, PollerName, SiteName, Tenant, TenantId};
+
+use crate::admission::detail_bytes;
 
 /// Checks of one tenant that are shown.
 const ROWS_PER_TENANT_MAX: usize = 10_000;
+/// After this a row makes room for another one, when there is none left.
+const KEPT_MS: i64 = 60_000;
 
 type RowKey = (SiteName, PollerName, CheckName);
 
@@ -28,8 +32,16 @@ impl LiveView {
     ) -> usize {
         let mut rows = self.rows.lock().expect("no holder panics");
         let own = rows.entry(tenant.id).or_default();
+        if own.len() >= ROWS_PER_TENANT_MAX {
+            // Nobody may have looked for a long time: what is dark anyway makes room.
+            own.retain(|_, row| row.received_ms >= now_ms - KEPT_MS);
+        }
         let mut dropped = 0;
         for measured in results {
+            if detail_bytes(&measured) > DETAIL_BYTES_MAX {
+                dropped += 1;
+                continue;
+            }
             let key = (site.clone(), poller.clone(), measured.check.clone());
             if own.len() >= ROWS_PER_TENANT_MAX && !own.contains_key(&key) {
                 dropped += 1;
@@ -109,5 +121,11 @@ mod tests {
         let place = ("oslo".parse().unwrap(), "p1".parse().unwrap());
         let many: Vec<Measured> = (0..=ROWS_PER_TENANT_MAX).map(|n| measured(&format!("c{n}"))).collect();
         assert_eq!(view.show(&acme, (&place.0, &place.1), many, 0), 1);
+        let mut large = measured("c0");
+        large.detail.insert("text".to_owned(), "x".repeat(DETAIL_BYTES_MAX).into());
+        assert_eq!(view.show(&acme, (&place.0, &place.1), vec![large], 0), 1);
+        assert_eq!(view.show(&acme, (&place.0, &place.1), vec![measured("new")], KEPT_MS), 1, "still shown");
+        assert_eq!(view.show(&acme, (&place.0, &place.1), vec![measured("new")], KEPT_MS + 1), 0, "dark makes room");
+        assert_eq!(view.rows(&acme, 0).len(), 1);
     }
 }

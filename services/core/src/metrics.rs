@@ -35,10 +35,12 @@ counters! {
     dead_letters_not_kept,
     /// Deliveries put back because the database was away or the account not known yet.
     deliveries_retried,
-    /// Messages that the guard refused.
+    /// Messages and queries that the guard refused.
     guard_refusals,
     /// Queries answered.
     queries_answered,
+    /// Answers that had more rows than one message holds.
+    answers_cut,
     /// Requests whose reply subject was not made by the server.
     requests_unanswerable,
     /// Live messages shown.

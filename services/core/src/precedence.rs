@@ -1,7 +1,8 @@
 //! Which of two rows for the same slot is kept (design section 5): a real result beats `missed`, a higher generation
 //! beats a lower, an island result only fills an empty slot. The database applies the same rule to what it has.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bulkhead_bus::payload::{Measured, Outcome};
 
@@ -31,29 +32,31 @@ pub fn beats(new: &Measured, old: &Measured) -> bool {
     }
 }
 
-/// One row for each slot of a check at a vantage: one statement cannot touch a row twice.
+/// One row for each slot of a check at a vantage: one statement cannot touch a row twice. In the order of the key, so
+/// that two writers lock rows in one order.
 #[must_use]
 pub fn merged(rows: Vec<Candidate>) -> Vec<Candidate> {
-    let mut places: HashMap<(String, i64, String), usize> = HashMap::new();
-    let mut kept: Vec<Candidate> = Vec::with_capacity(rows.len());
+    let mut kept: BTreeMap<(String, i64, String), Candidate> = BTreeMap::new();
     for row in rows {
         let key = (row.measured.check.to_string(), row.measured.slot_ms, row.vantage.clone());
-        match places.get(&key) {
-            Some(&place) if beats(&row.measured, &kept[place].measured) => kept[place] = row,
-            Some(_) => {}
-            None => {
-                places.insert(key, kept.len());
-                kept.push(row);
+        match kept.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(row);
             }
+            Entry::Occupied(mut place) if beats(&row.measured, &place.get().measured) => {
+                place.insert(row);
+            }
+            Entry::Occupied(_) => {}
         }
     }
-    kept
+    kept.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bulkhead_bus::payload::CheckKind;
+    use proptest::prelude::*;
 
     pub(crate) fn row(outcome: Outcome, generation: i64, island: bool) -> Measured {
         Measured {
@@ -96,7 +99,37 @@ mod tests {
             candidate(row(Outcome::Ok, 0, false), "bergen"),
             candidate(row(Outcome::Fail, 0, false), "oslo"),
         ];
-        let outcomes: Vec<Outcome> = merged(rows).iter().map(|row| row.measured.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Ok, Outcome::Ok]);
+        let rows = merged(rows);
+        let kept: Vec<(&str, Outcome)> = rows.iter().map(|row| (&*row.vantage, row.measured.outcome)).collect();
+        assert_eq!(kept, [("bergen", Outcome::Ok), ("oslo", Outcome::Ok)]);
+    }
+
+    fn any_row() -> impl Strategy<Value = Measured> {
+        let outcomes = prop_oneof![Just(Outcome::Ok), Just(Outcome::Fail), Just(Outcome::Error), Just(Outcome::Missed)];
+        (outcomes, 0_i64..3, any::<bool>()).prop_map(|(outcome, generation, island)| row(outcome, generation, island))
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_beats_itself_and_no_two_beat_each_other(a in any_row(), b in any_row()) {
+            prop_assert!(!beats(&a, &a.clone()));
+            prop_assert!(!(beats(&a, &b) && beats(&b, &a)));
+        }
+
+        #[test]
+        fn merging_is_taking_them_one_after_the_other(rows in proptest::collection::vec(any_row(), 1..8)) {
+            let last = rows.iter().skip(1).fold(&rows[0], |old, new| if beats(new, old) { new } else { old });
+            let candidates = rows.iter().map(|measured| Candidate {
+                measured: measured.clone(),
+                vantage: "oslo".to_owned(),
+                poller: "p1".to_owned(),
+                attested: true,
+            });
+            let kept = merged(candidates.collect());
+            prop_assert_eq!(kept.len(), 1);
+            prop_assert_eq!(&kept[0].measured, last);
+            // Whatever comes again changes nothing.
+            prop_assert!(!rows.iter().any(|row| beats(row, &kept[0].measured)));
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! All SQL of core. Every function takes a transaction that has named its tenant.
+//! The SQL of storing. Every function takes a transaction that has named its tenant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bulkhead_bus::header::Sequence;
-use bulkhead_bus::payload::{CheckKind, Outcome, PollerRow, Query, Reason, ResultRow, StateRow};
-use bulkhead_bus::{BatchKey, PollerName, SiteName, Tenant, TenantSlug};
+use bulkhead_bus::payload::Reason;
+use bulkhead_bus::{BatchKey, PollerName, SiteName, Tenant};
 use bulkhead_store::{Store, StoreError, TenantTx};
 use serde_json::Value;
 use sqlx::Row;
@@ -15,20 +15,18 @@ use time::{Date, OffsetDateTime};
 use crate::admission::BatchKeys;
 use crate::precedence::Candidate;
 
-/// Dead letters of one tenant that are kept whole; beyond that they are only counted.
+/// Dead letters of one tenant that are kept; beyond that they are only counted.
 pub const DEAD_LETTERS_MAX: i64 = 10_000;
+/// Dead letters of all accounts that are no tenants that are kept.
+pub const UNCLAIMED_MAX: i64 = 10_000;
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::Sql { action, source }
 }
 
-fn utc(unix_ms: i64) -> OffsetDateTime {
+pub(crate) fn utc(unix_ms: i64) -> OffsetDateTime {
     // Rows were checked to lie near now; anything else becomes a date that no partition takes.
     bulkhead_runtime::utc_of_ms(unix_ms).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn unix_ms(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// What became of the rows of one statement.
@@ -44,7 +42,8 @@ pub fn days_of(rows: &[Candidate]) -> BTreeSet<Date> {
     rows.iter().map(|row| utc(row.measured.slot_ms).date()).collect()
 }
 
-/// Makes the partition of a day unless it is there.
+/// Makes the partition of a day unless it is there. In a transaction of its own: it locks the whole table, and while rows
+/// are being written two writers would wait for each other.
 ///
 /// # Errors
 /// When the day is outside what may be kept.
@@ -54,7 +53,8 @@ pub async fn ensure_partition(tx: &mut TenantTx, day: Date) -> Result<(), StoreE
 }
 
 /// History and current state in one statement. A row that is there is replaced only by a better one
-/// ([`crate::precedence::beats`]); a late row never moves the state back.
+/// ([`crate::precedence::beats`]); a late row never moves the state back. `since` is the first slot of the run of one
+/// outcome that the newest row is in, seen from the state that this statement began with.
 const WRITE_RESULTS: &str = "
 with incoming as (
     select * from unnest(
@@ -77,16 +77,30 @@ with incoming as (
                then excluded.generation > r.generation
                else r.outcome = 'missed' end
     returning check_name, slot, vantage, poller, kind, outcome, reason, latency_us, revision
+), fresh as (
+    select r.*, s.outcome as old_outcome, s.since as old_since
+    from stored r left join check_state s
+      on s.tenant_id = $1 and s.check_name = r.check_name and s.vantage = r.vantage
+    where s.slot is null or s.slot <= r.slot
 ), newest as (
-    select distinct on (check_name, vantage) * from stored order by check_name, vantage, slot desc
+    select distinct on (check_name, vantage) * from fresh order by check_name, vantage, slot desc
+), change as (
+    select check_name, vantage, max(f.slot) as slot from fresh f join newest n using (check_name, vantage)
+    where f.outcome <> n.outcome group by check_name, vantage
+), run as (
+    select check_name, vantage, min(f.slot) as since, bool_and(c.slot is null) as is_unbroken
+    from fresh f left join change c using (check_name, vantage)
+    where c.slot is null or f.slot > c.slot group by check_name, vantage
 ), state as (
     insert into check_state as s
         (tenant_id, check_name, vantage, poller, kind, slot, outcome, reason, latency_us, since)
-    select $1, check_name, vantage, poller, kind, slot, outcome, reason, latency_us, slot from newest
+    select $1, check_name, vantage, n.poller, n.kind, n.slot, n.outcome, n.reason, n.latency_us,
+           case when r.is_unbroken and n.old_outcome = n.outcome then n.old_since else r.since end
+    from newest n join run r using (check_name, vantage) order by check_name, vantage
     on conflict (tenant_id, check_name, vantage) do update set
         poller = excluded.poller, kind = excluded.kind, slot = excluded.slot, outcome = excluded.outcome,
         reason = excluded.reason, latency_us = excluded.latency_us,
-        since = case when s.outcome = excluded.outcome then s.since else excluded.since end
+        since = case when s.outcome = excluded.outcome and excluded.since <= s.slot then s.since else excluded.since end
     where s.slot <= excluded.slot
 )
 select count(*) filter (where revision = 0), count(*) filter (where revision > 0) from stored";
@@ -141,44 +155,68 @@ pub struct DeadLetter {
     pub delivered: i64,
 }
 
-/// What became of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    New,
-    /// It was kept at an earlier delivery.
-    Already,
-    /// The tenant has its fill: it is only counted.
-    Counted,
+/// What became of dead letters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Buried {
+    pub kept: u64,
+    /// Kept at an earlier delivery.
+    pub known: u64,
+    /// The tenant has its fill: only counted.
+    pub counted: u64,
 }
 
+/// Letters that are there already change nothing, whatever room is left.
+const WRITE_DEAD_LETTERS: &str = "
+with incoming as (
+    select * from unnest(
+        $2::bytea[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::int8[]
+    ) with ordinality as i (digest, row_index, reason, detail, stream, subject, headers, payload, delivered, place)
+), new as (
+    select i.* from incoming i where not exists (
+        select from dead_letter d where d.tenant_id = $1 and d.digest = i.digest and d.row_index = i.row_index)
+), kept as (
+    insert into dead_letter
+        (tenant_id, digest, row_index, reason, detail, stream, subject, headers, payload, delivered)
+    select $1, digest, row_index, reason, detail, stream, subject, headers, payload, delivered from new
+    order by place limit greatest(0, $11 - (select count(*) from dead_letter where tenant_id = $1))
+    on conflict do nothing returning 1
+)
+select (select count(*) from new), (select count(*) from kept)";
+
+/// Keeps dead letters, each digest and row once.
+///
 /// # Errors
 /// When the database refuses.
-pub async fn put_dead_letter(tx: &mut TenantTx, tenant: &Tenant, letter: &DeadLetter) -> Result<Kept, StoreError> {
-    let id = tenant.id.as_uuid();
-    let sql = "select count(*) from dead_letter where tenant_id = $1";
-    let count: i64 =
-        sqlx::query_scalar(sql).bind(id).fetch_one(tx.connection()).await.map_err(failed("count dead letters"))?;
-    if count >= DEAD_LETTERS_MAX {
-        return Ok(Kept::Counted);
+pub async fn put_dead_letters(
+    tx: &mut TenantTx,
+    tenant: &Tenant,
+    letters: &[DeadLetter],
+) -> Result<Buried, StoreError> {
+    let mut seen = HashSet::new();
+    let new: Vec<&DeadLetter> =
+        letters.iter().filter(|letter| seen.insert((&letter.digest, letter.row_index))).collect();
+    if new.is_empty() {
+        return Ok(Buried::default());
     }
-    let sql = "insert into dead_letter
-                 (tenant_id, digest, row_index, reason, detail, stream, subject, headers, payload, delivered)
-               values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing";
-    let put = sqlx::query(sql)
-        .bind(id)
-        .bind(&letter.digest)
-        .bind(letter.row_index)
-        .bind(letter.reason)
-        .bind(storable(&letter.detail))
-        .bind(letter.stream)
-        .bind(storable(&letter.subject))
-        .bind(storable(&letter.headers))
-        .bind(&letter.payload)
-        .bind(letter.delivered)
-        .execute(tx.connection())
+    let text = |of: fn(&DeadLetter) -> &str| new.iter().map(|letter| storable(of(letter))).collect::<Vec<_>>();
+    let row = sqlx::query(WRITE_DEAD_LETTERS)
+        .bind(tenant.id.as_uuid())
+        .bind(new.iter().map(|letter| letter.digest.clone()).collect::<Vec<_>>())
+        .bind(new.iter().map(|letter| letter.row_index).collect::<Vec<_>>())
+        .bind(text(|letter| letter.reason))
+        .bind(text(|letter| &letter.detail))
+        .bind(text(|letter| letter.stream))
+        .bind(text(|letter| &letter.subject))
+        .bind(text(|letter| &letter.headers))
+        .bind(new.iter().map(|letter| letter.payload.clone()).collect::<Vec<_>>())
+        .bind(new.iter().map(|letter| letter.delivered).collect::<Vec<_>>())
+        .bind(DEAD_LETTERS_MAX)
+        .fetch_one(tx.connection())
         .await
-        .map_err(failed("write dead letter"))?;
-    Ok(if put.rows_affected() == 1 { Kept::New } else { Kept::Already })
+        .map_err(failed("write dead letters"))?;
+    let count = |index| u64::try_from(row.get::<i64, _>(index)).unwrap_or(0);
+    let given = u64::try_from(letters.len()).unwrap_or(u64::MAX);
+    Ok(Buried { kept: count(1), known: given - count(0), counted: count(0) - count(1) })
 }
 
 /// Text without what PostgreSQL cannot store: a dead letter must never fail for its own content.
@@ -186,22 +224,32 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
+/// Keeps a letter that is no tenant's; beyond [`UNCLAIMED_MAX`] it is dropped, because strangers must not fill the disk.
+/// Returns whether it is kept.
+///
 /// # Errors
 /// When the database refuses.
-pub async fn put_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> Result<(), StoreError> {
+pub async fn put_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> Result<bool, StoreError> {
     let mut connection = store.platform().await?;
-    let sql = "insert into platform.unclaimed_dead_letter (digest, account_key, reason, subject, headers, payload)
-               values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
-    let put = sqlx::query(sql)
+    let sql = "with room as (
+                 select count(*) < $7 as is_left from platform.unclaimed_dead_letter
+               ), kept as (
+                 insert into platform.unclaimed_dead_letter
+                   (digest, account_key, reason, subject, headers, payload)
+                 select $1, $2, $3, $4, $5, $6 from room where is_left on conflict do nothing
+               )
+               select is_left or exists (select from platform.unclaimed_dead_letter where digest = $1) from room";
+    let put = sqlx::query_scalar(sql)
         .bind(&letter.digest)
         .bind(account)
         .bind(letter.reason)
         .bind(storable(&letter.subject))
         .bind(storable(&letter.headers))
         .bind(&letter.payload)
-        .execute(&mut *connection)
+        .bind(UNCLAIMED_MAX)
+        .fetch_one(&mut *connection)
         .await;
-    put.map(|_| ()).map_err(failed("write unclaimed dead letter"))
+    put.map_err(failed("write unclaimed dead letter"))
 }
 
 /// What one transaction did for a tenant.
@@ -212,6 +260,20 @@ pub struct Counts {
     pub replaced: u64,
     pub duplicates: u64,
     pub dead_letters: u64,
+    /// Of the dead letters, those that are only counted.
+    pub not_kept: u64,
+}
+
+impl Counts {
+    /// What two transactions, or two tenants of one, did together.
+    pub fn add(&mut self, more: Self) {
+        self.batches += more.batches;
+        self.inserted += more.inserted;
+        self.replaced += more.replaced;
+        self.duplicates += more.duplicates;
+        self.dead_letters += more.dead_letters;
+        self.not_kept += more.not_kept;
+    }
 }
 
 /// # Errors
@@ -236,7 +298,7 @@ pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> R
     added.map(|_| ()).map_err(failed("count"))
 }
 
-/// Notes that a batch of a poller was stored now.
+/// Notes that a batch of a poller was stored now. Its sequence is the furthest that came: batches overtake each other.
 ///
 /// # Errors
 /// When the database refuses.
@@ -251,8 +313,10 @@ pub async fn mark_seen(
                values ($1, $2, $3, now(), $4, $5)
                on conflict (tenant_id, site, poller) do update set
                  last_batch_at = now(),
-                 sequence_boot = coalesce(excluded.sequence_boot, p.sequence_boot),
-                 sequence_number = coalesce(excluded.sequence_number, p.sequence_number)";
+                 (sequence_boot, sequence_number) = (
+                   select boot, number from (values
+                     (p.sequence_boot, p.sequence_number), (excluded.sequence_boot, excluded.sequence_number)
+                   ) as s (boot, number) order by boot desc nulls last, number desc limit 1)";
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let marked = sqlx::query(sql)
         .bind(tenant.id.as_uuid())
@@ -265,17 +329,12 @@ pub async fn mark_seen(
     marked.map(|_| ()).map_err(failed("mark a poller as seen"))
 }
 
-fn unreadable(what: &'static str) -> StoreError {
+pub(crate) fn unreadable(what: &'static str) -> StoreError {
     StoreError::Sql { action: what, source: sqlx::Error::RowNotFound }
 }
 
-fn parsed<T: std::str::FromStr>(row: &PgRow, column: &'static str) -> Result<T, StoreError> {
+pub(crate) fn parsed<T: std::str::FromStr>(row: &PgRow, column: &'static str) -> Result<T, StoreError> {
     row.get::<&str, _>(column).parse().map_err(|_| unreadable(column))
-}
-
-/// A word of a closed set, through the same names as on the wire.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_value(Value::String(text.to_owned())).map_err(|_| unreadable("word"))
 }
 
 /// # Errors
@@ -289,163 +348,4 @@ pub async fn read_batch_keys(tx: &mut TenantTx, tenant: &Tenant) -> Result<Batch
         Ok(((parsed(row, "site")?, parsed(row, "name")?), key))
     };
     rows.iter().map(key).collect()
-}
-
-/// # Errors
-/// When the database refuses.
-pub async fn list_pollers(tx: &mut TenantTx, tenant: &Tenant) -> Result<Vec<PollerRow>, StoreError> {
-    let sql = "select p.site, p.name, p.batch_key, s.last_batch_at
-               from poller p left join poller_seen s on s.tenant_id = p.tenant_id and s.site = p.site and s.poller = p.name
-               where p.tenant_id = $1 order by p.site, p.name";
-    let rows = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_all(tx.connection()).await;
-    let rows = rows.map_err(failed("list pollers"))?;
-    let poller = |row: &PgRow| {
-        Ok(PollerRow {
-            tenant: tenant.slug.clone(),
-            site: parsed(row, "site")?,
-            poller: parsed(row, "name")?,
-            last_batch_ms: row.get::<Option<OffsetDateTime>, _>("last_batch_at").map(unix_ms),
-            batch_key: row.get("batch_key"),
-        })
-    };
-    rows.iter().map(poller).collect()
-}
-
-fn site_filter(asked: &Query) -> Option<&str> {
-    asked.site.as_ref().map(SiteName::as_str)
-}
-
-/// The newest results, newest first. Each check's own are taken from the key, so that no index by time is needed.
-///
-/// # Errors
-/// When the database refuses.
-pub async fn list_results(
-    tx: &mut TenantTx,
-    tenant: &Tenant,
-    asked: &Query,
-    since_ms: i64,
-    limit: u32,
-) -> Result<Vec<ResultRow>, StoreError> {
-    let sql = "select r.* from check_state s
-               cross join lateral (
-                   select check_name, slot, vantage, poller, kind, outcome, reason, latency_us, attested, detail
-                   from result r
-                   where r.tenant_id = $1 and r.check_name = s.check_name and r.vantage = s.vantage and r.slot >= $2
-                   order by r.slot desc limit $3
-               ) r
-               where s.tenant_id = $1 and ($4::text is null or s.vantage = $4) and ($5::text is null or s.check_name = $5)
-               order by r.slot desc, r.check_name, r.vantage limit $3";
-    let rows = sqlx::query(sql)
-        .bind(tenant.id.as_uuid())
-        .bind(utc(since_ms))
-        .bind(i64::from(limit))
-        .bind(site_filter(asked))
-        .bind(asked.check.as_ref().map(bulkhead_bus::CheckName::as_str))
-        .fetch_all(tx.connection())
-        .await
-        .map_err(failed("list results"))?;
-    rows.iter().map(|row| result_row(row, &tenant.slug)).collect()
-}
-
-/// What history and state have in common.
-struct Shown {
-    kind: CheckKind,
-    outcome: Outcome,
-    reason: Option<Reason>,
-    latency_us: Option<u32>,
-}
-
-fn shown(row: &PgRow) -> Result<Shown, StoreError> {
-    let reason: Option<&str> = row.get("reason");
-    Ok(Shown {
-        kind: word(row.get("kind"))?,
-        outcome: word(row.get("outcome"))?,
-        reason: reason.map(word).transpose()?,
-        latency_us: row.get::<Option<i64>, _>("latency_us").and_then(|us| u32::try_from(us).ok()),
-    })
-}
-
-fn result_row(row: &PgRow, slug: &TenantSlug) -> Result<ResultRow, StoreError> {
-    let Shown { kind, outcome, reason, latency_us } = shown(row)?;
-    Ok(ResultRow {
-        tenant: slug.clone(),
-        site: parsed(row, "vantage")?,
-        poller: parsed(row, "poller")?,
-        check: parsed(row, "check_name")?,
-        kind,
-        slot_ms: unix_ms(row.get("slot")),
-        outcome,
-        reason,
-        latency_us,
-        attested: row.get("attested"),
-        detail: row.get("detail"),
-    })
-}
-
-/// # Errors
-/// When the database refuses.
-pub async fn list_states(tx: &mut TenantTx, tenant: &Tenant, asked: &Query) -> Result<Vec<StateRow>, StoreError> {
-    let sql = "select check_name, vantage, poller, kind, slot, outcome, reason, latency_us, since from check_state
-               where tenant_id = $1 and ($2::text is null or vantage = $2) and ($3::text is null or check_name = $3)
-               order by vantage, check_name";
-    let rows = sqlx::query(sql)
-        .bind(tenant.id.as_uuid())
-        .bind(site_filter(asked))
-        .bind(asked.check.as_ref().map(bulkhead_bus::CheckName::as_str))
-        .fetch_all(tx.connection())
-        .await
-        .map_err(failed("list states"))?;
-    let state = |row: &PgRow| {
-        let Shown { kind, outcome, reason, latency_us } = shown(row)?;
-        Ok(StateRow {
-            tenant: tenant.slug.clone(),
-            site: parsed(row, "vantage")?,
-            poller: parsed(row, "poller")?,
-            check: parsed(row, "check_name")?,
-            kind,
-            outcome,
-            reason,
-            latency_us,
-            slot_ms: unix_ms(row.get("slot")),
-            since_ms: unix_ms(row.get("since")),
-        })
-    };
-    rows.iter().map(state).collect()
-}
-
-/// What one look at a tenant shows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Glance {
-    pub sites: u32,
-    pub pollers: u32,
-    pub checks_ok: u32,
-    pub checks_not_ok: u32,
-    pub results: u64,
-    pub dead_letters: u64,
-    pub newest_slot_ms: Option<i64>,
-}
-
-/// # Errors
-/// When the database refuses.
-pub async fn glance_at(tx: &mut TenantTx, tenant: &Tenant) -> Result<Glance, StoreError> {
-    let sql = "select (select count(*) from site where tenant_id = $1) as sites,
-                      (select count(*) from poller where tenant_id = $1) as pollers,
-                      (select count(*) from check_state where tenant_id = $1 and outcome = 'ok') as ok,
-                      (select count(*) from check_state where tenant_id = $1 and outcome <> 'ok') as not_ok,
-                      (select max(slot) from check_state where tenant_id = $1) as newest,
-                      coalesce((select results from ingest_count where tenant_id = $1), 0) as results,
-                      coalesce((select dead_letters from ingest_count where tenant_id = $1), 0) as dead_letters";
-    let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_one(tx.connection()).await;
-    let row = row.map_err(failed("look at a tenant"))?;
-    let count = |column| u64::try_from(row.get::<i64, _>(column)).unwrap_or(0);
-    let small = |column| u32::try_from(count(column)).unwrap_or(u32::MAX);
-    Ok(Glance {
-        sites: small("sites"),
-        pollers: small("pollers"),
-        checks_ok: small("ok"),
-        checks_not_ok: small("not_ok"),
-        results: count("results"),
-        dead_letters: count("dead_letters"),
-        newest_slot_ms: row.get::<Option<OffsetDateTime>, _>("newest").map(unix_ms),
-    })
 }

@@ -1,4 +1,5 @@
 //! A real PostgreSQL for one test: its own cluster on a free loopback port, gone when it is dropped.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test files, which have no outside")]
 
@@ -35,7 +36,10 @@ fn programs() -> PathBuf {
     let folders = std::env::split_paths(&on_path).chain(usual.map(|entry| entry.path().join("bin")));
     let real = folders.filter_map(|folder| fs::canonicalize(folder.join("initdb")).ok());
     let found = real.filter_map(|initdb| initdb.parent().map(Path::to_owned));
-    found.into_iter().find(|bin| bin.join("postgres").is_file()).expect("initdb and postgres on PATH: install PostgreSQL")
+    found
+        .into_iter()
+        .find(|bin| bin.join("postgres").is_file())
+        .expect("initdb and postgres on PATH: install PostgreSQL")
 }
 
 /// The user that stands in for root, whom PostgreSQL refuses.

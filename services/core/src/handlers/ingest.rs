@@ -1,31 +1,35 @@
 //! `t.<T>.up.<site>.fwd.<lane>`: batches from the hub's work queues into the database.
 //!
 //! Acknowledged after the commit and never before. What cannot be stored is dead-lettered in the same transaction; what
-//! cannot be stored now is put back. A batch that comes twice changes nothing.
+//! cannot be stored now is put back. A batch that comes twice changes nothing (docs/adr/0004).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::{AccountKey, StreamName, Tenant, TenantId};
+use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
+use bulkhead_bus::{AccountKey, CoreSubject, StreamName, Tenant, TenantId};
 use bulkhead_runtime::{Bus, Chain, Delivery, Readiness, Stop, now_ms};
-use bulkhead_store::{Store, StoreError, TenantTx};
+use bulkhead_store::{Store, StoreError};
 use sha2::{Digest, Sha256};
-use time::Date;
 use tracing::{info, warn};
 
 use super::{pause, retry_pace};
 use crate::admission::{Admitted, BatchKeys, Dead, DeadReason, Incoming, Verdict, admit};
+use crate::commit::{Seen, Shares, Writer};
 use crate::config::IngestConfig;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
-use crate::precedence::{Candidate, merged};
-use crate::store::{self, Counts, DeadLetter, Kept};
+use crate::precedence::Candidate;
+use crate::store::{self, Counts, DeadLetter};
 
 /// How long a delivery waits when its account is not known yet.
 const STRANGER_WAIT: Duration = Duration::from_secs(1);
 /// How long a delivery waits when the database is away.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
+/// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,
+/// or the queue would deliver again what still lies here.
+const HELD_AHEAD_S: usize = 10;
 /// The whole message, where a dead letter is not about one row.
 const WHOLE: i32 = -1;
 
@@ -40,30 +44,20 @@ pub struct Ingesting {
     pub rows_per_second: Option<u32>,
 }
 
-/// One tenant's part of a transaction.
+/// What one transaction is to do, and which deliveries it settles.
 #[derive(Default)]
-struct Share {
-    rows: Vec<Candidate>,
-    batches: u64,
-    seen: Vec<Admitted>,
-    dead: Vec<DeadLetter>,
+struct Work<'a> {
+    shares: Shares,
+    rows: usize,
+    done: Vec<&'a Delivery>,
 }
 
-/// What one transaction is to do: shares by tenant, and deliveries to settle afterwards.
-#[derive(Default)]
-struct Work {
-    shares: BTreeMap<TenantId, (Option<Tenant>, Share)>,
-    done: Vec<usize>,
-    strangers: Vec<(usize, AccountKey, Dead)>,
-    foreign: Vec<(usize, Dead)>,
-}
-
-impl Work {
-    fn share(&mut self, tenant: &Tenant) -> &mut Share {
-        let (known, share) = self.shares.entry(tenant.id).or_default();
-        known.get_or_insert_with(|| tenant.clone());
-        share
-    }
+/// Whether what was asked of the database is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    /// The database is away: what was not stored is back in the queue.
+    Away,
 }
 
 /// Identifies a message by what it is, not by where it was stored: the same batch sent ten times is one dead letter.
@@ -76,12 +70,271 @@ fn digest(delivery: &Delivery, headers: &str) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
+fn candidates(admitted: &Admitted) -> impl Iterator<Item = Candidate> {
+    admitted.rows.iter().map(|measured| Candidate {
+        measured: measured.clone(),
+        vantage: admitted.site.to_string(),
+        poller: admitted.poller.to_string(),
+        attested: admitted.sequence.is_some(),
+    })
+}
+
 impl Ingesting {
-    fn dead_letter(&self, delivery: &Delivery, row_index: i32, dead: &Dead) -> DeadLetter {
+    /// Pulls and stores until `stop`.
+    ///
+    /// # Errors
+    /// Never by itself: whatever fails is tried again.
+    pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
+        let stream = self.stream.as_str();
+        let mut pace = retry_pace();
+        let mut writer = Writer::new(self.store.clone());
+        let mut trouble = None;
+        while !stop.is_cancelled() {
+            let pulled = tokio::select! {
+                pulled = bus.pull(self.stream, self.ahead()) => pulled,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let mut puller = match pulled {
+                Ok(puller) => puller,
+                Err(error) => {
+                    let cause = Some(Chain(&error).to_string());
+                    // A hub that is away for an hour is one line, not a thousand.
+                    if trouble != cause {
+                        warn!(error = %Chain(&error), "not pulling from {stream}: trying again");
+                        trouble = cause;
+                    }
+                    pause(&mut pace, &stop).await;
+                    continue;
+                }
+            };
+            trouble = None;
+            readiness.mark(part);
+            info!(stream, "pulling from {stream}");
+            loop {
+                let batch = tokio::select! {
+                    batch = puller.next_batch(self.messages_most(), self.config.linger()) => batch,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                let Ok(deliveries) = batch.inspect_err(|error| {
+                    warn!(error = %Chain(error), "pulling from {stream} is interrupted");
+                }) else {
+                    pause(&mut pace, &stop).await;
+                    break;
+                };
+                let (rows, settled) = self.ingest(&deliveries, &mut writer).await;
+                match settled {
+                    Settled::Yes => pace.reset(),
+                    Settled::Away => pause(&mut pace, &stop).await,
+                }
+                self.hold_rate(rows, &stop).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn ahead(&self) -> usize {
+        let Some(rate) = self.rows_per_second else { return self.config.ahead };
+        let batches = usize::try_from(rate).unwrap_or(usize::MAX).saturating_mul(HELD_AHEAD_S) / RESULTS_PER_BATCH_MAX;
+        batches.clamp(1, self.config.ahead)
+    }
+
+    fn messages_most(&self) -> usize {
+        self.config.messages_most.min(self.ahead())
+    }
+
+    async fn hold_rate(&self, rows: usize, stop: &Stop) {
+        let Some(rate) = self.rows_per_second else { return };
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(rows.saturating_mul(1_000) / u64::from(rate));
+        // Running into the limit is the pause.
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+
+    /// Stores what can be stored and settles every delivery. Returns how many rows there were.
+    async fn ingest(&self, deliveries: &[Delivery], writer: &mut Writer) -> (usize, Settled) {
+        add(&self.metrics.batches_received, u64::try_from(deliveries.len()).unwrap_or(0));
+        let verdicts = match self.decide(deliveries).await {
+            Ok(verdicts) => verdicts,
+            Err(error) => {
+                self.put_back(deliveries, &error).await;
+                return (0, Settled::Away);
+            }
+        };
+        let mut works = vec![Work::default()];
+        for (delivery, verdict) in deliveries.iter().zip(&verdicts) {
+            if let Some(dead) = verdict.dead() {
+                self.report(&delivery.subject, dead);
+            }
+            match verdict {
+                Verdict::Unclaimed(account, dead) => self.settle_stranger(delivery, account.as_str(), dead).await,
+                Verdict::Foreign(dead) => self.settle_stranger(delivery, "", dead).await,
+                Verdict::Admitted(_) | Verdict::Dead(..) => self.plan(&mut works, delivery, verdict),
+            }
+        }
+        let rows = works.iter().map(|work| work.rows).sum();
+        let mut settled = Settled::Yes;
+        for work in &works {
+            settled = match settled {
+                Settled::Yes => self.settle(work, writer).await,
+                Settled::Away => {
+                    // The first work said why.
+                    self.retry_all(&work.done).await;
+                    Settled::Away
+                }
+            };
+        }
+        (rows, settled)
+    }
+
+    async fn decide(&self, deliveries: &[Delivery]) -> Result<Vec<Verdict>, StoreError> {
+        let mut snapshot = self.directory.snapshot();
+        let senders = deliveries.iter().filter_map(|delivery| CoreSubject::account_of(&delivery.subject).ok());
+        let accounts: BTreeSet<AccountKey> = senders.collect();
+        if accounts.iter().any(|account| snapshot.account(account).is_none()) {
+            self.directory.look_again().await?;
+            snapshot = self.directory.snapshot();
+        }
+        let mut keys: HashMap<TenantId, Arc<BatchKeys>> = HashMap::new();
+        let senders = snapshot.tenants().filter(|(account, _)| accounts.contains(account));
+        for tenant in senders.map(|(_, tenant)| tenant.clone()).collect::<Vec<_>>() {
+            keys.insert(tenant.id, self.directory.batch_keys(&tenant).await?);
+        }
+        let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);
+        let now = now_ms();
+        let verdicts = deliveries.iter().map(|delivery| {
+            let incoming = Incoming { subject: &delivery.subject, body: &delivery.body };
+            admit(incoming, |name| delivery.headers.get(name), &snapshot, keys_of, now)
+        });
+        Ok(verdicts.collect())
+    }
+
+    /// Puts a verdict where there is room for its rows.
+    fn plan<'a>(&self, works: &mut Vec<Work<'a>>, delivery: &'a Delivery, verdict: &Verdict) {
+        let rows = match verdict {
+            Verdict::Admitted(admitted) => admitted.rows.len(),
+            Verdict::Dead(..) | Verdict::Unclaimed(..) | Verdict::Foreign(_) => 0,
+        };
+        if works.last().is_none_or(|work| work.rows > 0 && work.rows + rows > self.config.rows_most) {
+            works.push(Work::default());
+        }
+        let Some(work) = works.last_mut() else { return };
+        match verdict {
+            Verdict::Admitted(admitted) => {
+                let share = work.shares.of(&admitted.tenant);
+                share.rows.extend(candidates(admitted));
+                share.dead.extend(self.row_letters(delivery, admitted));
+                let (site, poller) = (admitted.site.clone(), admitted.poller.clone());
+                share.seen.push(Seen { site, poller, sequence: admitted.sequence });
+            }
+            Verdict::Dead(tenant, dead) => work.shares.of(tenant).dead.push(self.letter(delivery, dead)),
+            Verdict::Unclaimed(..) | Verdict::Foreign(_) => return,
+        }
+        work.rows += rows;
+        work.done.push(delivery);
+    }
+
+    /// Stores and acknowledges; what the database refuses is found and dead-lettered, the rest stored.
+    async fn settle(&self, work: &Work<'_>, writer: &mut Writer) -> Settled {
+        match writer.write(&work.shares).await {
+            Ok(counts) => {
+                self.count(counts);
+                self.acknowledge(&work.done).await;
+                return Settled::Yes;
+            }
+            Err(error) if error.is_transient() => {
+                self.put_back(work.done.iter().copied(), &error).await;
+                return Settled::Away;
+            }
+            Err(error) => warn!(
+                error = %Chain(&error), count = work.done.len(),
+                "batches refused by the database: storing them one by one"
+            ),
+        }
+        // A partition that was taken away is made again; then the refusal was not the messages' fault.
+        writer.forget_days();
+        let mut settled = Settled::Yes;
+        for delivery in work.done.iter().copied() {
+            settled = match settled {
+                Settled::Yes => self.settle_alone(delivery, writer).await,
+                Settled::Away => {
+                    self.retry(delivery, AWAY_WAIT).await;
+                    Settled::Away
+                }
+            };
+        }
+        settled
+    }
+
+    /// The one message that the database refuses must not stop the others.
+    async fn settle_alone(&self, delivery: &Delivery, writer: &mut Writer) -> Settled {
+        let stored = match self.decide(std::slice::from_ref(delivery)).await {
+            Ok(verdicts) => {
+                let mut works = vec![Work::default()];
+                verdicts.iter().for_each(|verdict| self.plan(&mut works, delivery, verdict));
+                self.write_or_bury(delivery, &works, writer).await
+            }
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(counts) => {
+                self.count(counts);
+                self.acknowledge(&[delivery]).await;
+                Settled::Yes
+            }
+            Err(error) => {
+                self.put_back([delivery], &error).await;
+                Settled::Away
+            }
+        }
+    }
+
+    async fn write_or_bury(
+        &self,
+        delivery: &Delivery,
+        works: &[Work<'_>],
+        writer: &mut Writer,
+    ) -> Result<Counts, StoreError> {
+        let mut total = Counts::default();
+        for work in works {
+            let error = match writer.write(&work.shares).await {
+                Ok(counts) => {
+                    total.add(counts);
+                    continue;
+                }
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => error,
+            };
+            let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
+            self.report(&delivery.subject, &dead);
+            let mut poison = Shares::default();
+            for tenant in work.shares.tenants() {
+                poison.of(tenant).dead.push(self.letter(delivery, &dead));
+            }
+            total.add(writer.write(&poison).await?);
+        }
+        Ok(total)
+    }
+
+    /// Deliveries of nobody: wait for the account to become known, then keep them apart.
+    async fn settle_stranger(&self, delivery: &Delivery, account: &str, dead: &Dead) {
+        if dead.reason == DeadReason::UnknownAccount && delivery.delivered < self.config.dead_letter_after {
+            return self.retry(delivery, STRANGER_WAIT).await;
+        }
+        match store::put_unclaimed(&self.store, account, &self.letter(delivery, dead)).await {
+            Ok(is_kept) => {
+                add(&self.metrics.dead_letters, 1);
+                add(&self.metrics.dead_letters_not_kept, u64::from(!is_kept));
+                self.acknowledge(&[delivery]).await;
+            }
+            Err(error) => self.put_back([delivery], &error).await,
+        }
+    }
+
+    fn letter(&self, delivery: &Delivery, dead: &Dead) -> DeadLetter {
         let headers = delivery.headers.to_text();
         DeadLetter {
             digest: digest(delivery, &headers),
-            row_index,
+            row_index: WHOLE,
             reason: dead.reason.as_str(),
             detail: dead.detail.clone(),
             stream: self.stream.as_str(),
@@ -92,253 +345,27 @@ impl Ingesting {
         }
     }
 
-    /// Pulls and stores until `stop`.
-    ///
-    /// # Errors
-    /// Never by itself: whatever fails is tried again.
-    pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
-        let mut pace = retry_pace();
-        let mut days = BTreeSet::new();
-        while !stop.is_cancelled() {
-            let mut puller = match bus.pull(self.stream, self.config.ahead).await {
-                Ok(puller) => puller,
-                Err(error) => {
-                    warn!(error = %Chain(&error), "not pulling from {} yet", self.stream.as_str());
-                    pause(&mut pace, &stop).await;
-                    continue;
-                }
-            };
-            readiness.mark(part);
-            info!(stream = self.stream.as_str(), "pulling from {}", self.stream.as_str());
-            loop {
-                let batch = tokio::select! {
-                    batch = puller.next_batch(self.config.messages_most, self.config.linger()) => batch,
-                    () = stop.cancelled() => return Ok(()),
-                };
-                match batch {
-                    Ok(deliveries) => {
-                        pace.reset();
-                        let rows = self.ingest(&deliveries, &mut days).await;
-                        self.hold_rate(rows, &stop).await;
-                    }
-                    Err(error) => {
-                        warn!(error = %Chain(&error), "pulling from {} is interrupted", self.stream.as_str());
-                        pause(&mut pace, &stop).await;
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn hold_rate(&self, rows: u64, stop: &Stop) {
-        let Some(rate) = self.rows_per_second else { return };
-        let pause = Duration::from_millis(rows.saturating_mul(1_000) / u64::from(rate));
-        // Running into the limit is the pause.
-        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
-    }
-
-    /// Stores what can be stored and settles every delivery. Returns how many rows there were.
-    async fn ingest(&self, deliveries: &[Delivery], days: &mut BTreeSet<Date>) -> u64 {
-        add(&self.metrics.batches_received, u64::try_from(deliveries.len()).unwrap_or(0));
-        let work = match self.decide(deliveries).await {
-            Ok(work) => work,
-            Err(error) => {
-                self.put_back(deliveries, &error).await;
-                return 0;
-            }
-        };
-        let rows = work.shares.values().map(|(_, share)| share.rows.len() as u64).sum();
-        self.settle_strangers(&work, deliveries).await;
-        let done: Vec<&Delivery> = work.done.iter().map(|&index| &deliveries[index]).collect();
-        match self.write(&work, days).await {
-            Ok(()) => self.acknowledge(&done).await,
-            Err(error) if error.is_transient() => self.put_back_all(&done, &error).await,
-            Err(error) => {
-                warn!(error = %Chain(&error), "a batch was refused by the database: storing its messages one by one");
-                for &index in &work.done {
-                    self.ingest_alone(&deliveries[index], days).await;
-                }
-            }
-        }
-        rows
-    }
-
-    /// The one message that the database refuses must not stop the others.
-    async fn ingest_alone(&self, delivery: &Delivery, days: &mut BTreeSet<Date>) {
-        let work = match self.decide(std::slice::from_ref(delivery)).await {
-            Ok(work) => work,
-            Err(error) => return self.put_back(std::slice::from_ref(delivery), &error).await,
-        };
-        let Err(error) = self.write(&work, days).await else { return self.acknowledge(&[delivery]).await };
-        if error.is_transient() {
-            return self.put_back(std::slice::from_ref(delivery), &error).await;
-        }
-        let mut poison = Work::default();
-        let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
-        for (tenant, _) in work.shares.values() {
-            let Some(tenant) = tenant else { continue };
-            poison.share(tenant).dead.push(self.dead_letter(delivery, WHOLE, &dead));
-        }
-        match self.write(&poison, days).await {
-            Ok(()) => self.acknowledge(&[delivery]).await,
-            Err(error) => self.put_back(std::slice::from_ref(delivery), &error).await,
-        }
-    }
-
-    async fn decide(&self, deliveries: &[Delivery]) -> Result<Work, StoreError> {
-        let mut snapshot = self.directory.snapshot();
-        let accounts: BTreeSet<AccountKey> = deliveries
-            .iter()
-            .filter_map(|delivery| bulkhead_bus::CoreSubject::account_of(&delivery.subject).ok())
-            .collect();
-        if accounts.iter().any(|account| snapshot.account(account).is_none()) {
-            self.directory.look_again().await?;
-            snapshot = self.directory.snapshot();
-        }
-        let mut keys: HashMap<TenantId, Arc<BatchKeys>> = HashMap::new();
-        let senders = snapshot.tenants().filter(|(account, _)| accounts.contains(account));
-        for tenant in senders.map(|(_, tenant)| tenant.clone()).collect::<Vec<_>>() {
-            keys.insert(tenant.id, self.directory.batch_keys(&tenant).await?);
-        }
-        let now = now_ms();
-        let mut work = Work::default();
-        for (index, delivery) in deliveries.iter().enumerate() {
-            let incoming = Incoming { subject: &delivery.subject, body: &delivery.body };
-            let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);
-            let verdict = admit(incoming, |name| delivery.headers.get(name), &snapshot, keys_of, now);
-            self.add_verdict(&mut work, index, delivery, verdict);
-        }
-        Ok(work)
-    }
-
-    fn add_verdict(&self, work: &mut Work, index: usize, delivery: &Delivery, verdict: Verdict) {
-        match verdict {
-            Verdict::Admitted(admitted) => {
-                let dead = admitted
-                    .dead_rows
-                    .iter()
-                    .map(|(row, dead)| self.dead_letter(delivery, i32::try_from(*row).unwrap_or(i32::MAX), dead));
-                let dead: Vec<DeadLetter> = dead.collect();
-                let rows = admitted.rows.iter().map(|measured| Candidate {
-                    measured: measured.clone(),
-                    vantage: admitted.site.to_string(),
-                    poller: admitted.poller.to_string(),
-                    attested: admitted.sequence.is_some(),
-                });
-                let rows: Vec<Candidate> = rows.collect();
-                let share = work.share(&admitted.tenant);
-                share.batches += 1;
-                share.rows.extend(rows);
-                share.dead.extend(dead);
-                share.seen.push(admitted);
-                work.done.push(index);
-            }
-            Verdict::Dead(tenant, dead) => {
-                self.report(&delivery.subject, &dead);
-                let letter = self.dead_letter(delivery, WHOLE, &dead);
-                work.share(&tenant).dead.push(letter);
-                work.done.push(index);
-            }
-            Verdict::Unclaimed(account, dead) => work.strangers.push((index, account, dead)),
-            Verdict::Foreign(dead) => work.foreign.push((index, dead)),
-        }
+    /// A letter about one row keeps that row only: a thousand bad rows must not keep their batch a thousand times.
+    fn row_letters(&self, delivery: &Delivery, admitted: &Admitted) -> Vec<DeadLetter> {
+        let letters = admitted.dead_rows.iter().map(|dead_row| DeadLetter {
+            row_index: i32::try_from(dead_row.index).unwrap_or(i32::MAX),
+            payload: serde_json::to_vec(&dead_row.row).expect("what was decoded serializes"),
+            ..self.letter(delivery, &dead_row.dead)
+        });
+        letters.collect()
     }
 
     fn report(&self, subject: &str, dead: &Dead) {
-        add(&self.metrics.guard_refusals, 1);
-        warn!(reason = dead.reason.as_str(), subject, "batch dead-lettered: {}", dead.detail);
+        add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
+        warn!(reason = dead.reason.as_str(), subject, "batch refused: {}", dead.detail);
     }
 
-    /// Everything in one transaction, tenant after tenant.
-    async fn write(&self, work: &Work, days: &mut BTreeSet<Date>) -> Result<(), StoreError> {
-        let mut shares = work.shares.values().filter_map(|(tenant, share)| Some((tenant.as_ref()?, share)));
-        let Some((first, share)) = shares.next() else { return Ok(()) };
-        let mut tx = self.store.begin(first).await?;
-        let mut new_days = BTreeSet::new();
-        let mut counted = self.write_share(&mut tx, first, share, days, &mut new_days).await?;
-        for (tenant, share) in shares {
-            tx.switch_to(tenant).await?;
-            let more = self.write_share(&mut tx, tenant, share, days, &mut new_days).await?;
-            counted.inserted += more.inserted;
-            counted.replaced += more.replaced;
-            counted.duplicates += more.duplicates;
-            counted.dead_letters += more.dead_letters;
-        }
-        tx.commit().await?;
-        days.append(&mut new_days);
-        add(&self.metrics.results_committed, counted.inserted);
-        add(&self.metrics.results_replaced, counted.replaced);
-        add(&self.metrics.results_duplicate, counted.duplicates);
-        add(&self.metrics.dead_letters, counted.dead_letters);
-        Ok(())
-    }
-
-    async fn write_share(
-        &self,
-        tx: &mut TenantTx,
-        tenant: &Tenant,
-        share: &Share,
-        days: &BTreeSet<Date>,
-        new_days: &mut BTreeSet<Date>,
-    ) -> Result<Counts, StoreError> {
-        let given = share.rows.len() as u64;
-        let rows = merged(share.rows.clone());
-        for day in store::days_of(&rows).difference(days) {
-            store::ensure_partition(tx, *day).await?;
-            new_days.insert(*day);
-        }
-        let written = store::write_results(tx, tenant, &rows).await?;
-        let mut counts = Counts {
-            batches: share.batches,
-            inserted: written.inserted,
-            replaced: written.replaced,
-            duplicates: given - written.inserted - written.replaced,
-            dead_letters: 0,
-        };
-        for letter in &share.dead {
-            match store::put_dead_letter(tx, tenant, letter).await? {
-                Kept::New => counts.dead_letters += 1,
-                Kept::Already => counts.duplicates += 1,
-                Kept::Counted => {
-                    counts.dead_letters += 1;
-                    add(&self.metrics.dead_letters_not_kept, 1);
-                }
-            }
-        }
-        for seen in &share.seen {
-            store::mark_seen(tx, tenant, (&seen.site, &seen.poller), seen.sequence).await?;
-        }
-        store::add_counts(tx, tenant, counts).await?;
-        Ok(counts)
-    }
-
-    /// Deliveries that belong to nobody: wait for the account to become known, then keep them apart.
-    async fn settle_strangers(&self, work: &Work, deliveries: &[Delivery]) {
-        for (index, account, dead) in &work.strangers {
-            let delivery = &deliveries[*index];
-            if delivery.delivered < self.config.dead_letter_after {
-                self.retry(delivery, STRANGER_WAIT).await;
-                continue;
-            }
-            self.keep_unclaimed(delivery, account.as_str(), dead).await;
-        }
-        for (index, dead) in &work.foreign {
-            self.keep_unclaimed(&deliveries[*index], "", dead).await;
-        }
-    }
-
-    async fn keep_unclaimed(&self, delivery: &Delivery, account: &str, dead: &Dead) {
-        self.report(&delivery.subject, dead);
-        let letter = self.dead_letter(delivery, WHOLE, dead);
-        match store::put_unclaimed(&self.store, account, &letter).await {
-            Ok(()) => {
-                add(&self.metrics.dead_letters, 1);
-                self.acknowledge(&[delivery]).await;
-            }
-            Err(error) => self.put_back(std::slice::from_ref(delivery), &error).await,
-        }
+    fn count(&self, counts: Counts) {
+        add(&self.metrics.results_committed, counts.inserted);
+        add(&self.metrics.results_replaced, counts.replaced);
+        add(&self.metrics.results_duplicate, counts.duplicates);
+        add(&self.metrics.dead_letters, counts.dead_letters);
+        add(&self.metrics.dead_letters_not_kept, counts.not_kept);
     }
 
     async fn acknowledge(&self, deliveries: &[&Delivery]) {
@@ -350,12 +377,13 @@ impl Ingesting {
         }
     }
 
-    async fn put_back(&self, deliveries: &[Delivery], error: &StoreError) {
-        self.put_back_all(&deliveries.iter().collect::<Vec<_>>(), error).await;
+    async fn put_back<'a>(&self, deliveries: impl IntoIterator<Item = &'a Delivery>, error: &StoreError) {
+        let deliveries: Vec<&Delivery> = deliveries.into_iter().collect();
+        warn!(error = %Chain(error), count = deliveries.len(), "batches not stored, trying again");
+        self.retry_all(&deliveries).await;
     }
 
-    async fn put_back_all(&self, deliveries: &[&Delivery], error: &StoreError) {
-        warn!(error = %Chain(error), count = deliveries.len(), "batches not stored, trying again");
+    async fn retry_all(&self, deliveries: &[&Delivery]) {
         for delivery in deliveries {
             self.retry(delivery, AWAY_WAIT).await;
         }

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bulkhead_bus::payload::LiveResults;
+use bulkhead_bus::payload::{BATCH_VERSION, LiveResults, RESULTS_PER_BATCH_MAX};
 use bulkhead_bus::{Audience, CoreSubject, Role, TenantSubject, role_permissions};
 use bulkhead_runtime::{Bus, Message, Readiness, Stop, now_ms};
 use futures_util::StreamExt;
@@ -59,6 +59,9 @@ impl LiveReader {
     fn shown(&self, message: &Message) -> Result<usize, String> {
         let subject: CoreSubject = message.subject.parse().map_err(|error| format!("{error}"))?;
         let body: LiveResults = serde_json::from_slice(&message.body).map_err(|error| error.to_string())?;
+        if body.version != BATCH_VERSION || body.results.len() > RESULTS_PER_BATCH_MAX {
+            return Err(format!("version {} with {} results", body.version, body.results.len()));
+        }
         let guarded = self.directory.snapshot().admit(subject, Audience::Tenants, body);
         let guarded = guarded.map_err(|refusal| refusal.to_string())?;
         let (Some(tenant), TenantSubject::Live { site, poller, .. }) = (guarded.tenant(), guarded.subject()) else {

@@ -3,6 +3,7 @@
 pub mod ingest;
 pub mod live;
 pub mod query;
+pub mod store;
 
 use std::time::Duration;
 

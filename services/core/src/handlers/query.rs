@@ -14,15 +14,18 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
+use super::store;
 use crate::directory::Directory;
 use crate::live_view::LiveView;
 use crate::metrics::{Metrics, add};
-use crate::store;
 
 const QUEUE: &str = "core";
 const AT_ONCE: usize = 32;
 const LIMIT_DEFAULT: u32 = 100;
 const SINCE_DEFAULT_MS: i64 = 3_600_000;
+/// Rows of one answer as JSON: what does not fit under the server's limit of 1 MiB would not be sent at all.
+const ANSWER_BYTES_MAX: usize = 900 * 1024;
+const ROWS_MAX: usize = LIST_LIMIT_MAX as usize;
 
 /// What answering works with.
 #[derive(Clone)]
@@ -40,6 +43,16 @@ fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
 
 fn encoded<T: Serialize>(reply: &Reply<T>) -> Vec<u8> {
     serde_json::to_vec(reply).expect("a reply serializes")
+}
+
+/// How many of the first rows fit into one answer.
+fn fitting<T: Serialize>(rows: &[T]) -> usize {
+    let mut bytes = 0;
+    let fits = rows.iter().take(ROWS_MAX).take_while(|row| {
+        bytes += serde_json::to_vec(row).expect("a row serializes").len() + 1;
+        bytes <= ANSWER_BYTES_MAX
+    });
+    fits.count()
 }
 
 impl Answering {
@@ -91,6 +104,11 @@ impl Answering {
         } else {
             serde_json::from_slice(body).map_err(|error| refused(ErrorCode::Invalid, error))?
         };
+        if self.directory.snapshot().account(&subject.account).is_none()
+            && let Err(error) = self.directory.look_again().await
+        {
+            warn!(error = %Chain(&error), "tenants not read again, the old list stays");
+        }
         let snapshot = self.directory.snapshot();
         let guarded = snapshot.admit(subject.clone(), Audience::TenantsAndPlatform, asked);
         let guarded = guarded.map_err(|refusal| self.refuse(&subject, &refusal))?;
@@ -99,7 +117,11 @@ impl Answering {
         };
         let verb = *verb;
         self.rows(verb, &guarded, &snapshot).await.map_err(|failure| {
-            error!(error = %Chain(&failure), "query {verb} failed");
+            if failure.is_transient() {
+                warn!(error = %Chain(&failure), "query {verb} not answered: the database is away");
+            } else {
+                error!(error = %Chain(&failure), "query {verb} failed");
+            }
             refused(ErrorCode::Unavailable, "the database cannot be asked now: try again")
         })
     }
@@ -126,21 +148,22 @@ impl Answering {
         let tenants = tenants_of(guarded, snapshot);
         let asked = guarded.body();
         let limit = asked.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIST_LIMIT_MAX);
-        Ok(match verb {
+        let own = tenants.iter().take(ROWS_MAX);
+        match verb {
             CoreVerb::ListTenants => {
                 let mut rows = Vec::new();
-                for (key, tenant) in &tenants {
+                for (key, tenant) in own {
                     rows.push(self.tenant_row(key, tenant).await?);
                 }
-                encoded(&Reply::Rows(rows))
+                Ok(self.answer_rows(rows))
             }
             CoreVerb::ListPollers => {
                 let mut rows = Vec::new();
-                for (_, tenant) in &tenants {
+                for (_, tenant) in own {
                     let mut tx = self.store.begin(tenant).await?;
                     rows.extend(store::list_pollers(&mut tx, tenant).await?);
                 }
-                encoded(&Reply::Rows(rows))
+                Ok(self.answer_rows(rows))
             }
             CoreVerb::ListResults => {
                 let since_ms = asked.since_ms.unwrap_or_else(|| now_ms() - SINCE_DEFAULT_MS);
@@ -148,29 +171,35 @@ impl Answering {
                 for (_, tenant) in &tenants {
                     let mut tx = self.store.begin(tenant).await?;
                     rows.extend(store::list_results(&mut tx, tenant, asked, since_ms, limit).await?);
+                    rows.sort_by_key(|row| std::cmp::Reverse(row.slot_ms));
+                    rows.truncate(usize::try_from(limit).unwrap_or(ROWS_MAX));
                 }
-                rows.sort_by_key(|row| std::cmp::Reverse(row.slot_ms));
-                rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-                encoded(&Reply::Rows(rows))
+                Ok(self.answer_rows(rows))
             }
             CoreVerb::ListStates => {
                 let mut rows = Vec::new();
-                for (_, tenant) in &tenants {
+                for (_, tenant) in own {
                     let mut tx = self.store.begin(tenant).await?;
                     rows.extend(store::list_states(&mut tx, tenant, asked).await?);
                 }
-                rows.truncate(usize::try_from(LIST_LIMIT_MAX).unwrap_or(usize::MAX));
-                encoded(&Reply::Rows(rows))
+                Ok(self.answer_rows(rows))
             }
-            CoreVerb::ListLive => encoded(&Reply::Rows(self.live_rows(&tenants, asked))),
+            CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked))),
             CoreVerb::ShowStatus => {
                 let mut rows = Vec::new();
-                for (_, tenant) in &tenants {
+                for (_, tenant) in own {
                     rows.push(self.status_row(tenant).await?);
                 }
-                encoded(&Reply::Rows(rows))
+                Ok(self.answer_rows(rows))
             }
-        })
+        }
+    }
+
+    fn answer_rows<T: Serialize>(&self, mut rows: Vec<T>) -> Vec<u8> {
+        let fitting = fitting(&rows);
+        add(&self.metrics.answers_cut, u64::from(fitting < rows.len()));
+        rows.truncate(fitting);
+        encoded(&Reply::Rows(rows))
     }
 
     fn live_rows(&self, tenants: &[(AccountKey, Tenant)], asked: &Query) -> Vec<LiveRow> {
@@ -180,7 +209,7 @@ impl Answering {
                 && asked.check.as_ref().is_none_or(|check| row.measured.check == *check)
         };
         let all = tenants.iter().flat_map(|(_, tenant)| self.view.rows(tenant, since));
-        all.filter(is_wanted).take(usize::try_from(LIST_LIMIT_MAX).unwrap_or(usize::MAX)).collect()
+        all.filter(is_wanted).collect()
     }
 
     async fn tenant_row(&self, key: &AccountKey, tenant: &Tenant) -> Result<TenantRow, StoreError> {
@@ -239,3 +268,20 @@ const _: fn(&Account) -> bool = |account| match account {
     Account::Tenant(_) => true,
     Account::Platform => false,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_fits_into_one_message() {
+        let check = |rows: Vec<String>, expected: usize| assert_eq!(fitting(&rows), expected);
+        check(vec![], 0);
+        check(vec!["x".to_owned(); ROWS_MAX + 5], ROWS_MAX);
+        check(vec!["x".repeat(100 * 1024); 20], 8);
+        check(vec!["x".repeat(ANSWER_BYTES_MAX)], 0);
+        let rows = vec!["x".repeat(2_000); ROWS_MAX];
+        let answer = encoded(&Reply::Rows(rows[..fitting(&rows)].to_vec()));
+        assert!(answer.len() < 1 << 20, "{}", answer.len());
+    }
+}

@@ -1,0 +1,136 @@
+//! One transaction for the shares of many tenants: everything of it is stored, or nothing, and it is counted as it is
+//! stored, so that the books balance: rows that came in are inserted, replaced, duplicates or dead letters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bulkhead_bus::header::Sequence;
+use bulkhead_bus::{PollerName, SiteName, Tenant, TenantId};
+use bulkhead_store::{Store, StoreError, TenantTx, isolation_of};
+use time::Date;
+
+use crate::precedence::{Candidate, merged};
+use crate::store::{self, Counts, DeadLetter};
+
+/// How long one transaction may take: beyond what the database allows a statement, so that it speaks first if it can.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A batch that is stored: who sent it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub site: SiteName,
+    pub poller: PollerName,
+    pub sequence: Option<Sequence>,
+}
+
+/// One tenant's part of a transaction.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub tenant: Tenant,
+    pub rows: Vec<Candidate>,
+    pub seen: Vec<Seen>,
+    pub dead: Vec<DeadLetter>,
+}
+
+/// Ordered, so that two writers take tenants in one order and cannot wait for each other.
+#[derive(Debug, Clone, Default)]
+pub struct Shares(BTreeMap<TenantId, Share>);
+
+impl Shares {
+    /// The share of a tenant, empty at first.
+    pub fn of(&mut self, tenant: &Tenant) -> &mut Share {
+        let empty = || Share { tenant: tenant.clone(), rows: vec![], seen: vec![], dead: vec![] };
+        self.0.entry(tenant.id).or_insert_with(empty)
+    }
+
+    /// Whose shares there are.
+    pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.0.values().map(|share| &share.tenant)
+    }
+}
+
+/// Writes shares and remembers which days have a partition.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    store: Store,
+    days: BTreeSet<(&'static str, Date)>,
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, days: BTreeSet::new() }
+    }
+
+    /// Believes in no partition any more: retention may have taken one away.
+    pub fn forget_days(&mut self) {
+        self.days.clear();
+    }
+
+    /// Stores everything or nothing.
+    ///
+    /// # Errors
+    /// When the database is away or refuses something; then nothing is stored, unless the commit itself failed. A
+    /// database that says nothing at all is away after [`WRITE_LIMIT`].
+    pub async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
+        let late = StoreError::TimedOut { action: "write results", limit: WRITE_LIMIT };
+        tokio::time::timeout(WRITE_LIMIT, self.write_all(shares)).await.unwrap_or(Err(late))
+    }
+
+    async fn write_all(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
+        for share in shares.0.values() {
+            self.ensure_days(share).await?;
+        }
+        let mut shares = shares.0.values();
+        let Some(first) = shares.next() else { return Ok(Counts::default()) };
+        let mut tx = self.store.begin(&first.tenant).await?;
+        let mut total = write_share(&mut tx, first).await?;
+        for share in shares {
+            tx.switch_to(&share.tenant).await?;
+            total.add(write_share(&mut tx, share).await?);
+        }
+        tx.commit().await?;
+        Ok(total)
+    }
+
+    async fn ensure_days(&mut self, share: &Share) -> Result<(), StoreError> {
+        let schema = isolation_of(&share.tenant.plan).schema();
+        for day in store::days_of(&share.rows) {
+            if self.days.contains(&(schema, day)) {
+                continue;
+            }
+            let mut tx = self.store.begin(&share.tenant).await?;
+            store::ensure_partition(&mut tx, day).await?;
+            tx.commit().await?;
+            self.days.insert((schema, day));
+        }
+        Ok(())
+    }
+}
+
+async fn write_share(tx: &mut TenantTx, share: &Share) -> Result<Counts, StoreError> {
+    let tenant = &share.tenant;
+    let written = store::write_results(tx, tenant, &merged(share.rows.clone())).await?;
+    let buried = store::put_dead_letters(tx, tenant, &share.dead).await?;
+    // One row a poller, in one order, whatever order the batches came in.
+    let mut seen: BTreeMap<(&SiteName, &PollerName), Option<Sequence>> = BTreeMap::new();
+    for batch in &share.seen {
+        let furthest = seen.entry((&batch.site, &batch.poller)).or_default();
+        *furthest = (*furthest).max(batch.sequence);
+    }
+    for (sender, sequence) in seen {
+        store::mark_seen(tx, tenant, sender, sequence).await?;
+    }
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let counts = Counts {
+        batches: number(share.seen.len()),
+        inserted: written.inserted,
+        replaced: written.replaced,
+        duplicates: number(share.rows.len()) - written.inserted - written.replaced + buried.known,
+        dead_letters: buried.kept + buried.counted,
+        not_kept: buried.counted,
+    };
+    // Last, because every writer of this tenant waits for this row.
+    store::add_counts(tx, tenant, counts).await?;
+    Ok(counts)
+}
