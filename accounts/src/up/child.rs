@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_runtime::eventually;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::files::write_public;
 
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+const DROP_LIMIT: Duration = Duration::from_secs(2);
 
 /// An unprivileged account of this machine, for programs that refuse root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,6 +234,13 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        if self.spec.ask_by == AskBy::Interrupt && self.signal(Signal::INT).is_ok() {
+            // PostgreSQL leaves shared memory behind when it is killed, and is down within milliseconds when asked.
+            let asked = Instant::now();
+            while asked.elapsed() < DROP_LIMIT && matches!(self.process.try_wait(), Ok(None)) {
+                std::thread::yield_now();
+            }
+        }
         // Nothing can be done about an error here; pdeathsig and the pid file remain.
         let _ = self.kill();
         let _ = fs::remove_file(&self.spec.pid_file);

@@ -112,7 +112,7 @@ pub struct Deployment {
     pub hub_port: u16,
     pub hub_leaf_port: u16,
     pub passwords: Passwords,
-    /// How many checks are run, over all pollers.
+    /// How many checks there are, over all sites: pollers of one site run the same ones, and a slot is stored once.
     pub checks: usize,
     /// What the user should know, such as ports that had to change.
     pub notes: Vec<String>,
@@ -223,7 +223,7 @@ impl Deployment {
             hub_port,
             hub_leaf_port,
             passwords,
-            checks: sites.iter().map(|made| made.checks * made.pollers.len()).sum(),
+            checks: sites.iter().map(|made| made.checks).sum(),
             notes,
             _lock: lock,
         };

@@ -2,15 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 
 use bulkhead_bus::{Account, TenantState};
 use bulkhead_store::admin::{self, AdminError, Passwords};
 use bulkhead_store::{ProvisioningError, Store, StoreError, UrlError, read_database_url};
+use bulkhead_testkit::TestDatabase;
+use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use sqlx::{AssertSqlSafe, PgConnection};
-use support::{account_key, bare_postgres, batch_key, postgres, tenant};
 
 async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
@@ -18,25 +17,25 @@ async fn run(connection: &mut PgConnection, sql: &str) {
 
 #[tokio::test]
 async fn preparing_and_migrating_twice_changes_nothing() {
-    let database = postgres().await;
-    database.prepare().await;
+    let database = TestDatabase::start().await.unwrap();
+    database.prepare().await.unwrap();
     let url = database.provision_url();
     let (first, second) = tokio::join!(admin::migrate(&url), admin::migrate(&url));
     first.unwrap();
     second.unwrap();
-    assert!(database.store().await.tenants().await.unwrap().tenants.is_empty());
+    assert!(database.store().await.unwrap().tenants().await.unwrap().tenants.is_empty());
 }
 
 #[tokio::test]
 async fn services_refuse_a_database_that_is_not_migrated_or_older() {
-    let database = bare_postgres().await;
+    let database = TestDatabase::start_bare().await.unwrap();
     let passwords = Passwords { provision: "secret".to_owned(), core: "secret".to_owned() };
-    admin::prepare_database(&database.superuser_url().replace("/bulkhead", "/postgres"), &passwords).await.unwrap();
+    admin::prepare_database(&database.bare_url(), &passwords).await.unwrap();
     let refused = Store::connect(&database.core_url(), "core", 1).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotMigrated(_)), "{refused}");
     admin::migrate(&database.provision_url()).await.unwrap();
     Store::connect(&database.core_url(), "core", 1).await.unwrap();
-    let mut superuser = database.superuser().await;
+    let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "update shared._migrations set version = version + 1000").await;
     Store::connect(&database.core_url(), "core", 1).await.expect("a newer schema is fine");
     run(&mut superuser, "update shared._migrations set version = 0").await;
@@ -46,8 +45,8 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
 
 #[tokio::test]
 async fn a_migration_that_was_changed_is_refused() {
-    let database = postgres().await;
-    run(&mut database.superuser().await, "update shared._migrations set checksum = '\\x00'").await;
+    let database = TestDatabase::start().await.unwrap();
+    run(&mut database.superuser().await.unwrap(), "update shared._migrations set checksum = '\\x00'").await;
     let refused = admin::migrate(&database.provision_url()).await.unwrap_err();
     assert!(matches!(refused, AdminError::Migrate { schema: "shared", .. }), "{refused}");
 }
@@ -64,8 +63,8 @@ async fn a_password_that_would_end_its_string_is_refused() {
 
 #[tokio::test]
 async fn a_tenant_is_written_by_its_account_and_its_id_stays() {
-    let database = postgres().await;
-    let provisioning = database.provisioning().await;
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
     let (key, mut acme) = (account_key(), tenant("acme-corp"));
     provisioning.put_tenant(&key, &acme).await.unwrap();
     let first = acme.id;
@@ -86,8 +85,8 @@ async fn a_tenant_is_written_by_its_account_and_its_id_stays() {
 
 #[tokio::test]
 async fn an_account_is_a_tenants_or_the_platforms() {
-    let database = postgres().await;
-    let provisioning = database.provisioning().await;
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
     let (ops, acme) = (account_key(), account_key());
     provisioning.put_platform_account(&ops, "ops").await.unwrap();
     provisioning.put_platform_account(&ops, "ops").await.unwrap();
@@ -96,7 +95,7 @@ async fn an_account_is_a_tenants_or_the_platforms() {
     assert!(matches!(refused, ProvisioningError::TwoRoles { .. }), "{refused}");
     let refused = provisioning.put_platform_account(&acme, "second").await.unwrap_err();
     assert!(matches!(refused, ProvisioningError::TwoRoles { .. }), "{refused}");
-    let snapshot = database.store().await.tenants().await.unwrap().into_snapshot();
+    let snapshot = database.store().await.unwrap().tenants().await.unwrap().into_snapshot();
     assert_eq!(snapshot.account(&ops), Some(&Account::Platform));
     assert!(matches!(snapshot.account(&acme), Some(Account::Tenant(_))));
     assert_eq!(snapshot.account(&account_key()), None);
@@ -104,8 +103,8 @@ async fn an_account_is_a_tenants_or_the_platforms() {
 
 #[tokio::test]
 async fn no_two_pollers_sign_with_one_key() {
-    let database = postgres().await;
-    let provisioning = database.provisioning().await;
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz, key) = (tenant("acme-corp"), tenant("xyz-inc"), batch_key());
     for tenant in [&acme, &xyz] {
         provisioning.put_tenant(&account_key(), tenant).await.unwrap();
@@ -123,7 +122,7 @@ async fn no_two_pollers_sign_with_one_key() {
 
 #[tokio::test]
 async fn partitions_are_made_once_and_only_for_days_that_results_may_have() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let made = |day: &str| format!("select shared.ensure_result_partition({day})");
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -134,13 +133,13 @@ async fn partitions_are_made_once_and_only_for_days_that_results_may_have() {
         });
     }
     tasks.join_all().await;
-    let mut core = database.bare_core().await;
+    let mut core = database.bare_core().await.unwrap();
     for day in ["current_date - 4000", "current_date + 30", "'infinity'::date", "null::date", "'0001-01-01 BC'::date"] {
         let refused = sqlx::raw_sql(AssertSqlSafe(made(day))).execute(&mut core).await;
         assert!(refused.is_err(), "{day}");
     }
     let sql = "select count(*) from pg_inherits i where i.inhparent = 'shared.result'::regclass";
-    let partitions: i64 = sqlx::query_scalar(sql).fetch_one(&mut database.superuser().await).await.unwrap();
+    let partitions: i64 = sqlx::query_scalar(sql).fetch_one(&mut database.superuser().await.unwrap()).await.unwrap();
     assert_eq!(partitions, 1);
 }
 

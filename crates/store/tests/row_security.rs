@@ -2,12 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use bulkhead_bus::Tenant;
 use bulkhead_store::{Store, StoreError, TenantTx};
+use bulkhead_testkit::TestDatabase;
+use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use support::{account_key, batch_key, postgres, tenant};
 
 const CANCELLATIONS: u64 = 60;
 
@@ -78,10 +77,10 @@ async fn count_results(tx: &mut TenantTx) -> i64 {
 }
 
 /// Two tenants with one result each.
-async fn store_with_results(database: &support::TestDatabase) -> (Store, Tenant, Tenant) {
-    let store = database.store().await;
+async fn store_with_results(database: &TestDatabase) -> (Store, Tenant, Tenant) {
+    let store = database.store().await.unwrap();
     let (acme, xyz) = (tenant("acme-corp"), tenant("xyz-inc"));
-    today_partition(&mut database.bare_core().await).await;
+    today_partition(&mut database.bare_core().await.unwrap()).await;
     for tenant in [&acme, &xyz] {
         let mut tx = store.begin(tenant).await.unwrap();
         run(tx.connection(), &insert_result(tenant, "result")).await.unwrap();
@@ -92,8 +91,8 @@ async fn store_with_results(database: &support::TestDatabase) -> (Store, Tenant,
 
 #[tokio::test]
 async fn every_table_of_tenants_is_locked_and_no_partition_is_granted() {
-    let database = postgres().await;
-    let mut superuser = database.superuser().await;
+    let database = TestDatabase::start().await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
     today_partition(&mut superuser).await;
     assert_eq!(open_tables(&mut superuser).await, Vec::<String>::new());
     assert_eq!(granted_partitions(&mut superuser).await, Vec::<String>::new());
@@ -105,8 +104,8 @@ async fn every_table_of_tenants_is_locked_and_no_partition_is_granted() {
 
 #[tokio::test]
 async fn control_a_lock_that_is_taken_away_is_missed() {
-    let database = postgres().await;
-    let mut superuser = database.superuser().await;
+    let database = TestDatabase::start().await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
     let partition = today_partition(&mut superuser).await;
     let locks = [
         (
@@ -139,11 +138,11 @@ async fn control_a_lock_that_is_taken_away_is_missed() {
 
 #[tokio::test]
 async fn without_a_tenant_every_table_is_an_error() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let (_, acme, _) = store_with_results(&database).await;
-    let tables = tenant_tables(&mut database.superuser().await).await;
+    let tables = tenant_tables(&mut database.superuser().await.unwrap()).await;
     assert!(tables.len() >= 7, "{tables:?}");
-    let mut core = database.bare_core().await;
+    let mut core = database.bare_core().await.unwrap();
     for table in &tables {
         // 42704: the setting was never made in this session.
         assert_eq!(run_code(&mut core, &format!("select * from shared.{table}")).await, "42704", "{table}");
@@ -161,7 +160,7 @@ async fn without_a_tenant_every_table_is_an_error() {
 
 #[tokio::test]
 async fn a_tenant_sees_and_writes_its_own_rows_only() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let (store, acme, xyz) = store_with_results(&database).await;
     let mut tx = store.begin(&acme).await.unwrap();
     assert_eq!(count_results(&mut tx).await, 1);
@@ -184,9 +183,9 @@ async fn a_tenant_sees_and_writes_its_own_rows_only() {
 
 #[tokio::test]
 async fn a_partition_is_closed_to_who_names_it() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let (store, acme, _) = store_with_results(&database).await;
-    let partition = today_partition(&mut database.bare_core().await).await;
+    let partition = today_partition(&mut database.bare_core().await.unwrap()).await;
     let mut tx = store.begin(&acme).await.unwrap();
     assert_eq!(run_code(tx.connection(), &format!("select * from {partition}")).await, "42501");
     drop(tx);
@@ -205,7 +204,7 @@ async fn a_partition_is_closed_to_who_names_it() {
 
 #[tokio::test]
 async fn core_can_neither_change_the_schema_nor_delete_nor_provision() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let (store, acme, _) = store_with_results(&database).await;
     for sql in [
         "drop table result",
@@ -235,13 +234,13 @@ async fn core_can_neither_change_the_schema_nor_delete_nor_provision() {
 
 #[tokio::test]
 async fn a_privileged_role_is_refused_at_the_door() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let what = |refused: Result<Store, StoreError>| match refused {
         Err(StoreError::Privileged { what, .. }) => what,
         other => panic!("{other:?}"),
     };
     assert_eq!(what(Store::connect(&database.superuser_url(), "core", 1).await), "a superuser");
-    let mut superuser = database.superuser().await;
+    let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "alter role bulkhead_core bypassrls").await.unwrap();
     assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "exempt from row security");
     run(&mut superuser, "alter role bulkhead_core nobypassrls").await.unwrap();
@@ -257,7 +256,7 @@ async fn a_privileged_role_is_refused_at_the_door() {
 
 #[tokio::test]
 async fn a_transaction_that_is_cancelled_leaves_no_tenant_behind() {
-    let database = postgres().await;
+    let database = TestDatabase::start().await.unwrap();
     let (_, acme, xyz) = store_with_results(&database).await;
     // One connection, so that the next transaction meets what the cancelled one left.
     let store = Store::connect(&database.core_url(), "core", 1).await.unwrap();
@@ -289,8 +288,8 @@ async fn a_transaction_that_is_cancelled_leaves_no_tenant_behind() {
 
 #[tokio::test]
 async fn provisioning_lives_under_row_security_too() {
-    let database = postgres().await;
-    let (provisioning, acme, xyz) = (database.provisioning().await, tenant("acme-corp"), tenant("xyz-inc"));
+    let database = TestDatabase::start().await.unwrap();
+    let (provisioning, acme, xyz) = (database.provisioning().await.unwrap(), tenant("acme-corp"), tenant("xyz-inc"));
     for tenant in [&acme, &xyz] {
         provisioning.put_tenant(&account_key(), tenant).await.unwrap();
         provisioning.put_site(tenant, &"oslo".parse().unwrap()).await.unwrap();
@@ -302,7 +301,7 @@ async fn provisioning_lives_under_row_security_too() {
     assert_eq!(run_code(&mut owner, "select * from shared.site").await, "42501");
     run(&mut owner, "set role bulkhead_owner").await.unwrap();
     assert_eq!(run_code(&mut owner, "select * from shared.site").await, "42704");
-    let store = database.store().await;
+    let store = database.store().await.unwrap();
     let mut tx = store.begin(&acme).await.unwrap();
     let sites: i64 = sqlx::query_scalar("select count(*) from site").fetch_one(tx.connection()).await.unwrap();
     assert_eq!(sites, 1);

@@ -3,6 +3,7 @@
 //! Attackers here are free of every rule that honest clients keep: whatever they are not able to do, a server refused.
 //! Nothing in this crate stands in for a server.
 
+pub mod database;
 pub mod deployment;
 mod dial;
 mod fake_hub;
@@ -16,6 +17,7 @@ mod session;
 mod settings;
 mod wire;
 
+pub use database::TestDatabase;
 pub use deployment::{LIMIT, TestDeployment};
 pub use dial::ConnectError;
 pub use fake_hub::{FakeHub, Visit};

@@ -1,9 +1,6 @@
 //! What core writes and answers, against a real database: redelivery is harmless and the books balance.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../crates/store/tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 
 use bulkhead_bus::Tenant;
@@ -15,8 +12,9 @@ use bulkhead_core::precedence::Candidate;
 use bulkhead_core::store::{self, Counts, DEAD_LETTERS_MAX, DeadLetter, UNCLAIMED_MAX};
 use bulkhead_runtime::now_ms;
 use bulkhead_store::Store;
+use bulkhead_testkit::TestDatabase;
+use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use sqlx::{AssertSqlSafe, Row};
-use support::{TestDatabase, account_key, batch_key, postgres, tenant};
 
 struct World {
     database: TestDatabase,
@@ -29,8 +27,8 @@ struct World {
 }
 
 async fn world() -> World {
-    let database = postgres().await;
-    let provisioning = database.provisioning().await;
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz) = (tenant("acme-corp"), tenant("xyz-inc"));
     for tenant in [&acme, &xyz] {
         provisioning.put_tenant(&account_key(), tenant).await.unwrap();
@@ -38,7 +36,7 @@ async fn world() -> World {
         let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
         provisioning.put_poller(tenant, &oslo, &p1, &batch_key()).await.unwrap();
     }
-    let store = database.store().await;
+    let store = database.store().await.unwrap();
     let slot = now_ms() / 10_000 * 10_000 - 600_000;
     World { writer: Writer::new(store.clone()), database, store, acme, xyz, slot }
 }
@@ -231,7 +229,7 @@ async fn the_shares_of_one_transaction_stand_or_fall_together() {
 #[tokio::test]
 async fn a_database_that_is_gone_is_worth_another_try() {
     let mut world = world().await;
-    let mut superuser = world.database.superuser().await;
+    let mut superuser = world.database.superuser().await.unwrap();
     world.commit(vec![world.at(0, Outcome::Ok)]).await;
     // A partition that retention took away is made again once the writer is told to forget it.
     let partitions: Vec<String> = sqlx::query_scalar(
@@ -273,7 +271,7 @@ async fn dead_letters_are_kept_once_and_up_to_a_limit() {
         acme.id.as_uuid(),
         DEAD_LETTERS_MAX - 1
     );
-    sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut world.database.superuser().await).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut world.database.superuser().await.unwrap()).await.unwrap();
     let counts = world.commit_for(acme.clone(), vec![], vec![letter(1, -1), letter(2, -1), letter(3, -1)]).await;
     assert_eq!((counts.dead_letters, counts.not_kept, counts.duplicates), (3, 2, 0));
     let again = world.commit_for(acme.clone(), vec![], vec![letter(1, -1)]).await;
@@ -294,7 +292,7 @@ async fn letters_of_strangers_are_kept_apart_and_up_to_a_limit() {
         "insert into platform.unclaimed_dead_letter (digest, account_key, reason, subject, headers, payload)
          select n::text::bytea, 'A', 'r', 's', 'h', 'p' from generate_series(2, {UNCLAIMED_MAX}) n"
     );
-    let mut superuser = world.database.superuser().await;
+    let mut superuser = world.database.superuser().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut superuser).await.unwrap();
     assert!(!store::put_unclaimed(&world.store, "A", &letter(2, -1)).await.unwrap());
     assert!(store::put_unclaimed(&world.store, "A", &letter(1, -1)).await.unwrap());

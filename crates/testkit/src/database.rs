@@ -1,0 +1,150 @@
+//! A real PostgreSQL for one test: its own cluster on a free loopback port, gone when it is dropped.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::Context;
+use bulkhead_accounts::up::Postgres;
+use bulkhead_bus::{AccountKey, BatchKey, Tenant, TenantId, TenantState};
+use bulkhead_store::admin::{self, Passwords};
+use bulkhead_store::{Provisioning, Store};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::find_test_tools;
+
+const DATABASE: &str = "bulkhead";
+const PASSWORD: &str = "secret";
+
+/// A running PostgreSQL, with Bulkhead's roles and schemas once it is prepared.
+pub struct TestDatabase {
+    // Before its folder: fields are dropped in order.
+    server: Postgres,
+    _folder: TempDir,
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("find a free port")?.port())
+}
+
+impl TestDatabase {
+    /// An empty PostgreSQL.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds the end of its log.
+    pub async fn start_bare() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
+        // So that the user that stands in for root may pass.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
+        for inner in ["logs", "run"] {
+            std::fs::create_dir(folder.path().join(inner)).context("make a folder")?;
+        }
+        let server = Postgres::start(folder.path(), &find_test_tools()?, free_port()?).await?;
+        Ok(Self { server, _folder: folder })
+    }
+
+    /// A PostgreSQL with roles and schemas.
+    ///
+    /// # Errors
+    /// When it does not start or cannot be prepared.
+    pub async fn start() -> anyhow::Result<Self> {
+        let database = Self::start_bare().await?;
+        database.prepare().await?;
+        Ok(database)
+    }
+
+    /// Makes roles, database and schemas, as an installation does.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn prepare(&self) -> anyhow::Result<()> {
+        let passwords = Passwords { provision: PASSWORD.to_owned(), core: PASSWORD.to_owned() };
+        admin::prepare_database(&self.bare_url(), &passwords).await?;
+        Ok(admin::migrate(&self.provision_url()).await?)
+    }
+
+    /// The superuser's address of the database that every PostgreSQL has.
+    #[must_use]
+    pub fn bare_url(&self) -> String {
+        self.server.superuser_url()
+    }
+
+    /// The superuser's address of Bulkhead's database.
+    #[must_use]
+    pub fn superuser_url(&self) -> String {
+        self.server.superuser_url().trim_end_matches("postgres").to_owned() + DATABASE
+    }
+
+    #[must_use]
+    pub fn provision_url(&self) -> String {
+        self.server.url("bulkhead_provision", PASSWORD, DATABASE)
+    }
+
+    #[must_use]
+    pub fn core_url(&self) -> String {
+        self.server.url("bulkhead_core", PASSWORD, DATABASE)
+    }
+
+    /// # Errors
+    /// When the role may not connect.
+    pub async fn store(&self) -> anyhow::Result<Store> {
+        Ok(Store::connect(&self.core_url(), "core", 4).await?)
+    }
+
+    /// # Errors
+    /// When the role may not connect.
+    pub async fn provisioning(&self) -> anyhow::Result<Provisioning> {
+        Ok(Provisioning::connect(&self.provision_url()).await?)
+    }
+
+    /// A connection that sees everything, to look at what others did.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn superuser(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.superuser_url()).await?)
+    }
+
+    /// A connection as core's role, without any of the store's care.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn bare_core(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.core_url()).await?)
+    }
+}
+
+/// A new account's key.
+///
+/// # Panics
+/// Never: what nkeys makes is a key.
+#[must_use]
+pub fn account_key() -> AccountKey {
+    nkeys::KeyPair::new_account().public_key().parse().expect("a new key is a key")
+}
+
+/// A new poller's batch key.
+///
+/// # Panics
+/// Never: what nkeys makes is a key.
+#[must_use]
+pub fn batch_key() -> BatchKey {
+    nkeys::KeyPair::new_user().public_key().parse().expect("a new key is a key")
+}
+
+/// An active tenant on plan free.
+///
+/// # Panics
+/// When `slug` is not a slug.
+#[must_use]
+pub fn tenant(slug: &str) -> Tenant {
+    Tenant {
+        id: TenantId::new(Uuid::new_v4()),
+        slug: slug.parse().expect("a test names tenants well"),
+        plan: "free".to_owned(),
+        state: TenantState::Active,
+        retention_days: 7,
+        allows_unsigned: false,
+    }
+}
