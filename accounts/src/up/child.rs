@@ -67,7 +67,7 @@ pub enum ChildError {
     Log { name: String, path: String, source: std::io::Error },
     #[error("start {name} ({program})")]
     Start { name: String, program: String, source: std::io::Error },
-    #[error("{name} ended at once ({status}); the end of its log {log}:\n{tail}")]
+    #[error("{name} has ended ({status}); the end of its log {log}:\n{tail}")]
     Ended { name: String, status: String, log: String, tail: String },
     #[error("stop {name}")]
     Stop { name: String, source: std::io::Error },
@@ -112,6 +112,24 @@ fn command(spec: &ChildSpec) -> Command {
     command
 }
 
+/// Starts a process and writes its pid file.
+fn spawn(spec: &ChildSpec) -> Result<Process, ChildError> {
+    let log_error =
+        |source| ChildError::Log { name: spec.name.clone(), path: spec.log_file.display().to_string(), source };
+    let log = OpenOptions::new().create(true).append(true).open(&spec.log_file).map_err(log_error)?;
+    let both: File = log.try_clone().map_err(log_error)?;
+    let started = command(spec).stdout(log).stderr(both).spawn();
+    let process = started.map_err(|source| ChildError::Start {
+        name: spec.name.clone(),
+        program: spec.program.display().to_string(),
+        source,
+    })?;
+    let started = start_time(process.id()).unwrap_or(0);
+    // Without the file a killed parent's child is found by nobody, but pdeathsig has ended it already.
+    let _ = write_public(&spec.pid_file, format!("{} {started}\n", process.id()).as_bytes());
+    Ok(process)
+}
+
 impl Child {
     /// Starts a process and writes its pid file.
     ///
@@ -120,20 +138,18 @@ impl Child {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(spec: ChildSpec) -> Result<Self, ChildError> {
-        let log_error =
-            |source| ChildError::Log { name: spec.name.clone(), path: spec.log_file.display().to_string(), source };
-        let log = OpenOptions::new().create(true).append(true).open(&spec.log_file).map_err(log_error)?;
-        let both: File = log.try_clone().map_err(log_error)?;
-        let started = command(&spec).stdout(log).stderr(both).spawn();
-        let process = started.map_err(|source| ChildError::Start {
-            name: spec.name.clone(),
-            program: spec.program.display().to_string(),
-            source,
-        })?;
-        let started = start_time(process.id()).unwrap_or(0);
-        // Without the file a killed parent's child is found by nobody, but pdeathsig has ended it already.
-        let _ = write_public(&spec.pid_file, format!("{} {started}\n", process.id()).as_bytes());
+        let process = spawn(&spec)?;
         Ok(Self { spec, process })
+    }
+
+    /// Starts the same process again, after ending the one that may still run.
+    ///
+    /// # Errors
+    /// When it cannot be ended or started.
+    pub fn restart(&mut self) -> Result<(), ChildError> {
+        self.kill()?;
+        self.process = spawn(&self.spec)?;
+        Ok(())
     }
 
     #[must_use]

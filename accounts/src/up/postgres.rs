@@ -233,7 +233,7 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub async fn restart(&mut self) -> Result<(), PostgresError> {
         self.child.stop().await.map_err(PostgresError::Child)?;
-        self.child = Child::start(self.child.spec().clone()).map_err(PostgresError::Child)?;
+        self.child.restart().map_err(PostgresError::Child)?;
         self.wait_until_up().await
     }
 

@@ -33,8 +33,11 @@ pub struct TestDeployment {
     home: TempDir,
 }
 
-/// The programs that were built beside this test.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
+/// A program that was built beside this test.
+///
+/// # Errors
+/// When it was not built.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find the test program")?;
     let folder = own.parent().and_then(Path::parent).context("find the folder of programs")?;
     let path = folder.join(name);
