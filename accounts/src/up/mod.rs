@@ -18,7 +18,7 @@ mod tools;
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
 pub use layout::Layout;
 pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, PostgresError};
 pub use site::Site;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

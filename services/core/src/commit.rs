@@ -71,7 +71,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the database is away or refuses something; then nothing is stored, unless the commit itself failed. A
-    /// database that says nothing at all is away after [`WRITE_LIMIT`].
+    /// database that says nothing at all is away after `WRITE_LIMIT`.
     pub async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
         let late = StoreError::TimedOut { action: "write results", limit: WRITE_LIMIT };
         tokio::time::timeout(WRITE_LIMIT, self.write_all(shares)).await.unwrap_or(Err(late))

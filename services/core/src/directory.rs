@@ -63,7 +63,7 @@ impl Directory {
         if age < LOOK_AGAIN { Ok(()) } else { self.refresh().await }
     }
 
-    /// A tenant's batch keys, at most [`KEYS_LIVE`] old.
+    /// A tenant's batch keys, at most `KEYS_LIVE` old.
     ///
     /// # Errors
     /// When the database does not answer.
