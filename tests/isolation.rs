@@ -11,6 +11,8 @@ mod bodies;
 mod credentials;
 #[path = "isolation/prefix.rs"]
 mod prefix;
+#[path = "isolation/replies.rs"]
+mod replies;
 #[path = "isolation/sites.rs"]
 mod sites;
 #[path = "isolation/subjects.rs"]

@@ -11,9 +11,9 @@ pub(crate) const TENANTS: [&str; 2] = ["acme-corp enterprise oslo/p1 bergen/p1",
 
 static MARKERS: AtomicU64 = AtomicU64::new(1);
 
-/// Text that was not used before.
+/// Text that was not used before, and that no other begins with.
 pub(crate) fn unique(head: &str) -> String {
-    format!("{head}{}", MARKERS.fetch_add(1, Ordering::SeqCst))
+    format!("{head}{:06}", MARKERS.fetch_add(1, Ordering::SeqCst))
 }
 
 /// Hears everything in one account, and may say everything there.
@@ -23,6 +23,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// In CORE this changes the account's signing keys, and then the hub forgets what linked leaves subscribed: their
+    /// forwarders wait for acknowledgements in vain, so such a deployment is dropped and not stopped.
     pub(crate) async fn place(deployment: &TestDeployment, account: &'static str) -> anyhow::Result<Self> {
         let tap = deployment.wiretap(account).await.with_context(|| format!("watch {account}"))?;
         Ok(Self { account, tap })
@@ -42,11 +44,42 @@ impl Watch {
     }
 
     /// Asks and gets the answer's JSON, with the right to ask anything.
-    pub(crate) async fn ask(&self, subject: &str) -> anyhow::Result<serde_json::Value> {
+    pub(crate) async fn ask(&self, subject: &str, body: &[u8]) -> anyhow::Result<serde_json::Value> {
         let inbox = unique("_INBOX_watch.");
-        self.tap.publish(subject, Some(&inbox), None, b"").await?;
+        self.tap.publish(subject, Some(&inbox), None, body).await?;
         let answer = self.tap.wait_for(LIMIT, |message| message.subject == inbox).await?;
         serde_json::from_slice(&answer.body).with_context(|| format!("read the answer to {subject}"))
+    }
+}
+
+/// The three accounts that are looked into.
+pub(crate) struct Watchers {
+    pub(crate) acme: Watch,
+    pub(crate) xyz: Watch,
+    pub(crate) core: Watch,
+    pub(crate) acme_key: String,
+    pub(crate) xyz_key: String,
+}
+
+impl Watchers {
+    pub(crate) async fn place(deployment: &TestDeployment) -> anyhow::Result<Self> {
+        Ok(Self {
+            acme: Watch::place(deployment, ACME).await?,
+            xyz: Watch::place(deployment, XYZ).await?,
+            core: Watch::place(deployment, "core").await?,
+            acme_key: deployment.key_of(ACME)?,
+            xyz_key: deployment.key_of(XYZ)?,
+        })
+    }
+
+    /// What was heard in xyz-inc and CORE of messages whose body begins with `head`.
+    pub(crate) async fn leaks(&self, head: &str) -> anyhow::Result<Vec<String>> {
+        let mut leaks = Vec::new();
+        for watch in [&self.xyz, &self.core] {
+            watch.catch_up().await?;
+            leaks.extend(watch.heard(|message| begins(message, head)));
+        }
+        Ok(leaks)
     }
 }
 
