@@ -27,6 +27,8 @@ const BACKDATE: Duration = Duration::minutes(5);
 pub enum CertificateError {
     #[error("certificate files")]
     File(#[source] FileError),
+    #[error("{path} is damaged: restore it from a backup, or start anew with `bulkhead up --fresh`")]
+    Damaged { path: String, source: rcgen::Error },
     #[error("make certificate for {subject}")]
     Make { subject: String, source: rcgen::Error },
 }
@@ -157,6 +159,10 @@ fn made<T>(subject: &str, result: Result<T, rcgen::Error>) -> Result<T, Certific
     result.map_err(|source| CertificateError::Make { subject: subject.to_owned(), source })
 }
 
+fn readable<T>(path: &Path, result: Result<T, rcgen::Error>) -> Result<T, CertificateError> {
+    result.map_err(|source| CertificateError::Damaged { path: path.display().to_string(), source })
+}
+
 fn write_pair(files: &CertificateFiles, chain: &str, key: &KeyPair) -> Result<(), CertificateError> {
     write_secret(&files.key_file, key.serialize_pem().as_bytes()).map_err(CertificateError::File)?;
     write_public(&files.cert_file, chain.as_bytes()).map_err(CertificateError::File)
@@ -255,8 +261,8 @@ impl Authority {
         let files = CertificateFiles::named(&self.folder, name);
         let certificate = read_text(&files.cert_file).map_err(CertificateError::File)?;
         let key = read_text(&files.key_file).map_err(CertificateError::File)?;
-        let key = made(name, KeyPair::from_pem(&key))?;
-        made(name, Issuer::from_ca_cert_pem(&certificate, key))
+        let key = readable(&files.key_file, KeyPair::from_pem(&key))?;
+        readable(&files.cert_file, Issuer::from_ca_cert_pem(&certificate, key))
     }
 
     /// A client certificate, with its intermediate behind it in the same file.

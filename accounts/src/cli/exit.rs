@@ -1,6 +1,7 @@
 //! What a command ends with: a message on standard error and a documented exit code.
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use bulkhead_bus::payload::ErrorCode;
@@ -9,6 +10,7 @@ use bulkhead_runtime::{Chain, ConnectError, RequestError};
 use crate::client::ClientError;
 use crate::up::DeploymentError;
 
+const DONE: u8 = 0;
 pub(super) const FAILED: u8 = 1;
 pub(super) const INVALID: u8 = 4;
 pub(super) const NOT_READY: u8 = 5;
@@ -35,13 +37,20 @@ impl Failure {
         Self { code: INVALID, message: format!("{what}: {}", Chain(&error)) }
     }
 
+    /// Whoever read our output has gone: nothing is left to do, and nothing to complain about.
+    pub(super) fn reader_gone() -> Self {
+        Self { code: DONE, message: String::new() }
+    }
+
     pub(super) fn not_ready(message: String) -> Self {
         Self { code: NOT_READY, message }
     }
 
-    #[expect(clippy::print_stderr, reason = "this is where a command's errors go")]
     pub(super) fn report(&self) -> ExitCode {
-        eprintln!("bulkhead: {}", self.message);
+        if self.code != DONE {
+            // Nobody may be listening there either.
+            let _ = writeln!(std::io::stderr(), "bulkhead: {}", self.message);
+        }
         ExitCode::from(self.code)
     }
 }

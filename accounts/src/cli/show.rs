@@ -15,15 +15,16 @@ pub(super) trait Row: Serialize {
     fn cells(&self, now_ms: i64) -> Vec<String>;
 }
 
-/// Writes lines to standard output. A reader that has gone away is no error.
+/// Writes lines to standard output. When the reader has gone the command ends quietly.
 ///
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn write_lines(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
-        Ok(()) | Err(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::reader_gone()),
+        Err(error) => Err(Failure::failed(error)),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `bulkhead up`: starts a deployment, shows what it stores, and ends it at Ctrl-C.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,19 +38,17 @@ impl Progress {
         Self { bar, started: Instant::now() }
     }
 
-    #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
     fn say(&self, step: &str) {
         if self.bar.is_hidden() {
-            eprintln!("[{:5.1}s] {step}", self.started.elapsed().as_secs_f32());
+            let _ = writeln!(std::io::stderr(), "[{:5.1}s] {step}", self.started.elapsed().as_secs_f32());
         } else {
             self.bar.set_message(step.to_owned());
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
     fn note(&self, note: &str) {
         if self.bar.is_hidden() {
-            eprintln!("note: {note}");
+            let _ = writeln!(std::io::stderr(), "note: {note}");
         } else {
             self.bar.println(format!("note: {note}"));
         }
@@ -102,6 +100,13 @@ fn programs() -> Result<Programs, Failure> {
 }
 
 pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<(), Failure> {
+    if let Err(error) = crate::files::make_folder(home.parent().unwrap_or(&home)) {
+        return Err(Failure::invalid("--home cannot be used", error));
+    }
+    if home.exists() && !home.is_dir() {
+        let error = std::io::Error::other(format!("{} is no folder: name one that is or can be made", home.display()));
+        return Err(Failure::invalid("--home cannot be used", error));
+    }
     let progress = Progress::new();
     progress.say("looking for nats-server and PostgreSQL");
     let tools = tools(&home, &args.tools, &|step| progress.say(step))?;
@@ -177,7 +182,9 @@ async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, st
             was_complete = true;
         }
         if was_complete {
-            screen.show(&rows, view.is_json)?;
+            // What was watched at an earlier start is history and not a state.
+            let watched: Vec<StateRow> = rows.into_iter().filter(|row| row.slot_ms >= since_ms).collect();
+            screen.show(&watched, view.is_json)?;
         }
         if is_complete && view.ends_with_first_results {
             return Ok(());

@@ -121,8 +121,11 @@ pub struct Deployment {
 }
 
 fn lock(layout: &Layout) -> Result<File, DeploymentError> {
+    let is_new = !layout.home().exists();
     make_folder(layout.home()).map_err(DeploymentError::File)?;
-    open_to_stand_in(layout.home());
+    if is_new {
+        open_to_stand_in(layout.home());
+    }
     let path = layout.lock_file();
     let failed = |source| DeploymentError::Lock { path: path.display().to_string(), source };
     let mut file =
@@ -144,18 +147,19 @@ fn lock(layout: &Layout) -> Result<File, DeploymentError> {
     Ok(file)
 }
 
-/// Empties the state folder, but for the lock that we hold and the tools that were fetched.
+/// Removes what earlier starts have made, but for the lock that we hold and the tools that were fetched.
 fn empty(layout: &Layout) -> Result<(), DeploymentError> {
     let failed = |path: &std::path::Path| {
         let path = path.display().to_string();
         move |source| DeploymentError::Fresh { path: path.clone(), source }
     };
-    let entries = std::fs::read_dir(layout.home()).map_err(failed(layout.home()))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path == layout.lock_file() || path.ends_with("tools") {
-            continue;
-        }
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    // Only what a deployment makes, by name: the folder may be one that holds other things.
+    for path in layout.made() {
+        let removed = match std::fs::symlink_metadata(&path) {
+            Err(_) => Ok(()),
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
+            Ok(_) => std::fs::remove_file(&path),
+        };
         removed.map_err(failed(&path))?;
     }
     let database = database_folder(layout.home());

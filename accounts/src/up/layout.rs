@@ -26,6 +26,26 @@ impl Layout {
         self.home.join("lock")
     }
 
+    /// Everything that a deployment makes in its folder and that a fresh start removes.
+    #[must_use]
+    pub fn made(&self) -> Vec<PathBuf> {
+        let names = [
+            "core",
+            "hub",
+            "logs",
+            "nsc",
+            "pki",
+            "ports.json",
+            "postgres",
+            "profiles",
+            "provisioning",
+            "run",
+            "secrets",
+            "sites",
+        ];
+        names.iter().map(|name| self.home.join(name)).collect()
+    }
+
     #[must_use]
     pub fn ports_file(&self) -> PathBuf {
         self.home.join("ports.json")

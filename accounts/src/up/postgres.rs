@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bulkhead_runtime::{LimitReached, eventually};
+use bulkhead_runtime::{Chain, LimitReached, eventually};
 use uuid::Uuid;
 
 use super::child::{AskBy, Child, ChildError, ChildSpec, RunAs, log_tail};
@@ -31,8 +31,19 @@ pub enum PostgresError {
     NotUp { port: u16, log: String, tail: String, source: LimitReached },
     #[error("the database's password {path} is gone: restore the file, or start anew with `bulkhead up --fresh`")]
     NoPassword { path: String },
+    #[error(
+        "the database in {folder} refuses the password in secrets/postgres-superuser.password: restore that file, or \
+         start anew with `bulkhead up --fresh`"
+    )]
+    WrongPassword { folder: String },
     #[error("PostgreSQL refuses to run as root and this machine has neither a user postgres nor a user nobody")]
     NoUser,
+}
+
+/// What a database that is up says to us.
+enum Up {
+    Answers,
+    Refused,
 }
 
 /// A running PostgreSQL and where it keeps things.
@@ -247,21 +258,29 @@ impl Postgres {
             let url = url.clone();
             async move {
                 if is_dead {
-                    return Ok(());
+                    return Ok(Up::Answers);
                 }
-                bulkhead_store::admin::ping(&url).await.map_err(|error| error.to_string())
+                match bulkhead_store::admin::ping(&url).await {
+                    Err(error) if error.is_refused() => Ok(Up::Refused),
+                    Err(error) => Err(Chain(&error).to_string()),
+                    Ok(()) => Ok(Up::Answers),
+                }
             }
         });
         let up = up.await;
         if let Some(error) = dead {
             return Err(PostgresError::Child(error));
         }
-        up.map_err(|source| PostgresError::NotUp {
+        let up = up.map_err(|source| PostgresError::NotUp {
             port: self.port,
             log: self.child.spec().log_file.display().to_string(),
             tail: log_tail(&self.child.spec().log_file, 12),
             source,
-        })
+        })?;
+        match up {
+            Up::Answers => Ok(()),
+            Up::Refused => Err(PostgresError::WrongPassword { folder: self.folder.display().to_string() }),
+        }
     }
 
     /// For making roles and the database, and for nothing else.

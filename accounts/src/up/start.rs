@@ -226,7 +226,7 @@ fn default_checks(hub_port: u16, postgres_port: u16, health_port: Option<u16>) -
         own("database", Target::Tcp { address: format!("127.0.0.1:{postgres_port}") }),
         own("this-machine", Target::Icmp { host: "127.0.0.1".to_owned() }),
     ];
-    // Every resolver that resolves anything knows the root's name servers.
+    // A resolver that follows the DNS knows the root's name servers; one that filters may deny them, and then says so.
     let root = own("resolver", Target::Dns { name: ".".to_owned() });
     all.push(root.map(|check| CheckSetting { record: Some("NS"), ..check }));
     all.extend(

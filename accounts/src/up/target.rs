@@ -36,6 +36,23 @@ pub enum Target {
 )]
 pub struct TargetError(String);
 
+/// Labels of letters, digits, `-` and `_`, an IPv4 address, or an IPv6 address with or without brackets.
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_name = text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label);
+    bare.parse::<std::net::Ipv6Addr>().is_ok() || is_name
+}
+
+/// `host:port`; an IPv6 host in brackets.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_bracketed = host.starts_with('[') || !host.contains(':');
+    is_bracketed && is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 impl FromStr for Target {
     type Err = TargetError;
 
@@ -46,15 +63,20 @@ impl FromStr for Target {
         if !is_clean {
             return Err(wrong());
         }
-        let host = |rest: &str| (!rest.contains(['/', '?', '#', '@'])).then(|| rest.to_owned()).ok_or_else(wrong);
+        let host = |rest: &str| is_host(rest).then(|| rest.to_owned()).ok_or_else(wrong);
         match scheme {
             "tcp" => {
-                let address = host(rest)?;
-                let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-                let is_port = port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-                if is_port { Ok(Self::Tcp { address }) } else { Err(wrong()) }
+                if is_address(rest) {
+                    Ok(Self::Tcp { address: rest.to_owned() })
+                } else {
+                    Err(wrong())
+                }
             }
-            "http" | "https" if !rest.starts_with('/') => Ok(Self::Http { url: text.to_owned() }),
+            "http" | "https" => {
+                let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                let is_good = is_host(authority) || is_address(authority);
+                if is_good { Ok(Self::Http { url: text.to_owned() }) } else { Err(wrong()) }
+            }
             "icmp" => Ok(Self::Icmp { host: host(rest)? }),
             "dns" => Ok(Self::Dns { name: host(rest)? }),
             _ => Err(wrong()),

@@ -56,13 +56,15 @@ fn templated(role: Role, pattern: &str) -> String {
     })
 }
 
-/// What a consumer's puller needs, async-nats included (facts: topology-proved, item 6).
-fn pull_rights(stream: StreamName) -> [String; 3] {
+/// What a consumer's puller needs, async-nats included (facts: topology-proved, item 6). It may also read a message by its
+/// place, for one whose headers no client can be handed.
+fn pull_rights(stream: StreamName) -> [String; 4] {
     let (stream, consumer) = (stream.as_str(), stream.consumer().name);
     [
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
         format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
         format!("$JS.ACK.{stream}.{consumer}.>"),
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
     ]
 }
 

@@ -153,7 +153,11 @@ impl Headers {
     /// One line a header, for records of messages that could not be read.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let lines = self.0.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")));
+        // In one order: the map has another one at each delivery, and this text identifies the message.
+        let mut headers: Vec<_> = self.0.iter().collect();
+        headers.sort_by(|(one, _), (other, _)| AsRef::<str>::as_ref(*one).cmp(other.as_ref()));
+        let lines =
+            headers.into_iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")));
         lines.collect::<Vec<_>>().join("\n")
     }
 }
@@ -185,6 +189,8 @@ pub struct EnsureError {
 #[derive(Debug, Clone)]
 pub struct Bus {
     client: Client,
+    /// How often the connection was lost.
+    losses: tokio::sync::watch::Receiver<u64>,
     pub(crate) jetstream: async_nats::jetstream::Context,
 }
 
@@ -207,7 +213,11 @@ fn signed_in(path: &std::path::Path, nonce: &[u8]) -> Result<Auth, AuthError> {
     Ok(auth)
 }
 
-fn options(settings: &BusSettings, name: &str) -> Result<ConnectOptions, ConnectError> {
+fn options(
+    settings: &BusSettings,
+    name: &str,
+    losses: tokio::sync::watch::Sender<u64>,
+) -> Result<ConnectOptions, ConnectError> {
     let tls = client_config(&settings.tls).map_err(ConnectError::Tls)?;
     let options = match settings.creds_file.clone() {
         Some(path) => {
@@ -233,7 +243,12 @@ fn options(settings: &BusSettings, name: &str) -> Result<ConnectOptions, Connect
             let doubled = Duration::from_millis(50) * 2_u32.saturating_pow(u32::try_from(attempt).unwrap_or(8).min(8));
             doubled.min(RECONNECT_MOST)
         })
-        .event_callback(move |event| log_event(event_name.clone(), event)))
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected) {
+                losses.send_modify(|count| *count += 1);
+            }
+            log_event(event_name.clone(), event)
+        }))
 }
 
 impl Bus {
@@ -247,11 +262,12 @@ impl Bus {
         if addresses.is_empty() {
             return Err(ConnectError::NoAddress);
         }
-        let connected = options(settings, name)?.connect(addresses).await;
+        let (lost, losses) = tokio::sync::watch::channel(0);
+        let connected = options(settings, name, lost)?.connect(addresses).await;
         let client = connected.map_err(|source| ConnectError::Connect { urls: settings.urls.join(", "), source })?;
         let jetstream =
             async_nats::jetstream::context::ContextBuilder::new().timeout(JETSTREAM_LIMIT).build(client.clone());
-        Ok(Self { client, jetstream })
+        Ok(Self { client, losses, jetstream })
     }
 
     /// The version of the server that we are connected to, such as `2.14.4`.
@@ -263,6 +279,12 @@ impl Bus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Counts the losses of this connection; changes with each.
+    #[must_use]
+    pub fn losses(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.losses.clone()
     }
 
     /// Publishes at most once: nobody says whether it arrived.

@@ -13,6 +13,7 @@ mod life;
 mod log;
 mod settings;
 mod tls;
+mod unreadable;
 mod wait;
 
 pub use bus::{
@@ -25,9 +26,10 @@ pub use credentials::{Credentials, CredentialsError};
 pub use durable::{Delivery, PullError, Puller};
 pub use health::{Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
-pub use log::{LogFormat, init_logs};
+pub use log::{LogFormat, check_filter, init_logs};
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use tls::{TlsError, TlsFiles, client_config};
+pub use unreadable::Unreadable;
 pub use wait::{Backoff, LimitReached, eventually};
 
 pub use tokio_util::sync::CancellationToken;

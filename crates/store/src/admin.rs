@@ -24,6 +24,15 @@ pub enum AdminError {
     Password(&'static str),
 }
 
+impl AdminError {
+    /// Whether the database is up and does not take the password.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        source.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "28P01")
+    }
+}
+
 /// Of the login roles; letters and digits only.
 #[derive(Debug, Clone)]
 pub struct Passwords {
@@ -82,9 +91,20 @@ pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Res
     if !exists {
         run(&mut connection, "create database", "create database bulkhead owner bulkhead_owner").await?;
     }
-    run(&mut connection, "close database", "revoke all on database bulkhead from public").await?;
-    let allow = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
-    run(&mut connection, "open database to its roles", allow).await?;
+    // Said only once: two who say it at the same time disturb each other.
+    let sql = "select has_database_privilege('public', $1, 'connect')
+                   or not has_database_privilege('bulkhead_provision', $1, 'connect')
+                   or not has_database_privilege('bulkhead_core', $1, 'connect')";
+    let is_open: bool = sqlx::query_scalar(sql)
+        .bind(DATABASE)
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failed("look who may connect"))?;
+    if is_open {
+        run(&mut connection, "close database", "revoke all on database bulkhead from public").await?;
+        let allow = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
+        run(&mut connection, "open database to its roles", allow).await?;
+    }
     connection.close().await.map_err(failed("close"))
 }
 

@@ -19,6 +19,7 @@ const FUTURE_MS: i64 = 5 * 60_000;
 pub enum DeadReason {
     ForeignSubject,
     NotDecodable,
+    BadHeaders,
     UnknownVersion,
     TooManyResults,
     UnknownAccount,
@@ -43,6 +44,7 @@ impl DeadReason {
         match self {
             Self::ForeignSubject => "foreign_subject",
             Self::NotDecodable => "not_decodable",
+            Self::BadHeaders => "bad_headers",
             Self::UnknownVersion => "unknown_version",
             Self::TooManyResults => "too_many_results",
             Self::UnknownAccount => "unknown_account",
@@ -73,6 +75,7 @@ impl DeadReason {
             | Self::NotForPlatform => true,
             Self::ForeignSubject
             | Self::NotDecodable
+            | Self::BadHeaders
             | Self::UnknownVersion
             | Self::TooManyResults
             | Self::Unsigned

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
-use bulkhead_runtime::{BusSettings, Chain, LogFormat, client_config, load_settings};
+use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, client_config, load_settings};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -110,6 +110,7 @@ impl Config {
         let range =
             wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
         let mut problems: Vec<String> = range.collect();
+        problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
         if let Err(error) = bulkhead_store::read_database_url(&self.database_url_file) {
             problems.push(format!("  database_url_file: {}", Chain(&error)));
         }
@@ -130,6 +131,9 @@ fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
     }
     if let Err(error) = client_config(&settings.tls) {
         problems.push(format!("  {key}.tls: {}", Chain(&error)));
+    }
+    if let Some(Err(error)) = settings.creds_file.as_deref().map(Credentials::read) {
+        problems.push(format!("  {key}.creds_file: {}", Chain(&error)));
     }
     problems
 }

@@ -58,11 +58,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(problems) => return settings_exit(&problems),
     };
+    if let Err(problem) = init_logs(config.log_format, &config.log_filter) {
+        return settings_exit(&problem);
+    }
     if order == Order::CheckConfig {
         return say("settings are valid");
-    }
-    if let Err(problem) = init_logs(config.log_format, &config.log_filter) {
-        return settings_exit(&format!("log_filter {:?} is not a filter: {problem}", config.log_filter));
     }
     let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = ended.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(config, Stop::new())));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, StreamName, Tenant, TenantId};
-use bulkhead_runtime::{Bus, Chain, Delivery, Readiness, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Delivery, Readiness, Stop, Unreadable, now_ms};
 use bulkhead_store::{Store, StoreError};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -62,8 +62,12 @@ enum Settled {
 
 /// Identifies a message by what it is, not by where it was stored: the same batch sent ten times is one dead letter.
 fn digest(delivery: &Delivery, headers: &str) -> Vec<u8> {
+    digest_of(&delivery.subject, headers, &delivery.body)
+}
+
+fn digest_of(subject: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut hash = Sha256::new();
-    for part in [delivery.subject.as_bytes(), headers.as_bytes(), &delivery.body] {
+    for part in [subject.as_bytes(), headers.as_bytes(), body] {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -110,9 +114,14 @@ impl Ingesting {
             trouble = None;
             readiness.mark(part);
             info!(stream, "pulling from {stream}");
+            let mut losses = bus.losses();
             loop {
                 let batch = tokio::select! {
                     batch = puller.next_batch(self.messages_most(), self.config.linger()) => batch,
+                    Ok(()) = losses.changed() => {
+                        self.settle_unreadable(&bus, &mut writer).await;
+                        continue;
+                    }
                     () = stop.cancelled() => return Ok(()),
                 };
                 let Ok(deliveries) = batch.inspect_err(|error| {
@@ -327,6 +336,61 @@ impl Ingesting {
                 self.acknowledge(&[delivery]).await;
             }
             Err(error) => self.put_back([delivery], &error).await,
+        }
+    }
+
+    /// A message whose headers are no text costs us the connection each time it is delivered: it is read another way,
+    /// dead-lettered and settled, so that one sender cannot stop the queue for all.
+    async fn settle_unreadable(&self, bus: &Bus, writer: &mut Writer) {
+        let found = match bus.find_unreadable(self.stream).await {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(error = %Chain(&error), "what is pending was not looked through");
+                return;
+            }
+        };
+        for message in found {
+            let dead = Dead { reason: DeadReason::BadHeaders, detail: "the headers are not text".to_owned() };
+            self.report(&message.subject, &dead);
+            let letter = self.unreadable_letter(&message, &dead);
+            let account = CoreSubject::account_of(&message.subject).ok();
+            let snapshot = self.directory.snapshot();
+            let sender = snapshot.tenants().find(|(key, _)| Some(*key) == account.as_ref());
+            let kept = match sender {
+                Some((_, tenant)) => {
+                    let mut shares = Shares::default();
+                    shares.of(tenant).dead.push(letter);
+                    writer.write(&shares).await.map(|_| ())
+                }
+                None => {
+                    let account = account.as_ref().map_or("", AccountKey::as_str);
+                    store::put_unclaimed(&self.store, account, &letter).await.map(|_| ())
+                }
+            };
+            match kept {
+                Ok(()) => {
+                    add(&self.metrics.dead_letters, 1);
+                    if let Err(error) = message.ack().await {
+                        warn!(error = %Chain(&error), "an unreadable message was not settled");
+                    }
+                }
+                // It comes again, costs the connection again, and is found again.
+                Err(error) => warn!(error = %Chain(&error), "an unreadable message was not kept"),
+            }
+        }
+    }
+
+    fn unreadable_letter(&self, message: &Unreadable, dead: &Dead) -> DeadLetter {
+        DeadLetter {
+            digest: digest_of(&message.subject, &message.headers, &message.body),
+            row_index: WHOLE,
+            reason: dead.reason.as_str(),
+            detail: dead.detail.clone(),
+            stream: self.stream.as_str(),
+            subject: message.subject.clone(),
+            headers: message.headers.clone(),
+            payload: message.body.to_vec(),
+            delivered: 1,
         }
     }
 
