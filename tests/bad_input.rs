@@ -1,1 +1,21 @@
-//! ...
+//! What is wrong is refused with an error that names the value, the rule and the way out, and nothing is lost by it.
+//!
+//! Names, settings, messages, files of a stopped deployment, and servers that are too old.
+
+#[path = "bad_input/bodies.rs"]
+mod bodies;
+#[path = "bad_input/files.rs"]
+mod files;
+#[path = "bad_input/messages.rs"]
+mod messages;
+#[path = "bad_input/names.rs"]
+mod names;
+#[path = "bad_input/programs.rs"]
+mod programs;
+#[path = "bad_input/settings.rs"]
+mod settings;
+
+#[path = "bad_input/grid.rs"]
+mod grid;
+#[path = "bad_input/program.rs"]
+mod program;

@@ -13,7 +13,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::files::{FileError, read_text, write_public, write_secret};
+use crate::files::{FileError, read_state, write_public, write_secret};
 
 const ROOT_DAYS: i64 = 3_650;
 const INTERMEDIATE_DAYS: i64 = 1_825;
@@ -29,6 +29,8 @@ pub enum CertificateError {
     File(#[source] FileError),
     #[error("{path} is damaged: restore it from a backup, or start anew with `bulkhead up --fresh`")]
     Damaged { path: String, source: rcgen::Error },
+    #[error("{path} is gone: restore it from a backup, or start anew with `bulkhead up --fresh`")]
+    Missing { path: String },
     #[error("make certificate for {subject}")]
     Make { subject: String, source: rcgen::Error },
 }
@@ -217,7 +219,7 @@ impl Authority {
     pub fn ensure_roots(&self, now: OffsetDateTime) -> Result<(), CertificateError> {
         for root in ["client-root", "server-root", "route-root"] {
             let files = CertificateFiles::named(&self.folder, root);
-            if files.cert_file.exists() && files.key_file.exists() {
+            if self.is_there(root, &files)? {
                 continue;
             }
             let subject = format!("{root}.{}", self.domain.0);
@@ -239,7 +241,7 @@ impl Authority {
 
     fn ensure_intermediate(&self, name: &str, now: OffsetDateTime) -> Result<(), CertificateError> {
         let files = CertificateFiles::named(&self.folder, name);
-        if files.cert_file.exists() && files.key_file.exists() {
+        if self.is_there(name, &files)? {
             return Ok(());
         }
         let owner = name.strip_prefix("tenant-").unwrap_or(name);
@@ -257,10 +259,22 @@ impl Authority {
         write_pair(&files, &certificate.pem(), &key)
     }
 
+    /// Whether a certificate and its key are there and readable. One without the other is damage, never replaced: what
+    /// was issued under it would be worth nothing.
+    fn is_there(&self, name: &str, files: &CertificateFiles) -> Result<bool, CertificateError> {
+        let missing = |path: &Path| CertificateError::Missing { path: path.display().to_string() };
+        match (files.cert_file.exists(), files.key_file.exists()) {
+            (false, false) => Ok(false),
+            (false, true) => Err(missing(&files.cert_file)),
+            (true, false) => Err(missing(&files.key_file)),
+            (true, true) => self.issuer(name).map(|_| true),
+        }
+    }
+
     fn issuer(&self, name: &str) -> Result<Issuer<'static, KeyPair>, CertificateError> {
         let files = CertificateFiles::named(&self.folder, name);
-        let certificate = read_text(&files.cert_file).map_err(CertificateError::File)?;
-        let key = read_text(&files.key_file).map_err(CertificateError::File)?;
+        let certificate = read_state(&files.cert_file).map_err(CertificateError::File)?;
+        let key = read_state(&files.key_file).map_err(CertificateError::File)?;
         let key = readable(&files.key_file, KeyPair::from_pem(&key))?;
         readable(&files.cert_file, Issuer::from_ca_cert_pem(&certificate, key))
     }
@@ -319,7 +333,7 @@ impl Authority {
         let certificate = made(subject, params.signed_by(&key, &self.issuer(issuer)?))?;
         let issuer_file = self.folder.join(format!("{issuer}.crt"));
         let is_root = issuer.ends_with("-root");
-        let behind = if is_root { String::new() } else { read_text(&issuer_file).map_err(CertificateError::File)? };
+        let behind = if is_root { String::new() } else { read_state(&issuer_file).map_err(CertificateError::File)? };
         write_pair(files, &format!("{}{behind}", certificate.pem()), &key)
     }
 

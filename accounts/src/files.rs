@@ -2,22 +2,25 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why a file cannot be read or written; names the file.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} {path}")]
+#[error("{action} {path}{way_out}")]
 pub struct FileError {
     action: &'static str,
     path: String,
+    way_out: &'static str,
     source: std::io::Error,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> FileError {
     let path = path.display().to_string();
-    move |source| FileError { action, path: path.clone(), source }
+    move |source| FileError { action, path: path.clone(), way_out: "", source }
 }
+
+const RESTORE: &str = ": restore it from a backup, or start anew with `bulkhead up --fresh`";
 
 /// Makes a folder and its parents, for its owner only.
 ///
@@ -31,6 +34,28 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
 /// When it cannot be read.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     std::fs::read_to_string(path).map_err(failed("read", path))
+}
+
+/// Reads a file that a deployment has made and cannot make again.
+///
+/// # Errors
+/// When it cannot be read; the message says what to do.
+pub fn read_state(path: &Path) -> Result<String, FileError> {
+    read_text(path).map_err(|error| FileError { way_out: RESTORE, ..error })
+}
+
+/// Reads a secret of a deployment.
+///
+/// # Errors
+/// When it cannot be read, or others can read it too.
+pub fn read_secret(path: &Path) -> Result<String, FileError> {
+    let text = read_state(path)?;
+    let mode = std::fs::metadata(path).map_err(failed("read", path))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(text);
+    }
+    let source = std::io::Error::other(format!("others can read it (mode {mode:03o})"));
+    Err(FileError { way_out: ": run chmod 600 on it", ..failed("use secret", path)(source) })
 }
 
 /// # Errors

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nkeys::{KeyPair, KeyPairType};
 use zeroize::Zeroizing;
 
-use crate::files::{FileError, read_text, write_secret};
+use crate::files::{FileError, read_state, write_secret};
 
 /// Whose key it is; the first letter of the public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,7 +115,7 @@ impl SigningKey {
     /// When the file cannot be read, is readable by others, or holds no seed of this kind.
     pub fn read(path: &Path, kind: KeyKind) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
-        let text = Zeroizing::new(read_text(path).map_err(KeyError::File)?);
+        let text = Zeroizing::new(read_state(path).map_err(KeyError::File)?);
         let mode = std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777).unwrap_or(0);
         if mode & 0o077 != 0 {
             return Err(KeyError::Mode { path: shown, mode });

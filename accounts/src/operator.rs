@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::claims::{
     AccountBody, Claims, DecodeError, OperatorBody, ScopedKey, UserBody, credentials_text, decode, encode,
 };
-use crate::files::{FileError, read_text, write_secret};
+use crate::files::{FileError, read_state, write_secret};
 use crate::keys::{KeyError, KeyKind, KeyStore, SigningKey};
 use crate::render::{RoleKey, system_account};
 
@@ -83,7 +83,7 @@ impl OperatorStore {
         let keys = KeyStore::new(folder.join("keys"));
         let path = folder.join("stores").join(OPERATOR).join(format!("{OPERATOR}.jwt"));
         if path.exists() {
-            let token = read_text(&path).map_err(OperatorError::File)?;
+            let token = read_state(&path).map_err(OperatorError::File)?;
             let claims = decode::<OperatorBody>(&token).map_err(|source| OperatorError::Token {
                 name: OPERATOR.to_owned(),
                 path: path.display().to_string(),
@@ -133,7 +133,7 @@ impl OperatorStore {
         if !path.exists() {
             return Ok(None);
         }
-        let token = read_text(&path).map_err(OperatorError::File)?;
+        let token = read_state(&path).map_err(OperatorError::File)?;
         let damaged = |source| OperatorError::Token { name: name.to_owned(), path: path.display().to_string(), source };
         let claims = decode::<AccountBody>(&token).map_err(damaged)?;
         if !self.claims.nats.signing_keys.contains(&claims.iss) {

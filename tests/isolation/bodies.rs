@@ -1,4 +1,4 @@
-//! A body can only agree with the subject that the server wrote: whatever else it says is dead-lettered under its sender.
+//! A body can only agree with the subject that the server wrote: any other is dead-lettered under its real sender.
 
 use anyhow::Context;
 use bulkhead_bus::header;

@@ -9,6 +9,7 @@ mod show;
 mod up;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -146,13 +147,27 @@ enum ResultsCommand {
     },
 }
 
+/// Says what clap says, but for a value of ours: clap shows it whole and as it is, our own error escapes and shortens it.
+fn print_refusal(error: &clap::Error) {
+    use clap::error::{ContextKind, ErrorKind};
+    let argument = error.get(ContextKind::InvalidArg);
+    let printed = match (error.kind(), std::error::Error::source(error), argument) {
+        (ErrorKind::ValueValidation, Some(ours), Some(argument)) => {
+            writeln!(std::io::stderr(), "bulkhead: {argument}: {ours}\n\nFor more information, try '--help'.")
+        }
+        // Help and version are no errors; clap says which is which.
+        _ => error.print(),
+    };
+    // Nobody may be listening.
+    let _ = printed;
+}
+
 /// Runs the command line of this process.
 pub async fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; clap says which is which.
-            let _ = error.print();
+            print_refusal(&error);
             return if error.use_stderr() { ExitCode::from(exit::INVALID) } else { ExitCode::SUCCESS };
         }
     };

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::child::{AskBy, Child, ChildError, ChildSpec, RunAs, log_tail};
 use super::tools::Tools;
-use crate::files::{FileError, make_folder, read_text, write_secret};
+use crate::files::{FileError, make_folder, read_secret, write_secret};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SUPERUSER: &str = "bulkhead_admin";
@@ -25,7 +25,9 @@ pub enum PostgresError {
     Folder { path: String, source: std::io::Error },
     #[error("initialize the database in {path}:\n{output}")]
     Initialize { path: String, output: String },
-    #[error("database process")]
+    #[error(
+        "the database does not run; if its files in the state folder are damaged, restore them or start anew with `bulkhead up --fresh`"
+    )]
     Child(#[source] ChildError),
     #[error("database on port {port} did not come up; the end of its log {log}:\n{tail}")]
     NotUp { port: u16, log: String, tail: String, source: LimitReached },
@@ -203,13 +205,13 @@ impl Postgres {
         let programs = reachable_programs(tools, &folder, run_as)?;
         let secret_file = home.join("secrets").join("postgres-superuser.password");
         forget_orphan(home, &folder, &secret_file)?;
-        if !folder.join("data").join("PG_VERSION").is_file() {
+        if !folder.join("data").exists() {
             let password = Uuid::new_v4().simple().to_string();
             // The password first: a database whose password nobody knows would be lost.
             write_secret(&secret_file, password.as_bytes()).map_err(PostgresError::File)?;
             initialize(&programs, &folder, run_as, &password)?;
         }
-        let superuser_password = read_text(&secret_file).map_err(PostgresError::File)?;
+        let superuser_password = read_secret(&secret_file).map_err(PostgresError::File)?;
         let log_file = home.join("logs").join("postgres.log");
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),

@@ -19,7 +19,7 @@ use super::postgres::Postgres;
 use super::site::{BusFile, Site, SiteMaker, TlsFile, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::files::{read_text, write_public, write_secret};
+use crate::files::{read_secret, write_public, write_secret};
 use crate::nats_config::HubConfig;
 use crate::operator::OperatorStore;
 
@@ -41,7 +41,7 @@ struct CoreFile {
 fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
     let path = layout.secrets().join(format!("postgres-{role}.password"));
     if path.exists() {
-        return read_text(&path).map_err(DeploymentError::File);
+        return read_secret(&path).map_err(DeploymentError::File);
     }
     let password = Uuid::new_v4().simple().to_string();
     write_secret(&path, password.as_bytes()).map_err(DeploymentError::File)?;
