@@ -18,9 +18,7 @@ async fn main() -> ExitCode {
     };
     let (Command::Run(file) | Command::CheckConfig(file)) = &command;
     let loaded = Config::load(file.as_deref()).and_then(|config| {
-        let named = |problem| format!("log_filter: {:?} is not a filter: {problem}", config.log_filter);
-        init_logs(config.log_format, &config.log_filter).map_err(named)?;
-        Ok(config)
+        init_logs(config.log_format, &config.log_filter).map(|()| config).map_err(|error| error.to_string())
     });
     let config = match loaded {
         Ok(config) => config,
