@@ -35,6 +35,8 @@ pub struct Metrics {
     pub forwarded_results: AtomicU64,
     /// `poller_forwarded_total{lane="backfill"}`: the same after an outage.
     pub forwarded_backfill: AtomicU64,
+    /// `poller_set_aside_total`: batches that waited too long to be live and were moved into the leaf's backfill stream.
+    pub set_aside: AtomicU64,
     /// `poller_forward_retried_total`: attempts that the hub did not acknowledge.
     pub forward_retried: AtomicU64,
     /// `poller_forward_refused_total`: batches that the hub refused; they stay at the leaf.
@@ -81,6 +83,7 @@ impl Metrics {
             live.published = of(&self.live_published),
             forwarded.results = of(&self.forwarded_results),
             forwarded.backfill = of(&self.forwarded_backfill),
+            set_aside = of(&self.set_aside),
             forward.retried = of(&self.forward_retried),
             forward.refused = of(&self.forward_refused),
             "poller stopped"
