@@ -1,1 +1,5 @@
 //! Whole flows against real servers; each file beside this folder is one story.
+//!
+//! [`chaos`] breaks a deployment on purpose while results flow, and adds up the books afterwards.
+
+pub mod chaos;

@@ -12,6 +12,7 @@ mod health;
 mod life;
 mod log;
 mod settings;
+mod stranded;
 mod tls;
 mod unreadable;
 mod wait;

@@ -35,6 +35,8 @@ counters! {
     dead_letters_not_kept,
     /// Deliveries put back because the database was away or the account not known yet.
     deliveries_retried,
+    /// How often a consumer was made anew because a message was stranded in its stream.
+    stranded_freed,
     /// Messages and queries that the guard refused.
     guard_refusals,
     /// Queries answered.

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub forwarded_backfill: AtomicU64,
     /// `poller_set_aside_total`: batches that waited too long to be live and were moved into the leaf's backfill stream.
     pub set_aside: AtomicU64,
+    /// `poller_stranded_freed_total`: how often a consumer was made anew because a message was stranded in its stream.
+    pub stranded_freed: AtomicU64,
     /// `poller_forward_retried_total`: attempts that the hub did not acknowledge.
     pub forward_retried: AtomicU64,
     /// `poller_forward_refused_total`: batches that the hub refused; they stay at the leaf.
@@ -83,6 +85,7 @@ impl Metrics {
             live.published = of(&self.live_published),
             forwarded.results = of(&self.forwarded_results),
             forwarded.backfill = of(&self.forwarded_backfill),
+            stranded.freed = of(&self.stranded_freed),
             set_aside = of(&self.set_aside),
             forward.retried = of(&self.forward_retried),
             forward.refused = of(&self.forward_refused),
