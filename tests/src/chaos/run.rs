@@ -30,12 +30,35 @@ pub struct Report {
     /// From the last thing that was mended until nothing waited anywhere.
     pub drained_in: Duration,
     pub took: Duration,
+    evidence: BTreeMap<Tenant, Evidence>,
+}
+
+/// What the books of a tenant are added up from, beside the database.
+#[derive(Debug, Clone)]
+struct Evidence {
+    record: Record,
+    before: Before,
+    has_wrong_clock: bool,
+}
+
+impl Evidence {
+    async fn add_up(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
+        balance(&world.witness, tenant, (&self.record, self.before, self.has_wrong_clock)).await
+    }
 }
 
 impl Report {
     #[must_use]
     pub fn is_balanced(&self) -> bool {
         self.failures.is_empty() && self.books.iter().all(|books| books.problems.is_empty())
+    }
+
+    /// Holds what was sent against the database as it is now.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn add_up_again(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
+        self.evidence[&tenant].add_up(world, tenant).await
     }
 }
 
@@ -185,12 +208,14 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
         Err(_) => Ok(()),
     };
     let running = world.deployment.up.check_running().context("a process has ended by itself");
-    let mut all = Vec::new();
+    let (mut all, mut all_evidence) = (Vec::new(), BTreeMap::new());
     for tenant in Tenant::ALL {
         let is_disturbed = plan.faults().any(|fault| fault.disturbs_slots(tenant));
         let has_wrong_clock =
             plan.faults().any(|fault| matches!(fault, Fault::ClockStep(stepped, _) if stepped == tenant));
-        let mut books = balance(&world.witness, tenant, (&records[&tenant], before[&tenant], has_wrong_clock)).await?;
+        let evidence = Evidence { record: records[&tenant].clone(), before: before[&tenant], has_wrong_clock };
+        let mut books = evidence.add_up(world, tenant).await?;
+        all_evidence.insert(tenant, evidence);
         if !is_disturbed {
             let gaps = gaps(world, tenant, since_ms).await?;
             if gaps > 0 {
@@ -201,5 +226,5 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
     }
     let failures = [drained, working, running].into_iter().filter_map(Result::err);
     let failures = failures.map(|failure| format!("{failure:#}")).collect();
-    Ok(Report { plan, books: all, failures, drained_in, took: began.elapsed() })
+    Ok(Report { plan, books: all, failures, drained_in, took: began.elapsed(), evidence: all_evidence })
 }
