@@ -2,4 +2,5 @@
 //!
 //! [`chaos`] breaks a deployment on purpose while results flow, and adds up the books afterwards.
 
+pub mod bench;
 pub mod chaos;

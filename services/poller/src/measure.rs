@@ -100,7 +100,7 @@ impl Runner {
 
     fn report_gaps(&self, due: &Due) {
         if let Some(back_ms) = due.stepped_back_ms {
-            warn!(clock.back_ms = back_ms, "the clock went back by {back_ms} ms: checks wait until it is there again");
+            warn!(clock.back_ms = back_ms, "the clock went back by {back_ms} ms: no slot is measured twice within a minute");
         }
         if due.uncounted > 0 {
             count(&self.metrics.slots_uncounted, usize::try_from(due.uncounted).unwrap_or(usize::MAX));
