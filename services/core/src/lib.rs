@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::StreamName;
-use bulkhead_runtime::{Readiness, Stop, Supervisor, serve_health, stop_on_signals};
+use bulkhead_runtime::{Health, Loops, Readiness, Stop, Supervisor, serve_health, stop_on_signals};
 use tracing::info;
 
 use crate::config::Config;
@@ -42,13 +42,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let readiness = Readiness::new(&parts);
     let mut supervisor = Supervisor::new(stop.clone());
     supervisor.spawn("signals", stop_on_signals(stop.clone()));
-    if let Some(listen) = config.health_listen {
-        supervisor.spawn("health", serve_health(listen, readiness.clone(), stop.clone()));
-    }
     let metrics = Arc::new(Metrics::default());
+    if let Some(listen) = config.health_listen {
+        let health = Health { readiness: readiness.clone(), loops: Loops::default(), page: metrics.page.clone() };
+        supervisor.spawn("health", serve_health(listen, health, stop.clone()));
+    }
     supervisor.spawn("core", serve(config, readiness, Arc::clone(&metrics), stop));
     let ended = supervisor.run().await;
-    info!("{}", metrics.to_text());
+    info!("{}", metrics.page.counters());
     ended
 }
 

@@ -1,55 +1,40 @@
-//! What core counts. Names are `core_<field>_total`; labels come later, from closed sets only.
+//! What core counts and measures. docs/metrics.md says what to do about each; a test compares the two.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use bulkhead_runtime::Counter;
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// Counters since the start of this process.
-        #[derive(Debug, Default)]
-        pub struct Metrics { $($(#[$doc])* pub $name: AtomicU64),+ }
-
-        impl Metrics {
-            /// `name=value` of every counter, for the log.
-            #[must_use]
-            pub fn to_text(&self) -> String {
-                [$((stringify!($name), self.$name.load(Ordering::Relaxed))),+]
-                    .map(|(name, value)| format!("core_{name}_total={value}"))
-                    .join(" ")
-            }
-        }
-    };
-}
-
-counters! {
-    /// Batches taken from a stream, redeliveries included.
-    batches_received,
-    /// Rows stored for the first time.
-    results_committed,
-    /// Rows that took the place of a worse one.
-    results_replaced,
-    /// Rows that were there already.
-    results_duplicate,
-    /// Messages or rows dead-lettered.
-    dead_letters,
-    /// Dead letters that were only counted, because the tenant has its fill of them.
-    dead_letters_not_kept,
-    /// Deliveries put back because the database was away or the account not known yet.
-    deliveries_retried,
-    /// Messages and queries that the guard refused.
-    guard_refusals,
-    /// Queries answered.
-    queries_answered,
-    /// Answers that had more rows than one message holds.
-    answers_cut,
-    /// Requests whose reply subject was not made by the server.
-    requests_unanswerable,
-    /// Live messages shown.
-    live_received,
-    /// Live messages dropped: unreadable, refused, or beyond a tenant's limit.
-    live_dropped,
+bulkhead_runtime::metrics! {
+    /// Since the start of this process.
+    pub struct Metrics("core") {
+        /// Batches taken from a stream, redeliveries included.
+        batches_received: Counter,
+        /// Rows stored for the first time.
+        results_committed: Counter,
+        /// Rows that took the place of a worse one.
+        results_replaced: Counter,
+        /// Rows that were there already.
+        results_duplicate: Counter,
+        /// Messages or rows dead-lettered.
+        dead_letters: Counter,
+        /// Dead letters that were only counted, because the tenant has its fill of them.
+        dead_letters_not_kept: Counter,
+        /// Deliveries put back because the database was away or the account not known yet.
+        deliveries_retried: Counter,
+        /// Messages and queries that the guard refused.
+        guard_refusals: Counter,
+        /// Queries answered.
+        queries_answered: Counter,
+        /// Answers that had more rows than one message holds.
+        answers_cut: Counter,
+        /// Requests whose reply subject was not made by the server.
+        requests_unanswerable: Counter,
+        /// Live messages shown.
+        live_received: Counter,
+        /// Live messages dropped: unreadable, refused, or beyond a tenant's limit.
+        live_dropped: Counter,
+    }
 }
 
 /// Adds to a counter.
-pub fn add(counter: &AtomicU64, count: u64) {
-    counter.fetch_add(count, Ordering::Relaxed);
+pub fn add(counter: &Counter, count: u64) {
+    counter.inc_by(count);
 }

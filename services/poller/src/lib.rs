@@ -28,7 +28,7 @@ mod trouble;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bulkhead_runtime::{Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
+use bulkhead_runtime::{Health, Loops, Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
 use tracing::info;
 
 pub use crate::config::Config;
@@ -85,7 +85,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         tasks.spawn("forwarder", forward::run_forwarder(forwarder, site, Arc::clone(&metrics), life));
     }
     if let Some(listen) = config.health_listen {
-        tasks.spawn("health", serve_health(listen, readiness, stop));
+        let health = Health { readiness, loops: Loops::default(), page: metrics.page.clone() };
+        tasks.spawn("health", serve_health(listen, health, stop));
     }
     let ended = tasks.run().await;
     metrics.log();

@@ -166,7 +166,6 @@ mod tests {
     use crate::checks::tests::{check_of, prober};
     use crate::spool::{SpoolReader, open_spool};
     use std::collections::BTreeSet;
-    use std::sync::atomic::Ordering;
     use tokio::net::TcpListener;
 
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -228,7 +227,7 @@ mod tests {
         runner.finish(runs).await;
         let result = reader.take(1, Duration::ZERO).await.unwrap().remove(0);
         assert_eq!((result.outcome, result.reason), (Outcome::Missed, Some(Reason::Internal)));
-        assert_eq!(metrics.results_missed.load(Ordering::Relaxed), 1);
+        assert_eq!(metrics.results.of(Outcome::Missed).get(), 1);
     }
 
     #[tokio::test]
@@ -242,6 +241,6 @@ mod tests {
         assert_eq!(results[0].reason, Some(Reason::Internal));
         assert_eq!(results[1].reason, Some(Reason::Overrun));
         assert!(results.iter().all(|result| result.outcome == Outcome::Missed));
-        assert_eq!(metrics.slots_uncounted.load(Ordering::Relaxed), 7);
+        assert_eq!(metrics.slots_uncounted.get(), 7);
     }
 }

@@ -126,7 +126,6 @@ impl SpoolReader {
 mod tests {
     use super::*;
     use crate::batch::tests::measured;
-    use std::sync::atomic::Ordering;
 
     fn slots(results: &[Measured]) -> Vec<i64> {
         results.iter().map(|result| result.slot_ms).collect()
@@ -142,7 +141,7 @@ mod tests {
         }
         let taken = reader.take(10, Duration::ZERO).await.unwrap();
         assert_eq!(slots(&taken), [7, 8, 9]);
-        assert_eq!(metrics.spool_dropped.load(Ordering::Relaxed), 7);
+        assert_eq!(metrics.spool_dropped.get(), 7);
         writer.report_dropped(Instant::now());
         assert_eq!(writer.0.queue().unsaid, 0);
     }
