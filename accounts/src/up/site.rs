@@ -14,7 +14,8 @@ use crate::keys::{KeyError, KeyKind, SigningKey};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::operator::{OperatorError, OperatorStore, UserRequest};
 
-const LEAF_STORE_BYTES: u64 = 640 << 20;
+/// Both streams of a leaf, and room for their bookkeeping.
+const LEAF_STORE_BYTES: u64 = 1_152 << 20;
 
 /// Why a site's folder was not written.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,8 @@ use bulkhead_bus::{
     EdgeRole, Permissions, Role, SUBJECTS, SiteName, StreamName, SubjectRow, Way, edge_permissions, role_permissions,
 };
 
-const STREAMS: [StreamName; 3] = [StreamName::Results, StreamName::Backfill, StreamName::ResultsEdge];
+const STREAMS: [StreamName; 4] =
+    [StreamName::Results, StreamName::Backfill, StreamName::ResultsEdge, StreamName::BackfillEdge];
 
 /// Every role, in the order of the page.
 fn roles() -> Vec<Role> {

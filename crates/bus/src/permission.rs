@@ -196,9 +196,9 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
             };
             for row in SUBJECTS {
                 match row.way {
-                    Way::Edge(_) | Way::Live => permissions.publish.push(own(row.pattern)),
+                    Way::Edge(StreamName::ResultsEdge) | Way::Live => permissions.publish.push(own(row.pattern)),
                     Way::WakeUp => permissions.subscribe.push(own(row.pattern)),
-                    Way::Durable(_) | Way::Request => {}
+                    Way::Edge(_) | Way::Durable(_) | Way::Request => {}
                 }
             }
             permissions.subscribe.push(format!("_INBOX_{site}.{poller}.>"));
@@ -209,6 +209,10 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
                     Way::Edge(stream) => {
                         permissions.publish.extend(pull_rights(stream));
                         permissions.publish.extend(provision_rights(stream));
+                        // What the pollers write it takes; what it sets aside it writes.
+                        if stream == StreamName::BackfillEdge {
+                            permissions.publish.push(wildcards(row.pattern));
+                        }
                     }
                     Way::Durable(_) => permissions.publish.push(filled(row.pattern, |_| Some(site.to_string()))),
                     Way::Request | Way::Live | Way::WakeUp => {}
@@ -281,6 +285,8 @@ mod tests {
         assert_eq!(poller.subscribe, ["down.oslo.p1.*", "_INBOX_oslo.p1.>"]);
         let forwarder = edge_permissions(&site, &EdgeRole::Forwarder);
         assert!(forwarder.publish.contains(&"up.oslo.fwd.results".to_owned()));
+        assert!(forwarder.publish.contains(&"backfill.*".to_owned()));
+        assert!(!forwarder.publish.iter().any(|subject| subject.starts_with("results.")));
         assert!(forwarder.publish.iter().all(|s| !s.contains("DELETE") && !s.contains("PURGE")));
         assert_eq!(forwarder.subscribe, ["_INBOX_oslo.fwd.>"]);
     }

@@ -14,6 +14,7 @@ pub enum StreamName {
     Results,
     Backfill,
     ResultsEdge,
+    BackfillEdge,
 }
 
 /// A durable pull consumer.
@@ -39,6 +40,8 @@ pub struct StreamSpec {
 impl StreamName {
     /// The streams in CORE.
     pub const HUB: [Self; 2] = [Self::Results, Self::Backfill];
+    /// The streams of a site's leaf.
+    pub const EDGE: [Self; 2] = [Self::ResultsEdge, Self::BackfillEdge];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -46,6 +49,7 @@ impl StreamName {
             Self::Results => "RESULTS",
             Self::Backfill => "BACKFILL",
             Self::ResultsEdge => "RESULTS_EDGE",
+            Self::BackfillEdge => "BACKFILL_EDGE",
         }
     }
 
@@ -54,7 +58,9 @@ impl StreamName {
         match self {
             // A batch in one transaction takes milliseconds; 30 s outlasts a paused database without redelivery.
             Self::Results | Self::Backfill => ConsumerSpec { name: "core", ack_wait_s: 30, max_ack_pending: 5_000 },
-            Self::ResultsEdge => ConsumerSpec { name: "fwd", ack_wait_s: 30, max_ack_pending: 1_000 },
+            Self::ResultsEdge | Self::BackfillEdge => {
+                ConsumerSpec { name: "fwd", ack_wait_s: 30, max_ack_pending: 1_000 }
+            }
         }
     }
 
@@ -67,7 +73,7 @@ impl StreamName {
         });
         let (max_bytes, max_messages_per_subject) = match self {
             Self::Results | Self::Backfill => (768 << 20, Some(QUOTA_BATCHES)),
-            Self::ResultsEdge => (512 << 20, None),
+            Self::ResultsEdge | Self::BackfillEdge => (512 << 20, None),
         };
         StreamSpec {
             name: self.as_str(),
@@ -89,5 +95,6 @@ mod tests {
         assert_eq!(StreamName::Results.spec().subjects, ["t.*.up.*.fwd.results"]);
         assert_eq!(StreamName::Backfill.spec().subjects, ["t.*.up.*.fwd.backfill"]);
         assert_eq!(StreamName::ResultsEdge.spec().subjects, ["results.*"]);
+        assert_eq!(StreamName::BackfillEdge.spec().subjects, ["backfill.*"]);
     }
 }

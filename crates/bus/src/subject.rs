@@ -162,15 +162,17 @@ impl FromStr for CoreSubject {
     }
 }
 
-/// `results.<poller>`: a batch on its site's own leaf, before it is forwarded.
+/// `<lane>.<poller>`: a batch on its site's own leaf, before it is forwarded. The poller writes `results`; what waits
+/// too long there is set aside by the forwarder under `backfill`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EdgeSubject {
+    pub lane: Lane,
     pub poller: PollerName,
 }
 
 impl fmt::Display for EdgeSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "results.{}", self.poller)
+        write!(f, "{}.{}", self.lane, self.poller)
     }
 }
 
@@ -178,8 +180,8 @@ impl FromStr for EdgeSubject {
     type Err = SubjectError;
 
     fn from_str(text: &str) -> Result<Self, SubjectError> {
-        let poller = text.strip_prefix("results.").and_then(|poller| poller.parse().ok());
-        poller.map(|poller| Self { poller }).ok_or_else(|| subject_error(text))
+        let tokens = text.split_once('.').and_then(|(lane, poller)| Lane::from_token(lane).zip(poller.parse().ok()));
+        tokens.map(|(lane, poller)| Self { lane, poller }).ok_or_else(|| subject_error(text))
     }
 }
 
@@ -218,6 +220,15 @@ mod tests {
         }
 
         #[test]
+        fn every_edge_subject_is_parsed_back(
+            name in NAME.prop_filter("fwd is reserved", |name| name != FORWARDER), is_late in any::<bool>()
+        ) {
+            let lane = if is_late { Lane::Backfill } else { Lane::Results };
+            let subject = EdgeSubject { lane, poller: name.parse().unwrap() };
+            prop_assert_eq!(subject.to_string().parse::<EdgeSubject>().unwrap(), subject);
+        }
+
+        #[test]
         fn parsing_never_panics(text in any::<String>()) {
             let _ = text.parse::<CoreSubject>();
             let _ = text.parse::<TenantSubject>();
@@ -247,6 +258,8 @@ mod tests {
             assert!(text.parse::<TenantSubject>().is_err(), "{text:?}");
         }
         assert!("t.A.up.oslo.fwd.results".parse::<CoreSubject>().is_err());
-        assert!("results.fwd".parse::<EdgeSubject>().is_err());
+        for text in ["results.fwd", "results", "live.p1", "results.p1.x", "backfill."] {
+            assert!(text.parse::<EdgeSubject>().is_err(), "{text:?}");
+        }
     }
 }

@@ -134,6 +134,15 @@ pub const SUBJECTS: &[SubjectRow] = &[
         about: "signed batch from a poller to its leaf",
     },
     SubjectRow {
+        pattern: "backfill.<poller>",
+        from: &[],
+        to: &[],
+        via_leaf: false,
+        way: Way::Edge(StreamName::BackfillEdge),
+        payload: "ResultBatch",
+        about: "the same, set aside by the forwarder when it has waited for more than a minute",
+    },
+    SubjectRow {
         pattern: "up.<site>.fwd.results",
         from: &[],
         to: &[Role::CoreStream],

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, AckKind};
 use bulkhead_bus::{StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, Ensured, Headers};
@@ -86,6 +87,68 @@ impl Delivery {
     }
 }
 
+/// Asks for messages of a stream's durable consumer, as many at a time as there is room for.
+pub struct Fetcher {
+    stream: &'static str,
+    consumer: consumer::PullConsumer,
+    losses: watch::Receiver<u64>,
+}
+
+/// What came of a question for messages.
+pub enum Fetched {
+    Delivery(Box<Delivery>),
+    /// As many came as were asked for, or no more in time: ask again.
+    End,
+    /// The connection was lost; what the server had sent and was not read comes again.
+    Lost,
+}
+
+/// The answers to one question.
+pub struct Fetching {
+    stream: &'static str,
+    messages: pull::Batch,
+    losses: watch::Receiver<u64>,
+}
+
+impl Fetcher {
+    /// Asks for `most` messages; the server keeps the question open for `wait`.
+    ///
+    /// # Errors
+    /// When the question cannot be asked.
+    pub async fn fetch(&self, most: usize, wait: Duration) -> Result<Fetching, PullError> {
+        let mut losses = self.losses.clone();
+        losses.mark_unchanged();
+        let asked = self.consumer.batch().max_messages(most).expires(wait).messages().await;
+        let messages = asked.map_err(|source| PullError::Pull { stream: self.stream, source: source.into() })?;
+        Ok(Fetching { stream: self.stream, messages, losses })
+    }
+}
+
+impl Fetching {
+    /// The next answer.
+    ///
+    /// # Errors
+    /// When the server ends the question for another reason than that nothing came.
+    pub async fn next(&mut self) -> Result<Fetched, PullError> {
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = self.messages.next() => next,
+                Ok(()) = self.losses.changed() => return Ok(Fetched::Lost),
+            };
+            match next {
+                None => return Ok(Fetched::End),
+                Some(Ok(message)) => {
+                    // One without the server's own words about it is no message of a consumer.
+                    let Some(delivery) = Delivery::new(message) else { continue };
+                    return Ok(Fetched::Delivery(Box::new(delivery)));
+                }
+                Some(Err(source)) => return Err(PullError::Pull { stream: self.stream, source }),
+            }
+        }
+    }
+}
+
 /// A running pull on a stream's durable consumer.
 pub struct Puller {
     stream: &'static str,
@@ -93,6 +156,17 @@ pub struct Puller {
 }
 
 impl Bus {
+    /// Finds the stream's consumer.
+    ///
+    /// # Errors
+    /// When it is not there or may not be used.
+    pub async fn fetcher(&self, stream: StreamName) -> Result<Fetcher, PullError> {
+        let name = stream.as_str();
+        let found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        let consumer = found.map_err(|source| PullError::Find { stream: name, source: source.into() })?;
+        Ok(Fetcher { stream: name, consumer, losses: self.losses() })
+    }
+
     /// Pulls from the stream's consumer with at most `ahead` messages held here.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub use bus::{
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};
 pub use credentials::{Credentials, CredentialsError};
-pub use durable::{Delivery, PullError, Puller};
+pub use durable::{Delivery, Fetched, Fetcher, Fetching, PullError, Puller};
 pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
 pub use liveness::{Heart, Loops, STUCK_AFTER};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::EdgeSubject;
+use bulkhead_bus::{EdgeSubject, Lane};
 use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Readiness, Stop, StoreError};
 use tracing::{error, info, warn};
 
@@ -87,7 +87,7 @@ impl Edge {
         batches: &mut BatchBuilder,
         in_hand: &std::sync::atomic::AtomicUsize,
     ) -> anyhow::Result<()> {
-        let subject = EdgeSubject { poller: self.identity.poller.clone() }.to_string();
+        let subject = EdgeSubject { lane: Lane::Results, poller: self.identity.poller.clone() }.to_string();
         while let Some(results) = self.spool.take(self.results_most, self.linger).await {
             in_hand.store(results.len(), std::sync::atomic::Ordering::Relaxed);
             for batch in batches.build(results)? {

@@ -54,8 +54,8 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let board = Arc::new(LiveBoard::default());
     let (writer, reader) = spool::open_spool(config.spool_results_most, Arc::clone(&metrics));
-    let stream: &[&'static str] = if config.forwarder.is_some() { &["stream"] } else { &[] };
-    let readiness = Readiness::new(&[&["checks", "leaf"], stream].concat());
+    let lanes: &[&'static str] = if config.forwarder.is_some() { &["results", "backfill"] } else { &[] };
+    let readiness = Readiness::new(&[&["checks", "leaf"], lanes].concat());
     let runner = Runner {
         prober: Arc::new(Prober::open(&config.checks)),
         checks: config.checks.into_iter().map(Arc::new).collect(),

@@ -26,6 +26,8 @@ bulkhead_runtime::metrics! {
         live_published: Counter,
         /// Batches that the hub acknowledged.
         forwarded: Labelled<Lane, Counter>,
+        /// Batches that waited too long to be live and were moved into the leaf's backfill stream.
+        set_aside: Counter,
         /// Attempts that the hub did not acknowledge.
         forward_retried: Counter,
         /// Batches that the hub refused; they stay at the leaf.

@@ -1,0 +1,271 @@
+//! `t.<T>.up.<site>.fwd.<lane>`: batches from the hub's work queues into the database.
+//!
+//! Acknowledged after the commit and never before. What cannot be stored is dead-lettered in the same transaction; what
+//! cannot be stored now is put back. A batch that comes twice changes nothing (docs/adr/0004). While one transaction is
+//! under way the next one is decoded and verified, and no more than that.
+
+mod letters;
+mod settle;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
+use bulkhead_bus::{AccountKey, CoreSubject, StreamName, Tenant, TenantId};
+use bulkhead_runtime::{Bus, Chain, Delivery, Readiness, Stop, now_ms};
+use bulkhead_store::{Store, StoreError};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use self::letters::{letter, row_letters};
+use self::settle::Settler;
+use super::{pause, retry_pace};
+use crate::admission::{Admitted, BatchKeys, Dead, Incoming, Verdict, admit};
+use crate::commit::{Seen, Shares};
+use crate::config::IngestConfig;
+use crate::directory::Directory;
+use crate::metrics::{Metrics, add};
+use crate::precedence::Candidate;
+
+/// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,
+/// or the queue would deliver again what still lies here.
+const HELD_AHEAD_S: usize = 10;
+
+/// What ingesting one stream works with.
+#[derive(Clone)]
+pub struct Ingesting {
+    pub store: Store,
+    pub directory: Directory,
+    pub metrics: Arc<Metrics>,
+    pub config: IngestConfig,
+    pub stream: StreamName,
+    /// Rows a second, for the lane that must not be in the way.
+    pub rows_per_second: Option<u32>,
+}
+
+/// What one transaction is to do, and which deliveries it settles.
+#[derive(Default)]
+struct Work {
+    shares: Shares,
+    rows: usize,
+    done: Vec<Delivery>,
+}
+
+/// A delivery that is no tenant's.
+struct Stranger {
+    delivery: Delivery,
+    /// Empty when not even an account wrote it.
+    account: String,
+    dead: Dead,
+}
+
+/// What is decided about some deliveries.
+#[derive(Default)]
+struct Prepared {
+    works: Vec<Work>,
+    strangers: Vec<Stranger>,
+}
+
+fn candidates(admitted: Admitted) -> impl Iterator<Item = Candidate> {
+    let (vantage, poller) = (admitted.site.to_string(), admitted.poller.to_string());
+    let attested = admitted.sequence.is_some();
+    let rows = admitted.rows.into_iter();
+    rows.map(move |measured| Candidate { measured, vantage: vantage.clone(), poller: poller.clone(), attested })
+}
+
+impl Ingesting {
+    /// Pulls and stores until `stop`, then stores what it has taken.
+    ///
+    /// # Errors
+    /// Never by itself: whatever fails is tried again.
+    pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
+        let (prepared, waiting) = mpsc::channel(1);
+        let settler = Settler::new(self.clone());
+        let (taken, ()) = tokio::join!(self.take(bus, readiness, (part, prepared), &stop), settler.run(waiting, &stop));
+        taken
+    }
+
+    async fn take(
+        self,
+        bus: Bus,
+        readiness: Readiness,
+        (part, prepared): (&'static str, mpsc::Sender<Prepared>),
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        let stream = self.stream.as_str();
+        let mut pace = retry_pace();
+        let mut trouble = None;
+        while !stop.is_cancelled() {
+            let pulled = tokio::select! {
+                pulled = bus.pull(self.stream, self.ahead()) => pulled,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let puller = match pulled {
+                Ok(puller) => puller,
+                Err(error) => {
+                    let cause = Some(Chain(&error).to_string());
+                    // A hub that is away for an hour is one line, not a thousand.
+                    if trouble != cause {
+                        warn!(error = %Chain(&error), "not pulling from {stream}: trying again");
+                        trouble = cause;
+                    }
+                    pause(&mut pace, stop).await;
+                    continue;
+                }
+            };
+            trouble = None;
+            pace.reset();
+            readiness.mark(part);
+            info!(stream, "pulling from {stream}");
+            self.take_from(puller, &bus, &prepared, stop).await;
+            pause(&mut pace, stop).await;
+        }
+        Ok(())
+    }
+
+    /// Returns when pulling is interrupted, or at a stop.
+    async fn take_from(
+        &self,
+        mut puller: bulkhead_runtime::Puller,
+        bus: &Bus,
+        prepared: &mpsc::Sender<Prepared>,
+        stop: &Stop,
+    ) {
+        let mut losses = bus.losses();
+        let mut pace = retry_pace();
+        loop {
+            let batch = tokio::select! {
+                batch = puller.next_batch(self.messages_most(), self.config.linger()) => batch,
+                Ok(()) = losses.changed() => {
+                    Settler::new(self.clone()).settle_unreadable(bus).await;
+                    continue;
+                }
+                () = stop.cancelled() => return,
+            };
+            let deliveries = match batch {
+                Ok(deliveries) => deliveries,
+                Err(error) => {
+                    warn!(error = %Chain(&error), "pulling from {} is interrupted", self.stream.as_str());
+                    return;
+                }
+            };
+            let Some(decided) = self.prepare(deliveries).await else {
+                pause(&mut pace, stop).await;
+                continue;
+            };
+            pace.reset();
+            let rows = decided.works.iter().map(|work| work.rows).sum();
+            // The other end waits for this one to be dropped.
+            if prepared.send(decided).await.is_err() {
+                return;
+            }
+            self.hold_rate(rows, stop).await;
+        }
+    }
+
+    fn ahead(&self) -> usize {
+        let Some(rate) = self.rows_per_second else { return self.config.ahead };
+        let batches = usize::try_from(rate).unwrap_or(usize::MAX).saturating_mul(HELD_AHEAD_S) / RESULTS_PER_BATCH_MAX;
+        batches.clamp(1, self.config.ahead)
+    }
+
+    fn messages_most(&self) -> usize {
+        self.config.messages_most.min(self.ahead())
+    }
+
+    async fn hold_rate(&self, rows: usize, stop: &Stop) {
+        let Some(rate) = self.rows_per_second else { return };
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(rows.saturating_mul(1_000) / u64::from(rate));
+        // Running into the limit is the pause.
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+
+    /// Decides what becomes of every delivery; `None` when the database is away and they are back in the queue.
+    async fn prepare(&self, deliveries: Vec<Delivery>) -> Option<Prepared> {
+        add(&self.metrics.batches_received, u64::try_from(deliveries.len()).unwrap_or(0));
+        match self.decide(&deliveries).await {
+            Ok(verdicts) => Some(self.plan(deliveries.into_iter().zip(verdicts))),
+            Err(error) => {
+                settle::put_back(&self.metrics, &deliveries, &error).await;
+                None
+            }
+        }
+    }
+
+    async fn decide(&self, deliveries: &[Delivery]) -> Result<Vec<Verdict>, StoreError> {
+        let mut snapshot = self.directory.snapshot();
+        let senders = deliveries.iter().filter_map(|delivery| CoreSubject::account_of(&delivery.subject).ok());
+        let accounts: BTreeSet<AccountKey> = senders.collect();
+        if accounts.iter().any(|account| snapshot.account(account).is_none()) {
+            self.directory.look_again().await?;
+            snapshot = self.directory.snapshot();
+        }
+        let mut keys: HashMap<TenantId, Arc<BatchKeys>> = HashMap::new();
+        let senders = snapshot.tenants().filter(|(account, _)| accounts.contains(account));
+        for tenant in senders.map(|(_, tenant)| tenant.clone()).collect::<Vec<_>>() {
+            keys.insert(tenant.id, self.directory.batch_keys(&tenant).await?);
+        }
+        let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);
+        let now = now_ms();
+        let verdicts = deliveries.iter().map(|delivery| {
+            let incoming = Incoming { subject: &delivery.subject, body: &delivery.body };
+            admit(incoming, |name| delivery.headers.get(name), &snapshot, keys_of, now)
+        });
+        Ok(verdicts.collect())
+    }
+
+    /// Puts verdicts into transactions of at most `rows_most` rows.
+    fn plan(&self, decided: impl Iterator<Item = (Delivery, Verdict)>) -> Prepared {
+        let mut prepared = Prepared::default();
+        for (delivery, verdict) in decided {
+            if let Some(dead) = verdict.dead() {
+                self.report(&delivery.subject, dead);
+            }
+            let rows = match &verdict {
+                Verdict::Admitted(admitted) => admitted.rows.len(),
+                Verdict::Dead(..) => 0,
+                Verdict::Unclaimed(account, dead) => {
+                    let (account, dead) = (account.to_string(), dead.clone());
+                    prepared.strangers.push(Stranger { delivery, account, dead });
+                    continue;
+                }
+                Verdict::Foreign(dead) => {
+                    let (account, dead) = (String::new(), dead.clone());
+                    prepared.strangers.push(Stranger { delivery, account, dead });
+                    continue;
+                }
+            };
+            let is_full = |work: &Work| work.rows > 0 && work.rows + rows > self.config.rows_most;
+            if prepared.works.last().is_none_or(is_full) {
+                prepared.works.push(Work::default());
+            }
+            let Some(work) = prepared.works.last_mut() else { continue };
+            self.share_out(&mut work.shares, &delivery, verdict);
+            work.rows += rows;
+            work.done.push(delivery);
+        }
+        prepared
+    }
+
+    /// Adds what a tenant's delivery is worth to that tenant's share.
+    fn share_out(&self, shares: &mut Shares, delivery: &Delivery, verdict: Verdict) {
+        match verdict {
+            Verdict::Admitted(admitted) => {
+                let share = shares.of(&admitted.tenant);
+                share.dead.extend(row_letters(self.stream, delivery, &admitted.dead_rows));
+                let (site, poller) = (admitted.site.clone(), admitted.poller.clone());
+                share.seen.push(Seen { site, poller, sequence: admitted.sequence });
+                share.rows.extend(candidates(admitted));
+            }
+            Verdict::Dead(tenant, dead) => shares.of(&tenant).dead.push(letter(self.stream, delivery, &dead)),
+            Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
+        }
+    }
+
+    fn report(&self, subject: &str, dead: &Dead) {
+        add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
+        warn!(reason = dead.reason.as_str(), subject, "batch refused: {}", dead.detail);
+    }
+}
