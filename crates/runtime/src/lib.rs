@@ -12,6 +12,7 @@ mod health;
 mod life;
 mod liveness;
 mod log;
+mod look;
 mod metrics;
 mod settings;
 mod tls;
@@ -30,6 +31,7 @@ pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
 pub use liveness::{Heart, Loops, STUCK_AFTER};
 pub use log::{LogFormat, check_filter, init_logs};
+pub use look::{ConsumerLook, LookError, StreamLook};
 pub use metrics::{
     Ages, Amounts, Buckets, Counter, Declaring, Durations, Gauge, Histogram, Label, LabelSet, Labelled, Page,
     SecondsGauge, age_seconds,

@@ -38,9 +38,15 @@ impl Buckets for Amounts {
     const ENDS: &'static [f64] = &[1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
 }
 
-/// A distribution over the buckets of `B`.
-#[derive(Debug, Clone)]
+/// A distribution over the buckets of `B`. Clones share it.
+#[derive(Debug)]
 pub struct Histogram<B>(histogram::Histogram, PhantomData<B>);
+
+impl<B> Clone for Histogram<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
 
 impl<B: Buckets> Default for Histogram<B> {
     fn default() -> Self {
