@@ -97,11 +97,13 @@ impl Readiness {
         self.starting().clone()
     }
 
-    /// What is needed and not there now.
+    /// What is needed and not there now, in the order of the alphabet.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let needs = self.0.needs.lock().expect("no question panics");
-        needs.iter().filter(|need| !(need.is_there)()).map(|need| need.name).collect()
+        let mut missing: Vec<_> = needs.iter().filter(|need| !(need.is_there)()).map(|need| need.name).collect();
+        missing.sort_unstable();
+        missing
     }
 }
 
@@ -152,4 +154,86 @@ pub async fn serve_health(listen: SocketAddr, health: Health, stop: Stop) -> any
     let listener = TcpListener::bind(listen).await.with_context(|| format!("bind health listener {listen}"))?;
     let served = axum::serve(listener, router(health, STUCK_AFTER)).with_graceful_shutdown(stop.cancelled_owned());
     served.await.context("serve health")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    crate::metrics! {
+        struct Sample("sample") {
+            /// Things done.
+            done: crate::Counter,
+        }
+    }
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn check(address: SocketAddr, path: &str, status: &str, body: &str) {
+        let answer = ask(address, path).await;
+        let expected = format!("HTTP/1.0 {status}");
+        assert!(answer.starts_with(&expected) && answer.ends_with(&format!("\r\n\r\n{body}")), "{path}: {answer}");
+    }
+
+    async fn serve(health: Health, stuck_after: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router(health, stuck_after)).await });
+        address
+    }
+
+    fn health(parts: &[&'static str]) -> (Health, Sample) {
+        let sample = Sample::default();
+        (Health { readiness: Readiness::new(parts), loops: Loops::default(), page: sample.page.clone() }, sample)
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_has_not_started_and_what_is_away() {
+        let (health, _) = health(&["results", "queries"]);
+        let address = serve(health.clone(), STUCK_AFTER).await;
+        let not_ready = "503 Service Unavailable";
+        check(address, "/readyz", not_ready, "not started yet: results, queries\n").await;
+        health.readiness.mark("results");
+        let (hub, database) = (Reached::default(), Reached::default());
+        health.readiness.require_reached("hub", &hub);
+        health.readiness.require_reached("database", &database);
+        check(address, "/readyz", not_ready, "not started yet: queries\naway now: database, hub\n").await;
+        health.readiness.mark("queries");
+        hub.set(true);
+        check(address, "/readyz", not_ready, "away now: database\n").await;
+        database.set(true);
+        check(address, "/readyz", "200 OK", "ready\n").await;
+        hub.set(false);
+        check(address, "/readyz", not_ready, "away now: hub\n").await;
+        check(address, "/livez", "200 OK", "alive\n").await;
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_says_nothing_is_named_and_what_is_away_is_not() {
+        let (health, _) = health(&["hub"]);
+        let _quiet = health.loops.watch("quiet");
+        health.readiness.require_reached("database", &Reached::default());
+        check(serve(health.clone(), STUCK_AFTER).await, "/livez", "200 OK", "alive\n").await;
+        let address = serve(health, Duration::ZERO).await;
+        check(address, "/livez", "503 Service Unavailable", "stuck for 0 s: quiet\n").await;
+    }
+
+    #[tokio::test]
+    async fn metrics_are_sent_as_what_they_are() {
+        let (health, sample) = health(&[]);
+        sample.done.inc_by(4);
+        let answer = ask(serve(health, STUCK_AFTER).await, "/metrics").await;
+        assert!(answer.contains(&format!("content-type: {CONTENT_TYPE}\r\n")), "{answer}");
+        assert!(answer.ends_with(
+            "\r\n\r\n# HELP sample_done Things done.\n# TYPE sample_done counter\nsample_done_total 4\n# EOF\n"
+        ));
+    }
 }

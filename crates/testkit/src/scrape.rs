@@ -103,6 +103,21 @@ pub fn differences(page: &str, shown: &Exposition, prefix: &str) -> Vec<String> 
     problems
 }
 
+/// The label values that `page` lists and that are on none of the pages shown.
+#[must_use]
+pub fn unused_label_values(page: &str, shown: &[&Exposition]) -> Vec<String> {
+    let samples = || shown.iter().flat_map(|page| &page.families).flat_map(|family| &family.samples);
+    let is_used =
+        |label: &str, value: &str| samples().any(|sample| sample.labels.get(label).is_some_and(|v| v == value));
+    let rows = rows(page).filter(|row| row.len() == 3);
+    let listed = rows.flat_map(|row| {
+        let label = row[0].trim_matches('`').to_owned();
+        words(row[1]).into_iter().map(move |value| (label.clone(), value))
+    });
+    let unused = listed.filter(|(label, value)| !is_used(label, value));
+    unused.map(|(label, value)| format!("{label}=\"{value}\" is documented and nowhere used")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +155,12 @@ a_took_seconds 1
     #[test]
     fn a_page_that_says_what_is_shown_has_no_differences() {
         check(PAGE, SHOWN, &[]);
+    }
+
+    #[test]
+    fn label_values_that_nobody_uses_are_found() {
+        let unused = unused_label_values(PAGE, &[&Exposition::parse(SHOWN).unwrap()]);
+        assert_eq!(unused, ["lane=\"backfill\" is documented and nowhere used"]);
     }
 
     #[test]

@@ -290,6 +290,19 @@ async fn dead_letters_are_kept_once_and_up_to_a_limit() {
 }
 
 #[tokio::test]
+async fn new_dead_letters_are_counted_by_reason_and_known_ones_are_not() {
+    let mut world = world().await;
+    let (acme, unsigned) =
+        (world.acme.clone(), |digest| DeadLetter { reason: DeadReason::Unsigned, ..letter(digest, -1) });
+    let by_reason = |counts: Counts| counts.dead_letters.iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+    let first =
+        world.commit_for(acme.clone(), vec![], vec![letter(1, 0), letter(1, 1), unsigned(2), unsigned(2)]).await;
+    assert_eq!(by_reason(first), [(DeadReason::Unsigned, 1), (DeadReason::SlotTooOld, 2)]);
+    let second = world.commit_for(acme, vec![], vec![letter(1, 0), unsigned(2), unsigned(3)]).await;
+    assert_eq!((by_reason(second), second.duplicates), (vec![(DeadReason::Unsigned, 1)], 2));
+}
+
+#[tokio::test]
 async fn letters_of_strangers_are_kept_apart_and_up_to_a_limit() {
     let world = world().await;
     assert!(store::put_unclaimed(&world.store, "A", &letter(1, -1)).await.unwrap());

@@ -16,7 +16,7 @@ pub trait Buckets: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub enum Durations {}
 
-/// How old something is: from a tenth of a second to a week of outage.
+/// How old something is: from a hundredth of a second to a week of outage.
 #[derive(Debug)]
 pub enum Ages {}
 
@@ -30,8 +30,10 @@ impl Buckets for Durations {
 }
 
 impl Buckets for Ages {
-    const ENDS: &'static [f64] =
-        &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
+    const ENDS: &'static [f64] = &[
+        0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0,
+        604_800.0,
+    ];
 }
 
 impl Buckets for Amounts {
