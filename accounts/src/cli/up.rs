@@ -213,12 +213,15 @@ impl Screen {
         let from_here = |path: &Path| path.strip_prefix(&here).unwrap_or(path).display().to_string();
         let program = std::env::current_exe().map_or_else(|_| "bulkhead".to_owned(), |path| from_here(&path));
         let home = from_here(deployment.layout.home());
+        let page = |(who, port): &(String, u16)| format!("http://127.0.0.1:{port}/metrics ({who})");
+        let pages = deployment.health_ports.iter().map(page).collect::<Vec<_>>().join(", ");
         let help = format!(
             "\nQuery it from another terminal:\n  \
              {program} --home {home} status\n  \
              {program} --home {home} results tail\n  \
              {program} --home {home} results list --tenant acme-corp --json\n  \
              {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n\
+             Metrics: {pages}; beside them /livez and /readyz.\n\
              Logs are in {home}/logs. Ctrl-C ends everything; the next start goes on from here.\n",
         );
         Self { is_terminal: std::io::stdout().is_terminal(), printed: None, help }

@@ -18,7 +18,7 @@ use super::platform::{Accounts, Platform, PlatformError, TenantPlan};
 use super::ports::{PortError, Ports};
 use super::postgres::{Postgres, PostgresError, database_folder, open_to_stand_in};
 use super::site::{Site, SiteError};
-use super::start::{MadeSite, Starter, child_spec};
+use super::start::{MadeSite, Starter, child_spec, health_ports};
 use super::target::Target;
 use super::tools::Tools;
 use crate::certificates::CertificateError;
@@ -116,6 +116,8 @@ pub struct Deployment {
     pub hub_port: u16,
     pub hub_leaf_port: u16,
     pub passwords: Passwords,
+    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, and each poller as `<tenant>/<site>/<poller>`.
+    pub health_ports: Vec<(String, u16)>,
     /// How many checks there are, over all sites: pollers of one site run the same ones, and a slot is stored once.
     pub checks: usize,
     /// What the user should know, such as ports that had to change.
@@ -231,6 +233,7 @@ impl Deployment {
             hub_port,
             hub_leaf_port,
             passwords,
+            health_ports: health_ports(&ports, &sites),
             checks: sites.iter().map(|made| made.checks).sum(),
             notes,
             _lock: lock,

@@ -42,6 +42,13 @@ pub struct Site {
     pub pollers: Vec<PollerName>,
 }
 
+/// Where a poller finds its leaf, and where it is asked about its health.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PollerPorts {
+    pub leaf: u16,
+    pub health: u16,
+}
+
 /// What a site is made from.
 pub(super) struct SiteMaker<'a> {
     pub layout: &'a Layout,
@@ -56,6 +63,7 @@ pub(super) struct SiteMaker<'a> {
 struct PollerFile<'a> {
     log_format: &'static str,
     log_filter: &'static str,
+    health_listen: String,
     state_dir: PathBuf,
     batch_key_file: PathBuf,
     identity: PollerIdentity<'a>,
@@ -175,7 +183,7 @@ impl SiteMaker<'_> {
         &self,
         site: &Site,
         poller: &PollerName,
-        leaf_port: u16,
+        ports: PollerPorts,
         checks: &[CheckSetting],
     ) -> Result<(PathBuf, BatchKey), SiteError> {
         let folder = self.layout.poller(&site.tenant, &site.site, poller);
@@ -195,7 +203,7 @@ impl SiteMaker<'_> {
         let listener =
             CertificateFiles::named(&self.layout.site(&site.tenant, &site.site).join("tls"), "listener").cert_file;
         let bus = |files: CertificateFiles, user: &str| BusFile {
-            urls: vec![format!("tls://127.0.0.1:{leaf_port}")],
+            urls: vec![format!("tls://127.0.0.1:{}", ports.leaf)],
             inbox_prefix: format!("_INBOX_{}.{user}", site.site),
             creds_file: None,
             tls: TlsFile::new(listener.clone(), files),
@@ -203,6 +211,7 @@ impl SiteMaker<'_> {
         let file = PollerFile {
             log_format: "text",
             log_filter: "info",
+            health_listen: format!("127.0.0.1:{}", ports.health),
             state_dir: folder.join("state"),
             batch_key_file,
             identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },

@@ -16,7 +16,7 @@ use super::layout::Layout;
 use super::platform::{CORE, INTAKE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::site::{BusFile, Site, SiteMaker, TlsFile, write_settings};
+use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
 use crate::files::{read_secret, write_public, write_secret};
@@ -25,6 +25,8 @@ use crate::operator::OperatorStore;
 
 const HUB_STORE_BYTES: u64 = 4 << 30;
 const DATABASE: &str = "bulkhead";
+/// The name of the port where core is asked about its health.
+const CORE_HEALTH: &str = "core-health";
 
 #[derive(Serialize)]
 struct CoreFile {
@@ -70,6 +72,22 @@ pub(super) fn child_spec(layout: &Layout, name: &str, program: &Path) -> ChildSp
         run_as: None,
         ask_by: AskBy::Terminate,
     }
+}
+
+/// The name of the port where a poller is asked about its health.
+fn poller_health(site: &Site, poller: &PollerName) -> String {
+    format!("health-{}/{}/{poller}", site.tenant, site.site)
+}
+
+/// Who can be asked about its health, and on which port: core, then each poller as `<tenant>/<site>/<poller>`.
+pub(super) fn health_ports(ports: &Ports, sites: &[MadeSite]) -> Vec<(String, u16)> {
+    let core = ports.chosen(CORE_HEALTH).map(|port| ("core".to_owned(), port));
+    let poller = |site: &Site, poller: &PollerName| {
+        let port = ports.chosen(&poller_health(site, poller))?;
+        Some((format!("{}/{}/{poller}", site.tenant, site.site), port))
+    };
+    let pollers = sites.iter().flat_map(|made| made.pollers.iter().filter_map(|(name, _)| poller(&made.site, name)));
+    core.into_iter().chain(pollers).collect()
 }
 
 /// A site whose files are written.
@@ -153,7 +171,7 @@ impl Starter<'_> {
         passwords: &Passwords,
     ) -> Result<Child, DeploymentError> {
         let folder = self.layout.core();
-        let health_port = self.ports.choose("core-health").map_err(DeploymentError::Port)?;
+        let health_port = self.ports.choose(CORE_HEALTH).map_err(DeploymentError::Port)?;
         let url_file = self.layout.secrets().join("postgres-core.url");
         let url = postgres.url("bulkhead_core", &passwords.core, DATABASE);
         write_secret(&url_file, url.as_bytes()).map_err(DeploymentError::File)?;
@@ -193,7 +211,7 @@ impl Starter<'_> {
             credentials_expire: platform.credentials_expire(),
         };
         let hub_leaf_urls = vec![format!("tls://127.0.0.1:{hub_leaf_port}")];
-        let health_port = self.ports.chosen("core-health");
+        let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(hub_port, postgres_port, health_port), &self.options.targets);
         let mut made = Vec::new();
         for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
@@ -207,7 +225,9 @@ impl Starter<'_> {
                 let leaf_config = maker.write_leaf(&site, port, hub_urls).map_err(failed)?;
                 let mut written = Vec::new();
                 for poller in pollers {
-                    let (path, key) = maker.write_poller(&site, poller, port, &watched).map_err(failed)?;
+                    let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;
+                    let ports = PollerPorts { leaf: port, health };
+                    let (path, key) = maker.write_poller(&site, poller, ports, &watched).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;
                     written.push((poller.clone(), path));

@@ -74,13 +74,18 @@ fn pull_rights(stream: StreamName) -> [String; 7] {
     ]
 }
 
+/// How much waits in a stream, by subject as well: whoever pulls must be able to say how far behind it is.
+fn look_right(stream: StreamName) -> String {
+    format!("$JS.API.STREAM.INFO.{}", stream.as_str())
+}
+
 /// What is needed to make a stream and its consumer, and nothing that reads, purges or deletes.
-fn provision_rights(stream: StreamName) -> [String; 5] {
-    let (stream, consumer) = (stream.as_str(), stream.consumer().name);
+fn provision_rights(name: StreamName) -> [String; 5] {
+    let (stream, consumer) = (name.as_str(), name.consumer().name);
     [
         format!("$JS.API.STREAM.CREATE.{stream}"),
         format!("$JS.API.STREAM.UPDATE.{stream}"),
-        format!("$JS.API.STREAM.INFO.{stream}"),
+        look_right(name),
         format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
         format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
     ]
@@ -114,6 +119,7 @@ fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
             }
             if receives {
                 permissions.publish.extend(pull_rights(stream));
+                permissions.publish.push(look_right(stream));
             }
         }
         Way::Request => {
@@ -270,6 +276,15 @@ mod tests {
             assert_eq!(acks, role == Role::CoreStream, "{role:?}");
         }
         assert_eq!(role_permissions(Role::CoreRpc).publish, ["_R_.>"]);
+    }
+
+    #[test]
+    fn only_who_pulls_or_provisions_sees_how_much_waits() {
+        for role in ROLES {
+            let looks =
+                role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.API.STREAM.INFO."));
+            assert_eq!(looks, matches!(role, Role::CoreStream | Role::Provisioner), "{role:?}");
+        }
     }
 
     #[test]

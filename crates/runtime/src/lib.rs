@@ -1,4 +1,4 @@
-//! The life of a process: settings, logs, the connection to the bus, readiness, start and stop.
+//! The life of a process: settings, logs, the connection to the bus, readiness, metrics, start and stop.
 //!
 //! This is the only crate that names async_nats; everybody else speaks in types of `bulkhead_bus`. It holds no rules
 //! about tenants and never decides who may enter.
@@ -11,7 +11,10 @@ mod credentials;
 mod durable;
 mod health;
 mod life;
+mod liveness;
 mod log;
+mod look;
+mod metrics;
 mod settings;
 mod stranded;
 mod tls;
@@ -27,9 +30,15 @@ pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};
 pub use credentials::{Credentials, CredentialsError};
 pub use durable::{Delivery, Fetched, Fetcher, Fetching, PullError, Puller};
-pub use health::{Readiness, serve_health};
+pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
+pub use liveness::{Heart, Loops, STUCK_AFTER};
 pub use log::{LogFormat, check_filter, init_logs};
+pub use look::{ConsumerLook, LookError, StreamLook};
+pub use metrics::{
+    Ages, Amounts, Buckets, Counter, Declaring, Durations, Gauge, Histogram, Label, LabelSet, Labelled, Page,
+    SecondsGauge, age_seconds,
+};
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use tls::{TlsError, TlsFiles, client_config};
 pub use unreadable::Unreadable;

@@ -175,6 +175,30 @@ impl Store {
         begin(&self.pool, tenant).await
     }
 
+    /// Whether the database answers, and nothing else.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await.map(|_| ()).map_err(failed("ask the database"))
+    }
+
+    /// How much disk the database takes, on its own machine.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn database_bytes(&self) -> Result<u64, StoreError> {
+        let bytes = sqlx::query_scalar("select pg_database_size(current_database())").fetch_one(&self.pool).await;
+        bytes.map(|bytes: i64| u64::try_from(bytes).unwrap_or(0)).map_err(failed("measure the database"))
+    }
+
+    /// Open connections: those in use, and those that wait to be used.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        let (open, idle) = (usize::try_from(self.pool.size()).unwrap_or(usize::MAX), self.pool.num_idle());
+        (open.saturating_sub(idle), idle)
+    }
+
     /// A connection for tables that are no tenant's, such as unclaimed dead letters.
     ///
     /// # Errors

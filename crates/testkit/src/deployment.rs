@@ -22,7 +22,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
-use crate::{Endpoint, Handshake, Identity, RawClient, find_test_tools};
+use crate::{Endpoint, Exposition, Handshake, Identity, RawClient, find_test_tools};
 
 /// How long a state may take to come about on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -197,6 +197,26 @@ impl TestDeployment {
             if fresh >= expected { Ok(()) } else { Err(format!("{fresh} of {expected} checks")) }
         });
         waited.await.context("wait for results")
+    }
+
+    /// Status and body of a page of a health listener; `who` is `core`, or `<tenant>/<site>/<poller>`.
+    ///
+    /// # Errors
+    /// When there is no such process, or it does not answer.
+    pub async fn health(&self, who: &str, path: &str) -> anyhow::Result<(u16, String)> {
+        let found = self.up.health_ports.iter().find(|(name, _)| name == who);
+        let (_, port) = found.with_context(|| format!("there is no {who}"))?;
+        crate::scrape::get(*port, path).await
+    }
+
+    /// What `who` counts and measures now.
+    ///
+    /// # Errors
+    /// When it does not answer, or not in the OpenMetrics format.
+    pub async fn metrics(&self, who: &str) -> anyhow::Result<Exposition> {
+        let (status, body) = self.health(who, "/metrics").await?;
+        anyhow::ensure!(status == 200, "/metrics of {who} answers {status}: {body}");
+        Exposition::parse(&body).with_context(|| format!("read /metrics of {who}"))
     }
 
     fn endpoint(port: u16, handshake: Handshake) -> Endpoint {

@@ -14,56 +14,32 @@ const DAY_MS: i64 = 86_400_000;
 /// How far a poller's clock may be ahead (design section 5).
 const FUTURE_MS: i64 = 5 * 60_000;
 
-/// Why something was not stored. Closed: it is a label and a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeadReason {
-    ForeignSubject,
-    NotDecodable,
-    BadHeaders,
-    UnknownVersion,
-    TooManyResults,
-    UnknownAccount,
-    TenantSuspended,
-    TenantMismatch,
-    SenderMismatch,
-    NotForPlatform,
-    Unsigned,
-    BadSignature,
-    ForeignKey,
-    SlotTooOld,
-    SlotInFuture,
-    BadStart,
-    DetailTooLarge,
-    UnsafeText,
-    NotStorable,
+bulkhead_runtime::label! {
+    /// Why something was not stored. Closed: it is a label and a column.
+    pub enum DeadReason("reason") {
+        ForeignSubject = "foreign_subject",
+        NotDecodable = "not_decodable",
+        BadHeaders = "bad_headers",
+        UnknownVersion = "unknown_version",
+        TooManyResults = "too_many_results",
+        UnknownAccount = "unknown_account",
+        TenantSuspended = "tenant_suspended",
+        TenantMismatch = "tenant_mismatch",
+        SenderMismatch = "sender_mismatch",
+        NotForPlatform = "not_for_platform",
+        Unsigned = "unsigned",
+        BadSignature = "bad_signature",
+        ForeignKey = "foreign_key",
+        SlotTooOld = "slot_too_old",
+        SlotInFuture = "slot_in_future",
+        BadStart = "bad_start",
+        DetailTooLarge = "detail_too_large",
+        UnsafeText = "unsafe_text",
+        NotStorable = "not_storable",
+    }
 }
 
 impl DeadReason {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ForeignSubject => "foreign_subject",
-            Self::NotDecodable => "not_decodable",
-            Self::BadHeaders => "bad_headers",
-            Self::UnknownVersion => "unknown_version",
-            Self::TooManyResults => "too_many_results",
-            Self::UnknownAccount => "unknown_account",
-            Self::TenantSuspended => "tenant_suspended",
-            Self::TenantMismatch => "tenant_mismatch",
-            Self::SenderMismatch => "sender_mismatch",
-            Self::NotForPlatform => "not_for_platform",
-            Self::Unsigned => "unsigned",
-            Self::BadSignature => "bad_signature",
-            Self::ForeignKey => "foreign_key",
-            Self::SlotTooOld => "slot_too_old",
-            Self::SlotInFuture => "slot_in_future",
-            Self::BadStart => "bad_start",
-            Self::DetailTooLarge => "detail_too_large",
-            Self::UnsafeText => "unsafe_text",
-            Self::NotStorable => "not_storable",
-        }
-    }
-
     /// Whether `TenantGuard` refused, and not the decoder, the signature or a rule of rows.
     #[must_use]
     pub fn is_guards(self) -> bool {

@@ -47,6 +47,16 @@ impl Shares {
     pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
         self.0.values().map(|share| &share.tenant)
     }
+
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.0.values().map(|share| share.rows.len()).sum()
+    }
+
+    /// The oldest slot of each share that has rows.
+    pub fn oldest_slots_ms(&self) -> impl Iterator<Item = i64> {
+        self.0.values().filter_map(|share| share.rows.iter().map(|row| row.measured.slot_ms).min())
+    }
 }
 
 /// Writes shares and remembers which days have a partition.
@@ -73,8 +83,7 @@ impl Writer {
     /// When the database is away or refuses something; then nothing is stored, unless the commit itself failed. A
     /// database that says nothing at all is away after `WRITE_LIMIT`.
     pub async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
-        let late = StoreError::TimedOut { action: "write results", limit: WRITE_LIMIT };
-        tokio::time::timeout(WRITE_LIMIT, self.write_all(shares)).await.unwrap_or(Err(late))
+        store::within("write results", WRITE_LIMIT, self.write_all(shares)).await
     }
 
     async fn write_all(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
@@ -127,7 +136,7 @@ async fn write_share(tx: &mut TenantTx, share: &Share) -> Result<Counts, StoreEr
         inserted: written.inserted,
         replaced: written.replaced,
         duplicates: number(share.rows.len()) - written.inserted - written.replaced + buried.known,
-        dead_letters: buried.kept + buried.counted,
+        dead_letters: buried.new,
         not_kept: buried.counted,
     };
     // Last, because every writer of this tenant waits for this row.

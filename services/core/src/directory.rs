@@ -5,12 +5,13 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::{Tenant, TenantId, TenantSnapshot};
-use bulkhead_runtime::{Chain, Stop};
+use bulkhead_runtime::{Chain, Heart, Stop};
 use bulkhead_store::{Store, StoreError};
 use tracing::{info, warn};
 
 use crate::admission::BatchKeys;
-use crate::store::read_batch_keys;
+use crate::observe::Answers;
+use crate::store::{READ_LIMIT, read_batch_keys, within};
 
 /// The least time between two looks that messages cause: strangers must not make the database busy.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ struct Keys {
 #[derive(Clone)]
 pub struct Directory {
     store: Store,
+    answers: Answers,
     snapshot: Arc<RwLock<(Instant, Arc<TenantSnapshot>)>>,
     keys: Arc<RwLock<HashMap<TenantId, Keys>>>,
 }
@@ -34,10 +36,11 @@ pub struct Directory {
 impl Directory {
     /// # Errors
     /// When the database does not answer.
-    pub async fn load(store: Store) -> Result<Self, StoreError> {
-        let snapshot = Arc::new(store.tenants().await?.into_snapshot());
-        let snapshot = Arc::new(RwLock::new((Instant::now(), snapshot)));
-        Ok(Self { store, snapshot, keys: Arc::default() })
+    pub async fn load(store: Store, answers: Answers) -> Result<Self, StoreError> {
+        let snapshot = Arc::new(RwLock::new((Instant::now(), Arc::default())));
+        let directory = Self { store, answers, snapshot, keys: Arc::default() };
+        directory.refresh().await?;
+        Ok(directory)
     }
 
     /// The tenants as they are known now.
@@ -49,7 +52,9 @@ impl Directory {
     /// # Errors
     /// When the database does not answer; the old snapshot stays.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let snapshot = Arc::new(self.store.tenants().await?.into_snapshot());
+        let read = within("read tenants", READ_LIMIT, self.store.tenants()).await;
+        self.answers.note(&read);
+        let snapshot = Arc::new(read?.into_snapshot());
         *self.snapshot.write().expect("no holder panics") = (Instant::now(), snapshot);
         Ok(())
     }
@@ -72,8 +77,13 @@ impl Directory {
         if let Some(known) = known.filter(|known| known.read.elapsed() < KEYS_LIVE) {
             return Ok(known.keys);
         }
-        let mut tx = self.store.begin(tenant).await?;
-        let keys = Arc::new(read_batch_keys(&mut tx, tenant).await?);
+        let read = within("read batch keys", READ_LIMIT, async {
+            let mut tx = self.store.begin(tenant).await?;
+            read_batch_keys(&mut tx, tenant).await
+        });
+        let read = read.await;
+        self.answers.note(&read);
+        let keys = Arc::new(read?);
         let entry = Keys { read: Instant::now(), keys: Arc::clone(&keys) };
         self.keys.write().expect("no holder panics").insert(tenant.id, entry);
         Ok(keys)
@@ -83,13 +93,13 @@ impl Directory {
     ///
     /// # Errors
     /// Never: a database that is away keeps the old snapshot.
-    pub async fn keep_fresh(self, every: Duration, stop: Stop) -> anyhow::Result<()> {
+    pub async fn keep_fresh(self, every: Duration, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut is_stale = false;
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
+                _ = heart.while_waiting(ticks.tick()) => {}
                 () = stop.cancelled() => return Ok(()),
             }
             let refreshed = self.refresh().await;

@@ -1,14 +1,17 @@
 //! Core: stores results, keeps current state, answers queries, shows live streams. It provisions nothing.
 //!
-//! Reading order: settings, what becomes of a batch, which row wins, who is who, SQL, the handlers of each subject.
+//! Reading order: settings, what becomes of a batch, which row wins, who is who, SQL, the handlers of each subject, what
+//! is shown of all that.
 
 pub mod admission;
+pub mod backlog;
 pub mod commit;
 pub mod config;
 pub mod directory;
 pub mod handlers;
 pub mod live_view;
 pub mod metrics;
+pub mod observe;
 pub mod precedence;
 mod start;
 pub mod store;
@@ -17,17 +20,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_bus::StreamName;
-use bulkhead_runtime::{Readiness, Stop, Supervisor, serve_health, stop_on_signals};
+use bulkhead_bus::Lane;
+use bulkhead_runtime::{Bus, BusSettings, Health, Loops, Readiness, Stop, Supervisor, serve_health, stop_on_signals};
+use bulkhead_store::Store;
 use tracing::info;
 
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::handlers::ingest::Ingesting;
+use crate::handlers::ingest::{Hearts, Ingesting};
 use crate::handlers::live::LiveReader;
 use crate::handlers::query::Answering;
 use crate::live_view::LiveView;
-use crate::metrics::Metrics;
+use crate::metrics::{Connection, Metrics};
+use crate::observe::{Answers, Observer, show_connections, show_hub, stream_of};
 use crate::start::{connect, open_store};
 
 /// Runs core until `stop` or a signal.
@@ -42,63 +47,131 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let readiness = Readiness::new(&parts);
     let mut supervisor = Supervisor::new(stop.clone());
     supervisor.spawn("signals", stop_on_signals(stop.clone()));
+    let (metrics, loops) = (Arc::new(Metrics::default()), Loops::default());
+    let health = Health { readiness, loops, page: metrics.page.clone() };
     if let Some(listen) = config.health_listen {
-        supervisor.spawn("health", serve_health(listen, readiness.clone(), stop.clone()));
+        supervisor.spawn("health", serve_health(listen, health.clone(), stop.clone()));
     }
-    let metrics = Arc::new(Metrics::default());
-    supervisor.spawn("core", serve(config, readiness, Arc::clone(&metrics), stop));
+    supervisor.spawn("core", serve(config, health, Arc::clone(&metrics), stop));
     let ended = supervisor.run().await;
-    info!("{}", metrics.to_text());
+    info!("{}", metrics.page.counters());
     ended
 }
 
 /// A stop that comes while core still waits for something is a stop and not a failure.
-async fn serve(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
-    match start(config, readiness, metrics, &stop).await {
+async fn serve(config: Config, health: Health, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
+    let tasks = Supervisor::new(stop.clone());
+    match (Starting { config: &config, health, metrics, stop: &stop, tasks }).start().await {
         Ok(tasks) => tasks.run().await,
         Err(_) if stop.is_cancelled() => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-async fn start(config: Config, readiness: Readiness, metrics: Arc<Metrics>, stop: &Stop) -> anyhow::Result<Supervisor> {
-    let store = open_store(&config, stop).await?;
-    let directory = Directory::load(store.clone()).await.context("read tenants")?;
-    readiness.mark("database");
-    let view = LiveView::default();
-    let mut tasks = Supervisor::new(stop.clone());
-    let refresh = Duration::from_secs(config.tenants.refresh_s);
-    tasks.spawn("tenants", directory.clone().keep_fresh(refresh, stop.clone()));
-    let stream_bus = connect(&config.stream_bus, "core-stream", stop).await?;
-    let lanes = [
-        (StreamName::Results, "results", None),
-        (StreamName::Backfill, "backfill", Some(config.ingest.backfill_rows_per_second)),
-    ];
-    for (stream, part, rows_per_second) in lanes {
-        let ingesting = Ingesting {
-            store: store.clone(),
-            directory: directory.clone(),
-            metrics: Arc::clone(&metrics),
-            config: config.ingest.clone(),
-            stream,
-            rows_per_second,
+/// What the parts of core are started with.
+struct Starting<'a> {
+    config: &'a Config,
+    health: Health,
+    metrics: Arc<Metrics>,
+    stop: &'a Stop,
+    tasks: Supervisor,
+}
+
+/// What everything that asks the database works with.
+struct Database {
+    store: Store,
+    directory: Directory,
+    answers: Answers,
+}
+
+impl Starting<'_> {
+    async fn start(mut self) -> anyhow::Result<Supervisor> {
+        let database = self.open_database().await?;
+        let view = LiveView::default();
+        self.start_lanes(&database).await?;
+        self.start_queries(&database, &view).await?;
+        // Live streams come after everything that matters (design section 2).
+        let metrics = Arc::clone(&self.metrics);
+        self.start_live(&LiveReader { directory: database.directory, view, metrics }).await?;
+        Ok(self.tasks)
+    }
+
+    /// A connection to the hub that core is not ready without.
+    async fn join_hub(&self, settings: &BusSettings, name: &'static str, need: &'static str) -> anyhow::Result<Bus> {
+        let bus = connect(settings, name, self.stop).await?;
+        self.health.readiness.require_connection(need, &bus);
+        Ok(bus)
+    }
+
+    async fn open_database(&mut self) -> anyhow::Result<Database> {
+        let store = open_store(self.config, self.stop).await?;
+        show_connections(&self.metrics, store.clone());
+        let answers = Answers::new(&self.metrics);
+        let directory = Directory::load(store.clone(), answers.clone()).await.context("read tenants")?;
+        self.health.readiness.mark("database");
+        self.health.readiness.require_reached("database", &answers.reached);
+        let refresh = Duration::from_secs(self.config.tenants.refresh_s);
+        let heart = self.health.loops.watch("tenants");
+        self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, heart, self.stop.clone()));
+        Ok(Database { store, directory, answers })
+    }
+
+    async fn start_lanes(&mut self, database: &Database) -> anyhow::Result<()> {
+        let bus = self.join_hub(&self.config.stream_bus, "core-stream", "hub (core-stream)").await?;
+        show_hub(&self.metrics, Connection::Stream, vec![bus.clone()]);
+        let held = Some(self.config.ingest.backfill_rows_per_second);
+        for (lane, part, rows_per_second) in [(Lane::Results, "results", None), (Lane::Backfill, "backfill", held)] {
+            let ingesting = Ingesting {
+                store: database.store.clone(),
+                directory: database.directory.clone(),
+                metrics: Arc::clone(&self.metrics),
+                config: self.config.ingest.clone(),
+                stream: stream_of(lane),
+                lane,
+                answers: database.answers.clone(),
+                hearts: Arc::new(Hearts::of(lane, &self.health.loops)),
+                rows_per_second,
+            };
+            let readiness = self.health.readiness.clone();
+            self.tasks.spawn(part, ingesting.run(bus.clone(), readiness, part, self.stop.clone()));
+        }
+        let observer = Observer {
+            bus,
+            store: database.store.clone(),
+            directory: database.directory.clone(),
+            metrics: Arc::clone(&self.metrics),
+            answers: database.answers.clone(),
+            heart: self.health.loops.watch("observer"),
         };
-        tasks.spawn(part, ingesting.run(stream_bus.clone(), readiness.clone(), part, stop.clone()));
+        self.tasks.spawn("observer", observer.run(self.stop.clone()));
+        Ok(())
     }
-    // Live streams come after everything that matters, one INTAKE account after the other (design section 2).
-    let answering = Answering {
-        store,
-        directory: directory.clone(),
-        view: view.clone(),
-        metrics: Arc::clone(&metrics),
-        dark_after_ms: i64::from(config.live.dark_after_s) * 1_000,
-    };
-    let rpc_bus = connect(&config.rpc_bus, "core-rpc", stop).await?;
-    tasks.spawn("queries", answering.run(rpc_bus, readiness.clone(), stop.clone()));
-    let reader = LiveReader { directory, view, metrics };
-    for settings in &config.live_buses {
-        let bus = connect(settings, "core-live", stop).await?;
-        tasks.spawn("live", reader.clone().run(bus, readiness.clone(), stop.clone()));
+
+    async fn start_queries(&mut self, database: &Database, view: &LiveView) -> anyhow::Result<()> {
+        let answering = Answering {
+            store: database.store.clone(),
+            directory: database.directory.clone(),
+            view: view.clone(),
+            metrics: Arc::clone(&self.metrics),
+            dark_after_ms: i64::from(self.config.live.dark_after_s) * 1_000,
+        };
+        let bus = self.join_hub(&self.config.rpc_bus, "core-rpc", "hub (core-rpc)").await?;
+        show_hub(&self.metrics, Connection::Rpc, vec![bus.clone()]);
+        let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("queries"));
+        self.tasks.spawn("queries", answering.run(bus, readiness, heart, self.stop.clone()));
+        Ok(())
     }
-    Ok(tasks)
+
+    /// One INTAKE account after the other.
+    async fn start_live(&mut self, reader: &LiveReader) -> anyhow::Result<()> {
+        let mut buses = Vec::new();
+        for settings in &self.config.live_buses {
+            let bus = self.join_hub(settings, "core-live", "hub (core-live)").await?;
+            buses.push(bus.clone());
+            let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("live"));
+            self.tasks.spawn("live", reader.clone().run(bus, readiness, heart, self.stop.clone()));
+        }
+        show_hub(&self.metrics, Connection::Live, buses);
+        Ok(())
+    }
 }

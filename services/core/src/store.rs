@@ -1,6 +1,7 @@
 //! The SQL of storing. Every function takes a transaction that has named its tenant.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::Reason;
@@ -12,13 +13,28 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use time::{Date, OffsetDateTime};
 
-use crate::admission::BatchKeys;
+use crate::admission::{BatchKeys, DeadReason};
 use crate::precedence::Candidate;
 
 /// Dead letters of one tenant that are kept; beyond that they are only counted.
 pub const DEAD_LETTERS_MAX: i64 = 10_000;
 /// Dead letters of all accounts that are no tenants that are kept.
 pub const UNCLAIMED_MAX: i64 = 10_000;
+
+/// How long reading may take: beyond what the database allows a statement, so that it speaks first if it can.
+pub const READ_LIMIT: Duration = Duration::from_secs(40);
+
+/// A database that says nothing at all is away after `limit`.
+///
+/// # Errors
+/// What `asking` returns, or that it took too long.
+pub async fn within<T>(
+    action: &'static str,
+    limit: Duration,
+    asking: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, asking).await.unwrap_or(Err(StoreError::TimedOut { action, limit }))
+}
 
 pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::Sql { action, source }
@@ -146,7 +162,7 @@ pub struct DeadLetter {
     pub digest: Vec<u8>,
     /// The row in the batch; -1 for the whole message.
     pub row_index: i32,
-    pub reason: &'static str,
+    pub reason: DeadReason,
     pub detail: String,
     pub stream: &'static str,
     pub subject: String,
@@ -155,13 +171,42 @@ pub struct DeadLetter {
     pub delivered: i64,
 }
 
+/// How many of each reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reasons([u64; DeadReason::ALL.len()]);
+
+impl Reasons {
+    #[must_use]
+    pub fn of(reason: DeadReason, count: u64) -> Self {
+        let mut own = Self::default();
+        own.add(reason, count);
+        own
+    }
+
+    fn add(&mut self, reason: DeadReason, count: u64) {
+        for (_, known) in DeadReason::ALL.iter().zip(&mut self.0).filter(|(one, _)| **one == reason) {
+            *known += count;
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (DeadReason, u64)> {
+        DeadReason::ALL.iter().copied().zip(self.0)
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// What became of dead letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Buried {
-    pub kept: u64,
+    /// Those that were not known yet.
+    pub new: Reasons,
     /// Kept at an earlier delivery.
     pub known: u64,
-    /// The tenant has its fill: only counted.
+    /// Of the new ones, those that are only counted: the tenant has its fill.
     pub counted: u64,
 }
 
@@ -179,9 +224,9 @@ with incoming as (
         (tenant_id, digest, row_index, reason, detail, stream, subject, headers, payload, delivered)
     select $1, digest, row_index, reason, detail, stream, subject, headers, payload, delivered from new
     order by place limit greatest(0, $11 - (select count(*) from dead_letter where tenant_id = $1))
-    on conflict do nothing returning 1
+    on conflict do nothing returning digest, row_index
 )
-select (select count(*) from new), (select count(*) from kept)";
+select reason, count(*), count(kept.digest) from new left join kept using (digest, row_index) group by reason";
 
 /// Keeps dead letters, each digest and row once.
 ///
@@ -193,30 +238,36 @@ pub async fn put_dead_letters(
     letters: &[DeadLetter],
 ) -> Result<Buried, StoreError> {
     let mut seen = HashSet::new();
-    let new: Vec<&DeadLetter> =
+    let letters_once: Vec<&DeadLetter> =
         letters.iter().filter(|letter| seen.insert((&letter.digest, letter.row_index))).collect();
-    if new.is_empty() {
+    if letters_once.is_empty() {
         return Ok(Buried::default());
     }
-    let text = |of: fn(&DeadLetter) -> &str| new.iter().map(|letter| storable(of(letter))).collect::<Vec<_>>();
-    let row = sqlx::query(WRITE_DEAD_LETTERS)
+    let text = |of: fn(&DeadLetter) -> &str| letters_once.iter().map(|letter| storable(of(letter))).collect::<Vec<_>>();
+    let rows = sqlx::query(WRITE_DEAD_LETTERS)
         .bind(tenant.id.as_uuid())
-        .bind(new.iter().map(|letter| letter.digest.clone()).collect::<Vec<_>>())
-        .bind(new.iter().map(|letter| letter.row_index).collect::<Vec<_>>())
-        .bind(text(|letter| letter.reason))
+        .bind(letters_once.iter().map(|letter| letter.digest.clone()).collect::<Vec<_>>())
+        .bind(letters_once.iter().map(|letter| letter.row_index).collect::<Vec<_>>())
+        .bind(text(|letter| letter.reason.as_str()))
         .bind(text(|letter| &letter.detail))
         .bind(text(|letter| letter.stream))
         .bind(text(|letter| &letter.subject))
         .bind(text(|letter| &letter.headers))
-        .bind(new.iter().map(|letter| letter.payload.clone()).collect::<Vec<_>>())
-        .bind(new.iter().map(|letter| letter.delivered).collect::<Vec<_>>())
+        .bind(letters_once.iter().map(|letter| letter.payload.clone()).collect::<Vec<_>>())
+        .bind(letters_once.iter().map(|letter| letter.delivered).collect::<Vec<_>>())
         .bind(DEAD_LETTERS_MAX)
-        .fetch_one(tx.connection())
+        .fetch_all(tx.connection())
         .await
         .map_err(failed("write dead letters"))?;
-    let count = |index| u64::try_from(row.get::<i64, _>(index)).unwrap_or(0);
-    let given = u64::try_from(letters.len()).unwrap_or(u64::MAX);
-    Ok(Buried { kept: count(1), known: given - count(0), counted: count(0) - count(1) })
+    let mut buried = Buried::default();
+    for row in &rows {
+        let count = |index| u64::try_from(row.get::<i64, _>(index)).unwrap_or(0);
+        let reason = DeadReason::ALL.iter().find(|reason| reason.as_str() == row.get::<&str, _>("reason"));
+        buried.new.add(*reason.ok_or_else(|| unreadable("reason"))?, count(1));
+        buried.counted += count(1) - count(2);
+    }
+    buried.known = u64::try_from(letters.len()).unwrap_or(u64::MAX) - buried.new.total();
+    Ok(buried)
 }
 
 /// Text without what PostgreSQL cannot store: a dead letter must never fail for its own content.
@@ -230,6 +281,10 @@ fn storable(text: &str) -> String {
 /// # Errors
 /// When the database refuses.
 pub async fn put_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> Result<bool, StoreError> {
+    within("write unclaimed dead letter", READ_LIMIT, write_unclaimed(store, account, letter)).await
+}
+
+async fn write_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> Result<bool, StoreError> {
     let mut connection = store.platform().await?;
     let sql = "with room as (
                  select count(*) < $7 as is_left from platform.unclaimed_dead_letter
@@ -242,7 +297,7 @@ pub async fn put_unclaimed(store: &Store, account: &str, letter: &DeadLetter) ->
     let put = sqlx::query_scalar(sql)
         .bind(&letter.digest)
         .bind(account)
-        .bind(letter.reason)
+        .bind(letter.reason.as_str())
         .bind(storable(&letter.subject))
         .bind(storable(&letter.headers))
         .bind(&letter.payload)
@@ -259,7 +314,7 @@ pub struct Counts {
     pub inserted: u64,
     pub replaced: u64,
     pub duplicates: u64,
-    pub dead_letters: u64,
+    pub dead_letters: Reasons,
     /// Of the dead letters, those that are only counted.
     pub not_kept: u64,
 }
@@ -271,7 +326,7 @@ impl Counts {
         self.inserted += more.inserted;
         self.replaced += more.replaced;
         self.duplicates += more.duplicates;
-        self.dead_letters += more.dead_letters;
+        more.dead_letters.iter().for_each(|(reason, count)| self.dead_letters.add(reason, count));
         self.not_kept += more.not_kept;
     }
 }
@@ -292,7 +347,7 @@ pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> R
         .bind(number(counts.inserted))
         .bind(number(counts.replaced))
         .bind(number(counts.duplicates))
-        .bind(number(counts.dead_letters))
+        .bind(number(counts.dead_letters.total()))
         .execute(tx.connection())
         .await;
     added.map(|_| ()).map_err(failed("count"))

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use bulkhead_bus::Tenant;
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::{CheckKind, Measured, Outcome, Query, Reason, ResultRow, StateRow};
+use bulkhead_core::admission::DeadReason;
 use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::handlers::store::{glance_at, list_pollers, list_results, list_states};
 use bulkhead_core::precedence::Candidate;
-use bulkhead_core::store::{self, Counts, DEAD_LETTERS_MAX, DeadLetter, UNCLAIMED_MAX};
+use bulkhead_core::store::{self, Counts, DEAD_LETTERS_MAX, DeadLetter, Reasons, UNCLAIMED_MAX};
 use bulkhead_runtime::now_ms;
 use bulkhead_store::Store;
 use bulkhead_testkit::TestDatabase;
@@ -64,7 +65,7 @@ fn letter(digest: u8, row_index: i32) -> DeadLetter {
     DeadLetter {
         digest: vec![digest; 32],
         row_index,
-        reason: "slot_too_old",
+        reason: DeadReason::SlotTooOld,
         detail: "a NUL \0 in a text".to_owned(),
         stream: "RESULTS",
         subject: "t.A.up.oslo\0.fwd.results".to_owned(),
@@ -120,7 +121,8 @@ async fn a_batch_that_comes_twice_changes_nothing() {
     let dead = vec![letter(1, 3), letter(1, 4), letter(1, 4)];
     let acme = world.acme.clone();
     let first = world.commit_for(acme.clone(), rows.clone(), dead.clone()).await;
-    let expected = Counts { batches: 1, inserted: 5, duplicates: 1, dead_letters: 2, ..Counts::default() };
+    let two = Reasons::of(DeadReason::SlotTooOld, 2);
+    let expected = Counts { batches: 1, inserted: 5, duplicates: 1, dead_letters: two, ..Counts::default() };
     assert_eq!(first, expected);
     let (state, history) = (world.state().await, world.results(&acme, &Query::default()).await);
     for _ in 0..3 {
@@ -273,14 +275,31 @@ async fn dead_letters_are_kept_once_and_up_to_a_limit() {
     );
     sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut world.database.superuser().await.unwrap()).await.unwrap();
     let counts = world.commit_for(acme.clone(), vec![], vec![letter(1, -1), letter(2, -1), letter(3, -1)]).await;
-    assert_eq!((counts.dead_letters, counts.not_kept, counts.duplicates), (3, 2, 0));
+    assert_eq!((counts.dead_letters.total(), counts.not_kept, counts.duplicates), (3, 2, 0));
     let again = world.commit_for(acme.clone(), vec![], vec![letter(1, -1)]).await;
-    assert_eq!((again.dead_letters, again.duplicates), (0, 1), "what is kept is known, even when there is no room");
+    assert_eq!(
+        (again.dead_letters.total(), again.duplicates),
+        (0, 1),
+        "what is kept is known, even when there is no room"
+    );
     let mut tx = world.store.begin(&acme).await.unwrap();
     let kept: i64 = sqlx::query_scalar("select count(*) from dead_letter").fetch_one(tx.connection()).await.unwrap();
     assert_eq!(kept, DEAD_LETTERS_MAX);
     let other = world.commit_for(world.xyz.clone(), vec![], vec![letter(2, -1)]).await;
-    assert_eq!((other.dead_letters, other.not_kept), (1, 0), "one tenant's fill is not another's");
+    assert_eq!((other.dead_letters.total(), other.not_kept), (1, 0), "one tenant's fill is not another's");
+}
+
+#[tokio::test]
+async fn new_dead_letters_are_counted_by_reason_and_known_ones_are_not() {
+    let mut world = world().await;
+    let (acme, unsigned) =
+        (world.acme.clone(), |digest| DeadLetter { reason: DeadReason::Unsigned, ..letter(digest, -1) });
+    let by_reason = |counts: Counts| counts.dead_letters.iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+    let first =
+        world.commit_for(acme.clone(), vec![], vec![letter(1, 0), letter(1, 1), unsigned(2), unsigned(2)]).await;
+    assert_eq!(by_reason(first), [(DeadReason::Unsigned, 1), (DeadReason::SlotTooOld, 2)]);
+    let second = world.commit_for(acme, vec![], vec![letter(1, 0), unsigned(2), unsigned(3)]).await;
+    assert_eq!((by_reason(second), second.duplicates), (vec![(DeadReason::Unsigned, 1)], 2));
 }
 
 #[tokio::test]

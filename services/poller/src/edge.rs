@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane};
-use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Readiness, Stop, StoreError};
+use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Heart, Readiness, Stop, StoreError};
 use tracing::{error, info, warn};
 
 use crate::batch::{BatchBuilder, Identity, SignedBatch};
 use crate::live::{LiveBoard, show_live};
-use crate::metrics::{Metrics, count};
+use crate::metrics::{Cause, Connection, Metrics, count};
+use crate::observe::show_connection;
 use crate::spool::SpoolReader;
 use crate::trouble::Trouble;
 
@@ -45,6 +46,7 @@ pub(crate) struct Edge {
     pub(crate) results_most: usize,
     pub(crate) board: Arc<LiveBoard>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) heart: Heart,
 }
 
 impl Edge {
@@ -57,8 +59,10 @@ impl Edge {
         // Results that are in hand, beside those in the spool.
         let in_hand = std::sync::atomic::AtomicUsize::new(0);
         let write = async {
-            let bus = connect_patiently(&self.settings, &name).await;
+            let bus = self.heart.while_waiting(connect_patiently(&self.settings, &name)).await;
             readiness.mark("leaf");
+            readiness.require_connection("leaf", &bus);
+            show_connection(&self.metrics, Connection::Poller, &bus);
             info!(server.version = bus.server_version(), "writing results to the leaf");
             tokio::select! {
                 ended = self.write_all(&bus, &mut batches, &in_hand) => ended,
@@ -88,7 +92,7 @@ impl Edge {
         in_hand: &std::sync::atomic::AtomicUsize,
     ) -> anyhow::Result<()> {
         let subject = EdgeSubject { lane: Lane::Results, poller: self.identity.poller.clone() }.to_string();
-        while let Some(results) = self.spool.take(self.results_most, self.linger).await {
+        while let Some(results) = self.heart.while_waiting(self.spool.take(self.results_most, self.linger)).await {
             in_hand.store(results.len(), std::sync::atomic::Ordering::Relaxed);
             for batch in batches.build(results)? {
                 self.store_batch(bus, &subject, &batch).await;
@@ -103,36 +107,29 @@ impl Edge {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let mut trouble = Trouble::new("store a batch at the leaf".to_owned());
         loop {
+            self.heart.beat();
             // A client that is not connected queues requests, and the batch would be stored twice.
             let stored = if bus.is_connected() {
                 bus.store(subject, batch.headers.clone(), batch.body.clone(), STORE_LIMIT).await
             } else {
                 Err(StoreError::NoStream(subject.to_owned()))
             };
-            match stored {
-                Ok(_) => {
-                    count(&self.metrics.batches_stored, 1);
-                    trouble.end();
-                    return;
-                }
-                Err(error @ StoreError::Refused { .. }) => {
-                    count(&self.metrics.batches_refused, 1);
-                    error!(
-                        error = %Chain(&error), batch.sequence = %batch.sequence, batch.results = batch.results,
-                        "the leaf can never store batch {}: dropped", batch.sequence
-                    );
-                    return;
-                }
-                Err(
-                    error @ (StoreError::NoStream(_)
-                    | StoreError::Unknown(_)
-                    | StoreError::Full { .. }
-                    | StoreError::Send { .. }),
-                ) => {
-                    count(&self.metrics.batches_retried, 1);
-                    trouble.begin(Chain(&error).to_string());
-                }
-            }
+            let Err(error) = stored else {
+                count(&self.metrics.batches_stored, 1);
+                trouble.end();
+                return;
+            };
+            let Some(cause) = Cause::of(&error) else {
+                count(&self.metrics.batches_refused, 1);
+                error!(
+                    error = %Chain(&error), batch.sequence = %batch.sequence, batch.results = batch.results,
+                    "the leaf can never store batch {}: dropped", batch.sequence
+                );
+                return;
+            };
+            let cause = if bus.is_connected() { cause } else { Cause::LeafAway };
+            count(self.metrics.batches_retried.of(cause), 1);
+            trouble.begin(Chain(&error).to_string());
             backoff.pause().await;
         }
     }

@@ -23,12 +23,13 @@ mod live;
 mod forward;
 
 mod metrics;
+mod observe;
 mod trouble;
 
 use std::sync::Arc;
 
 use anyhow::Context;
-use bulkhead_runtime::{Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
+use bulkhead_runtime::{Health, Loops, Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
 use tracing::info;
 
 pub use crate::config::Config;
@@ -40,6 +41,7 @@ use crate::checks::Prober;
 use crate::edge::Edge;
 use crate::live::LiveBoard;
 use crate::measure::Runner;
+use crate::observe::watch_disk;
 
 /// Runs until `stop`, SIGTERM or SIGINT, then writes what waits and ends.
 ///
@@ -51,7 +53,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         tenant = %config.identity.tenant, site = %config.identity.site, poller = %config.identity.poller,
         boot = boot.number, checks = config.checks.len(), key = config.batch_key.public_key(), "poller starts"
     );
-    let metrics = Arc::new(Metrics::default());
+    let (metrics, loops) = (Arc::new(Metrics::default()), Loops::default());
     let board = Arc::new(LiveBoard::default());
     let (writer, reader) = spool::open_spool(config.spool_results_most, Arc::clone(&metrics));
     let lanes: &[&'static str] = if config.forwarder.is_some() { &["results", "backfill"] } else { &[] };
@@ -63,6 +65,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         spool: writer,
         board: Arc::clone(&board),
         metrics: Arc::clone(&metrics),
+        heart: loops.watch("checks"),
     };
     let batches = BatchBuilder::new(config.identity.clone(), config.batch_key, config.batch.results_most, boot.number);
     let site = config.identity.site.clone();
@@ -74,18 +77,21 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         results_most: config.batch.results_most,
         board,
         metrics: Arc::clone(&metrics),
+        heart: loops.watch("edge"),
     };
 
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("signals", stop_on_signals(stop.clone()));
     tasks.spawn("checks", runner.run(readiness.clone(), stop.clone()));
     tasks.spawn("edge", edge.run(batches, readiness.clone(), stop.clone()));
+    tasks.spawn("disk", watch_disk(config.state_dir, Arc::clone(&metrics), stop.clone()));
     if let Some(forwarder) = config.forwarder {
-        let life = (readiness.clone(), stop.clone());
+        let life = (readiness.clone(), loops.clone(), stop.clone());
         tasks.spawn("forwarder", forward::run_forwarder(forwarder, site, Arc::clone(&metrics), life));
     }
     if let Some(listen) = config.health_listen {
-        tasks.spawn("health", serve_health(listen, readiness, stop));
+        let health = Health { readiness, loops, page: metrics.page.clone() };
+        tasks.spawn("health", serve_health(listen, health, stop));
     }
     let ended = tasks.run().await;
     metrics.log();

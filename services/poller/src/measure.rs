@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::payload::{Measured, Outcome, Reason};
-use bulkhead_runtime::{Chain, Readiness, Stop, now_ms};
+use bulkhead_runtime::{Chain, Heart, Readiness, Stop, age_seconds, now_ms};
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tracing::{error, warn};
 
 use crate::checks::{Check, Prober};
 use crate::live::LiveBoard;
-use crate::metrics::{Metrics, count};
+use crate::metrics::{Metrics, count, level};
 use crate::schedule::{Due, MissedBecause, Scheduler, Slot};
 use crate::spool::SpoolWriter;
 
@@ -28,6 +28,7 @@ pub(crate) struct Runner {
     pub(crate) spool: SpoolWriter,
     pub(crate) board: Arc<LiveBoard>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) heart: Heart,
 }
 
 /// Runs that go on, and whose they are.
@@ -75,8 +76,10 @@ impl Runner {
         let mut scheduler = Scheduler::new(self.checks.iter().map(|check| check.grid).collect(), now_ms());
         let turns = Arc::new(Semaphore::new(self.checks_at_once));
         let mut runs = Runs::default();
+        self.metrics.checks_at_once_limit.set(level(self.checks_at_once));
         readiness.mark("checks");
         while !stop.is_cancelled() {
+            self.heart.beat();
             let due = scheduler.advance(now_ms());
             self.report_gaps(&due);
             for slot in due.runs {
@@ -92,6 +95,7 @@ impl Runner {
                     }
                 }
             }
+            self.metrics.checks_running.set(level(runs.slots.len()));
             self.spool.report_dropped(Instant::now());
         }
         self.finish(runs).await;
@@ -100,7 +104,12 @@ impl Runner {
 
     fn report_gaps(&self, due: &Due) {
         if let Some(back_ms) = due.stepped_back_ms {
-            warn!(clock.back_ms = back_ms, "the clock went back by {back_ms} ms: no slot is measured twice within a minute");
+            count(&self.metrics.clock_steps_back, 1);
+            self.metrics.clock_step_back_seconds.set(age_seconds(0, back_ms));
+            warn!(
+                clock.back_ms = back_ms,
+                "the clock went back by {back_ms} ms: no slot is measured twice within a minute"
+            );
         }
         if due.uncounted > 0 {
             count(&self.metrics.slots_uncounted, usize::try_from(due.uncounted).unwrap_or(usize::MAX));
@@ -119,9 +128,13 @@ impl Runner {
     fn start(&self, slot: Slot, turns: &Arc<Semaphore>, runs: &mut Runs) {
         let check = Arc::clone(&self.checks[slot.check]);
         let (prober, turns) = (Arc::clone(&self.prober), Arc::clone(turns));
+        let took = self.metrics.check_seconds.of(check.spec.kind()).clone();
         let run = runs.tasks.spawn(async move {
             let _turn = turns.acquire().await.expect("turns are never closed");
-            prober.measure(&check, slot.start_ms).await
+            let began = Instant::now();
+            let measured = prober.measure(&check, slot.start_ms).await;
+            took.observe(began.elapsed());
+            measured
         });
         runs.slots.insert(run.id(), slot);
     }
@@ -165,8 +178,8 @@ mod tests {
     use super::*;
     use crate::checks::tests::{check_of, prober};
     use crate::spool::{SpoolReader, open_spool};
+    use bulkhead_runtime::Loops;
     use std::collections::BTreeSet;
-    use std::sync::atomic::Ordering;
     use tokio::net::TcpListener;
 
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -181,6 +194,7 @@ mod tests {
             spool,
             board: Arc::default(),
             metrics: Arc::clone(&metrics),
+            heart: Loops::default().watch("checks"),
         };
         (runner, reader, metrics)
     }
@@ -197,12 +211,15 @@ mod tests {
             })
             .collect();
         let grids: Vec<_> = checks.iter().map(|check| (check.name.clone(), check.grid)).collect();
-        let (runner, reader, _) = runner(checks);
+        let (runner, reader, metrics) = runner(checks);
         let stop = Stop::new();
         let running = tokio::spawn(runner.run(Readiness::new(&[]), stop.clone()));
         let results = reader.take(24, HOUR).await.unwrap();
         stop.cancel();
         running.await.unwrap().unwrap();
+        let page = metrics.page.to_text();
+        let measured = page.lines().find_map(|line| line.strip_prefix("poller_check_seconds_count{kind=\"tcp\"} "));
+        assert!(measured.is_some_and(|count| count.parse::<u32>().unwrap() >= 24), "{page}");
         let slots: BTreeSet<_> = results.iter().map(|result| (result.check.clone(), result.slot_ms)).collect();
         assert_eq!(slots.len(), 24, "no slot twice");
         for result in &results {
@@ -228,7 +245,7 @@ mod tests {
         runner.finish(runs).await;
         let result = reader.take(1, Duration::ZERO).await.unwrap().remove(0);
         assert_eq!((result.outcome, result.reason), (Outcome::Missed, Some(Reason::Internal)));
-        assert_eq!(metrics.results_missed.load(Ordering::Relaxed), 1);
+        assert_eq!(metrics.results.of(Outcome::Missed).get(), 1);
     }
 
     #[tokio::test]
@@ -242,6 +259,10 @@ mod tests {
         assert_eq!(results[0].reason, Some(Reason::Internal));
         assert_eq!(results[1].reason, Some(Reason::Overrun));
         assert!(results.iter().all(|result| result.outcome == Outcome::Missed));
-        assert_eq!(metrics.slots_uncounted.load(Ordering::Relaxed), 7);
+        assert_eq!(metrics.slots_uncounted.get(), 7);
+        assert_eq!(metrics.clock_steps_back.get(), 0);
+        runner.report_gaps(&Due { stepped_back_ms: Some(2_500), ..Due::default() });
+        assert_eq!(metrics.clock_steps_back.get(), 1);
+        assert!((metrics.clock_step_back_seconds.get() - 2.5).abs() < 1e-9);
     }
 }

@@ -1,95 +1,158 @@
-//! What the poller counts. Labels come from closed sets and never hold a name.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! What the poller counts and measures. docs/metrics.md says what to do about each; a test compares the two.
 
 use bulkhead_bus::Lane;
-use bulkhead_bus::payload::Outcome;
+use bulkhead_bus::payload::{CheckKind, Outcome};
+use bulkhead_runtime::{Ages, Counter, Durations, Gauge, Histogram, Labelled, SecondsGauge, StoreError};
 use tracing::info;
 
-/// Counters since the start of the process.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    /// `poller_results_total{outcome="ok"}`: slots whose target answered as it should.
-    pub results_ok: AtomicU64,
-    /// `poller_results_total{outcome="fail"}`: slots whose target did not.
-    pub results_fail: AtomicU64,
-    /// `poller_results_total{outcome="error"}`: slots that the poller could not measure.
-    pub results_error: AtomicU64,
-    /// `poller_results_total{outcome="missed"}`: slots that passed without a measurement.
-    pub results_missed: AtomicU64,
-    /// `poller_slots_uncounted_total`: missed slots of long gaps that got no result of their own.
-    pub slots_uncounted: AtomicU64,
-    /// `poller_spool_dropped_total`: results dropped, oldest first, because the spool was full.
-    pub spool_dropped: AtomicU64,
-    /// `poller_stop_dropped_total`: results that the leaf did not take before the process had to end.
-    pub stop_dropped: AtomicU64,
-    /// `poller_batches_stored_total`: batches that the leaf acknowledged.
-    pub batches_stored: AtomicU64,
-    /// `poller_batches_retried_total`: attempts that the leaf did not acknowledge.
-    pub batches_retried: AtomicU64,
-    /// `poller_batches_refused_total`: batches dropped because the leaf can never store them.
-    pub batches_refused: AtomicU64,
-    /// `poller_live_published_total`: display-only messages.
-    pub live_published: AtomicU64,
-    /// `poller_forwarded_total{lane="results"}`: batches that the hub acknowledged.
-    pub forwarded_results: AtomicU64,
-    /// `poller_forwarded_total{lane="backfill"}`: the same after an outage.
-    pub forwarded_backfill: AtomicU64,
-    /// `poller_set_aside_total`: batches that waited too long to be live and were moved into the leaf's backfill stream.
-    pub set_aside: AtomicU64,
-    /// `poller_stranded_freed_total`: how often a consumer was made anew because a message was stranded in its stream.
-    pub stranded_freed: AtomicU64,
-    /// `poller_forward_retried_total`: attempts that the hub did not acknowledge.
-    pub forward_retried: AtomicU64,
-    /// `poller_forward_refused_total`: batches that the hub refused; they stay at the leaf.
-    pub forward_refused: AtomicU64,
+bulkhead_runtime::label! {
+    /// Why a batch was not taken this time.
+    pub enum Cause("cause") {
+        /// This poller's own connection is down.
+        LeafAway = "leaf_away",
+        /// Nothing takes the subject: for the hub, the leaf's link to it is down.
+        NoStream = "no_stream",
+        /// Nobody knows whether it was taken.
+        NoAnswer = "no_answer",
+        /// The stream, or the site's quota in it, is full.
+        Full = "full",
+        /// A stream answered that is not the one it is for.
+        WrongStream = "wrong_stream",
+        NotSent = "not_sent",
+    }
 }
 
-pub(crate) fn count(counter: &AtomicU64, by: usize) {
-    counter.fetch_add(u64::try_from(by).unwrap_or(u64::MAX), Ordering::Relaxed);
+bulkhead_runtime::label! {
+    /// What the poller's connections to its leaf are for.
+    pub enum Connection("connection") {
+        Poller = "poller",
+        Forwarder = "forwarder",
+    }
+}
+
+impl Cause {
+    /// `None` when the batch can never be taken.
+    pub(crate) fn of(error: &StoreError) -> Option<Self> {
+        match error {
+            StoreError::NoStream(_) => Some(Self::NoStream),
+            StoreError::Unknown(_) => Some(Self::NoAnswer),
+            StoreError::Full { .. } => Some(Self::Full),
+            StoreError::Send { .. } => Some(Self::NotSent),
+            StoreError::Refused { .. } => None,
+        }
+    }
+}
+
+bulkhead_runtime::metrics! {
+    /// Since the start of this process.
+    pub struct Metrics("poller") {
+        /// Slots by how they ended.
+        results: Labelled<Outcome, Counter>,
+        /// Missed slots of long gaps that got no result of their own.
+        slots_uncounted: Counter,
+        /// How long a check took.
+        check_seconds: Labelled<CheckKind, Histogram<Durations>>,
+        /// Checks that are under way, those that wait for their turn included.
+        checks_running: Gauge,
+        /// Checks that may run at the same time.
+        checks_at_once_limit: Gauge,
+        /// Steps back of the clock.
+        clock_steps_back: Counter,
+        /// How far the clock went back the last time.
+        clock_step_back_seconds: SecondsGauge,
+
+        /// Results that wait in memory for the leaf.
+        spool_results: Gauge,
+        /// Beyond it the oldest results are dropped.
+        spool_limit_results: Gauge,
+        /// Results dropped, oldest first, because the spool was full.
+        spool_dropped: Counter,
+        /// Results that the leaf did not take before the process had to end.
+        stop_dropped: Counter,
+        /// Batches that the leaf acknowledged.
+        batches_stored: Counter,
+        /// Attempts that the leaf did not acknowledge.
+        batches_retried: Labelled<Cause, Counter>,
+        /// Batches dropped because the leaf can never store them.
+        batches_refused: Counter,
+        /// Display-only messages.
+        live_published: Counter,
+
+        /// Batches that the hub acknowledged.
+        forwarded: Labelled<Lane, Counter>,
+        /// From a batch's being stored at the leaf to its being acknowledged by the hub.
+        forward_lag_seconds: Labelled<Lane, Histogram<Ages>>,
+        /// Batches that waited too long to be live and were moved into the leaf's backfill stream.
+        set_aside: Counter,
+        /// How often a consumer was made anew because a batch was stranded in its stream.
+        stranded_freed: Counter,
+        /// Attempts that the hub, or the leaf's backfill stream, did not acknowledge.
+        forward_retried: Labelled<Cause, Counter>,
+        /// Batches that the hub refused; they stay at the leaf.
+        forward_refused: Counter,
+        /// Batches that the leaf handed out more than once.
+        forward_redelivered: Labelled<Lane, Counter>,
+        /// Whether the last attempt to forward a batch succeeded: 1 or 0.
+        hub_open: Labelled<Lane, Gauge>,
+
+        /// Connections to the leaf that are up.
+        leaf_connections: Labelled<Connection, Gauge>,
+        /// Batches that wait in the leaf's stream.
+        leaf_batches: Labelled<Lane, Gauge>,
+        /// What the leaf's stream takes on disk.
+        leaf_bytes: Labelled<Lane, Gauge>,
+        /// Beyond it the leaf's stream takes nothing.
+        leaf_limit_bytes: Labelled<Lane, Gauge>,
+        /// How long the oldest batch of the leaf's stream has waited.
+        leaf_oldest_age_seconds: Labelled<Lane, SecondsGauge>,
+        /// Batches of the leaf's stream that are on their way.
+        leaf_unacknowledged: Labelled<Lane, Gauge>,
+        /// When the leaf's streams were last seen, in unix time.
+        leaf_seen_timestamp_seconds: Gauge,
+
+        /// Room on the file system of the state folder.
+        state_free_bytes: Gauge,
+        /// Size of the file system of the state folder.
+        state_size_bytes: Gauge,
+    }
+}
+
+pub(crate) fn count(counter: &Counter, by: usize) {
+    counter.inc_by(u64::try_from(by).unwrap_or(u64::MAX));
+}
+
+/// What a gauge shows of a number that is never near its end.
+pub(crate) fn level(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 impl Metrics {
     pub(crate) fn count_outcome(&self, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Ok => &self.results_ok,
-            Outcome::Fail => &self.results_fail,
-            Outcome::Error => &self.results_error,
-            Outcome::Missed => &self.results_missed,
-        };
-        count(counter, 1);
+        count(self.results.of(outcome), 1);
     }
 
     pub(crate) fn count_forwarded(&self, lane: Lane) {
-        let counter = match lane {
-            Lane::Results => &self.forwarded_results,
-            Lane::Backfill => &self.forwarded_backfill,
-        };
-        count(counter, 1);
+        count(self.forwarded.of(lane), 1);
     }
 
     /// One line with every counter.
     pub(crate) fn log(&self) {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        info!(
-            results.ok = of(&self.results_ok),
-            results.fail = of(&self.results_fail),
-            results.error = of(&self.results_error),
-            results.missed = of(&self.results_missed),
-            slots.uncounted = of(&self.slots_uncounted),
-            spool.dropped = of(&self.spool_dropped),
-            stop.dropped = of(&self.stop_dropped),
-            batches.stored = of(&self.batches_stored),
-            batches.retried = of(&self.batches_retried),
-            batches.refused = of(&self.batches_refused),
-            live.published = of(&self.live_published),
-            forwarded.results = of(&self.forwarded_results),
-            forwarded.backfill = of(&self.forwarded_backfill),
-            stranded.freed = of(&self.stranded_freed),
-            set_aside = of(&self.set_aside),
-            forward.retried = of(&self.forward_retried),
-            forward.refused = of(&self.forward_refused),
-            "poller stopped"
-        );
+        info!("poller stopped: {}", self.page.counters());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_testkit::Exposition;
+    use bulkhead_testkit::scrape::differences;
+
+    #[test]
+    fn the_page_of_documentation_says_what_is_shown() {
+        let shown = Exposition::parse(&Metrics::default().page.to_text()).unwrap();
+        let page = include_str!("../../../docs/metrics.md");
+        assert_eq!(differences(page, &shown, "poller_"), Vec::<String>::new());
+        let page = page.replace("`poller_set_aside_total`", "`poller_set_aside_total_x`");
+        assert_eq!(differences(&page, &shown, "poller_").len(), 2, "a difference goes unseen");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::metrics::{Metrics, count};
+use crate::metrics::{Metrics, count, level};
 
 /// A full spool says so at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -48,6 +48,7 @@ pub(crate) struct SpoolReader(Arc<Shared>);
 
 /// A spool of at most `most` results.
 pub(crate) fn open_spool(most: usize, metrics: Arc<Metrics>) -> (SpoolWriter, SpoolReader) {
+    metrics.spool_limit_results.set(level(most));
     let queue = Queue { waiting: VecDeque::new(), is_closed: false, unsaid: 0, said: None };
     let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Notify::new(), most, metrics });
     (SpoolWriter(Arc::clone(&shared)), SpoolReader(shared))
@@ -62,6 +63,7 @@ impl SpoolWriter {
             queue.unsaid += 1;
             count(&self.0.metrics.spool_dropped, 1);
         }
+        self.0.metrics.spool_results.set(level(queue.waiting.len()));
         drop(queue);
         self.0.changed.notify_one();
     }
@@ -103,7 +105,9 @@ impl SpoolReader {
                     return None;
                 }
                 if waiting >= most || (waiting > 0 && (queue.is_closed || is_over)) {
-                    return Some(queue.waiting.drain(..waiting.min(most)).collect());
+                    let taken = queue.waiting.drain(..waiting.min(most)).collect();
+                    self.0.metrics.spool_results.set(level(queue.waiting.len()));
+                    return Some(taken);
                 }
                 if waiting > 0 && until.is_none() {
                     until = Some(Instant::now() + linger);
@@ -126,7 +130,6 @@ impl SpoolReader {
 mod tests {
     use super::*;
     use crate::batch::tests::measured;
-    use std::sync::atomic::Ordering;
 
     fn slots(results: &[Measured]) -> Vec<i64> {
         results.iter().map(|result| result.slot_ms).collect()
@@ -142,7 +145,10 @@ mod tests {
         }
         let taken = reader.take(10, Duration::ZERO).await.unwrap();
         assert_eq!(slots(&taken), [7, 8, 9]);
-        assert_eq!(metrics.spool_dropped.load(Ordering::Relaxed), 7);
+        assert_eq!(metrics.spool_dropped.get(), 7);
+        assert_eq!((metrics.spool_results.get(), metrics.spool_limit_results.get()), (0, 3));
+        writer.push(measured("web", 10));
+        assert_eq!(metrics.spool_results.get(), 1);
         writer.report_dropped(Instant::now());
         assert_eq!(writer.0.queue().unsaid, 0);
     }

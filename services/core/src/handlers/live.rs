@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use bulkhead_bus::payload::{BATCH_VERSION, LiveResults, RESULTS_PER_BATCH_MAX};
 use bulkhead_bus::{Audience, CoreSubject, Role, TenantSubject, role_permissions};
-use bulkhead_runtime::{Bus, Message, Readiness, Stop, now_ms};
+use bulkhead_runtime::{Bus, Heart, Message, Readiness, Stop, now_ms};
 use futures_util::StreamExt;
 use tracing::debug;
 
@@ -27,7 +27,7 @@ impl LiveReader {
     ///
     /// # Errors
     /// When the connection is closed for good.
-    pub async fn run(self, bus: Bus, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
+    pub async fn run(self, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let patterns = role_permissions(Role::CoreLive).subscribe;
         let pattern = patterns.first().context("the subject table has a live row")?;
         let mut messages = pin!(bus.listen(pattern).await.context("listen for live streams")?);
@@ -35,7 +35,7 @@ impl LiveReader {
         readiness.mark("live");
         loop {
             let message = tokio::select! {
-                message = messages.next() => message.context("the live connection is closed")?,
+                message = heart.while_waiting(messages.next()) => message.context("the live connection is closed")?,
                 () = stop.cancelled() => return Ok(()),
             };
             self.show(&message);

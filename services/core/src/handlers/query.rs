@@ -8,7 +8,7 @@ use bulkhead_bus::{
     Account, AccountKey, Audience, CoreSubject, CoreVerb, Guarded, Refusal, Role, Scope, Tenant, TenantSnapshot,
     TenantState, TenantSubject, role_permissions,
 };
-use bulkhead_runtime::{Bus, Chain, Readiness, Responder, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
 use bulkhead_store::{Store, StoreError, isolation_of};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -60,7 +60,7 @@ impl Answering {
     ///
     /// # Errors
     /// When the connection is closed for good.
-    pub async fn run(self, bus: Bus, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
+    pub async fn run(self, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let patterns = role_permissions(Role::CoreRpc).subscribe;
         let pattern = patterns.first().context("the subject table has a request row")?;
         let mut requests = bus.answer(pattern, QUEUE).await.context("listen for queries")?;
@@ -69,7 +69,7 @@ impl Answering {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let request = tokio::select! {
-                request = requests.next() => request.context("the answering connection is closed")?,
+                request = heart.while_waiting(requests.next()) => request.context("the answering connection is closed")?,
                 () = stop.cancelled() => return Ok(()),
             };
             if !request.is_answerable() {
@@ -77,7 +77,7 @@ impl Answering {
                 warn!(subject = %request.subject, "request dropped: its reply subject is not the server's");
                 continue;
             }
-            let place = Arc::clone(&places).acquire_owned().await.context("take a place")?;
+            let place = heart.while_waiting(Arc::clone(&places).acquire_owned()).await.context("take a place")?;
             let own = self.clone();
             tokio::spawn(async move {
                 own.answer(request).await;

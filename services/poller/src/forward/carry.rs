@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane, SiteName, TenantSubject};
-use bulkhead_runtime::{Backoff, Bus, Chain, Delivery, Stop, StoreError, now_ms};
+use bulkhead_runtime::{Backoff, Bus, Chain, Delivery, Gauge, Stop, StoreError, now_ms};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::{edge_stream, hub_stream};
-use crate::metrics::{Metrics, count};
+use crate::metrics::{Cause, Metrics, count};
 use crate::trouble::Trouble;
 
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -34,9 +34,13 @@ enum Attempt {
     /// It can never be stored.
     Refused(StoreError),
     Later {
-        cause: String,
-        is_full: bool,
+        cause: Cause,
+        said: String,
     },
+}
+
+fn later(cause: Cause, said: impl Into<String>) -> Attempt {
+    Attempt::Later { cause, said: said.into() }
 }
 
 /// How the batches of a lane share what they learn: where one has passed there is room for two more, so a lane that was
@@ -44,16 +48,19 @@ enum Attempt {
 struct Pace {
     room: Notify,
     trouble: Mutex<Trouble>,
+    open: Gauge,
 }
 
 impl Pace {
     fn passed(&self) {
+        self.open.set(1);
         self.room.notify_one();
         self.room.notify_one();
         self.trouble.lock().expect("no holder panics").end();
     }
 
     fn refused(&self, cause: String) {
+        self.open.set(0);
         self.trouble.lock().expect("no holder panics").begin(cause);
     }
 }
@@ -85,12 +92,16 @@ impl Carrier {
         stop: Stop,
     ) -> Self {
         let trouble = Mutex::new(Trouble::new(format!("forward {lane} to the hub")));
-        let pace = Pace { room: Notify::new(), trouble };
+        let open = metrics.hub_open.of(lane).clone();
+        // Nobody has found it closed yet.
+        open.set(1);
+        let pace = Pace { room: Notify::new(), trouble, open };
         Self { bus, lane, stop, site, backfill_after, pace, metrics }
     }
 
     /// Carries one batch to its end and keeps the leaf from handing it out again meanwhile.
     pub(super) async fn carry(&self, delivery: Delivery) {
+        count(self.metrics.forward_redelivered.of(self.lane), usize::from(delivery.delivered > 1));
         let hold = async {
             let mut ticks = tokio::time::interval(EXTEND_EVERY);
             ticks.tick().await;
@@ -132,14 +143,15 @@ impl Carrier {
                 Attempt::Stored => {
                     self.pace.passed();
                     self.metrics.count_forwarded(lane);
+                    self.metrics.forward_lag_seconds.of(lane).observe_since(delivery.stored_ms, now_ms());
                     // Ack late: a crash before this line must forward the batch again.
                     return delivery.ack().await;
                 }
                 Attempt::Refused(refusal) => return self.leave(delivery, &refusal).await,
-                Attempt::Later { cause, is_full } => {
-                    count(&self.metrics.forward_retried, 1);
-                    if !is_full || began.elapsed() >= FULL_SAID_AFTER {
-                        self.pace.refused(cause);
+                Attempt::Later { cause, said } => {
+                    count(self.metrics.forward_retried.of(cause), 1);
+                    if cause != Cause::Full || began.elapsed() >= FULL_SAID_AFTER {
+                        self.pace.refused(said);
                     }
                 }
             }
@@ -175,8 +187,9 @@ impl Carrier {
                 self.pace.refused(Chain(&error).to_string());
                 false
             }
-            Attempt::Later { cause, .. } => {
-                self.pace.refused(cause);
+            Attempt::Later { cause, said } => {
+                count(self.metrics.forward_retried.of(cause), 1);
+                self.pace.refused(said);
                 false
             }
         }
@@ -185,21 +198,20 @@ impl Carrier {
     async fn store(&self, subject: &str, stream: &str, delivery: &Delivery) -> Attempt {
         // A client that is not connected queues requests, and the batch would be stored twice.
         if !self.bus.is_connected() {
-            return Attempt::Later { cause: "the leaf is away".to_owned(), is_full: false };
+            return later(Cause::LeafAway, "the leaf is away");
         }
         let headers = delivery.headers.without_server_headers();
         match self.bus.store(subject, headers, delivery.body.clone(), STORE_LIMIT).await {
             Ok(stored) if stored.stream == stream => Attempt::Stored,
             // A stream on the leaf that takes `up.>` would swallow everything that is meant for the hub.
             Ok(stored) => {
-                let cause = format!("stream {} answers on {subject}, which only {stream} may", stored.stream);
-                Attempt::Later { cause, is_full: false }
+                let said = format!("stream {} answers on {subject}, which only {stream} may", stored.stream);
+                later(Cause::WrongStream, said)
             }
-            Err(error @ StoreError::Refused { .. }) => Attempt::Refused(error),
-            Err(error @ StoreError::Full { .. }) => Attempt::Later { cause: Chain(&error).to_string(), is_full: true },
-            Err(error @ (StoreError::NoStream(_) | StoreError::Unknown(_) | StoreError::Send { .. })) => {
-                Attempt::Later { cause: Chain(&error).to_string(), is_full: false }
-            }
+            Err(error) => match Cause::of(&error) {
+                Some(cause) => later(cause, Chain(&error).to_string()),
+                None => Attempt::Refused(error),
+            },
         }
     }
 }

@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::{Lane, SiteName, StreamName};
-use bulkhead_runtime::{Bus, BusSettings, Chain, Readiness, Stop};
+use bulkhead_runtime::{Bus, BusSettings, Chain, Loops, Readiness, Stop};
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use self::carry::Carrier;
 use self::pump::Pump;
 use crate::edge::connect_patiently;
-use crate::metrics::Metrics;
+use crate::metrics::{Connection, Metrics};
+use crate::observe::{show_connection, watch_leaf};
 
 /// After a stop, how long the last acknowledgements may take to reach the leaf.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ pub(crate) struct ForwarderSettings {
 }
 
 /// The stream on the leaf that a lane is taken from.
-fn edge_stream(lane: Lane) -> StreamName {
+pub(crate) fn edge_stream(lane: Lane) -> StreamName {
     match lane {
         Lane::Results => StreamName::ResultsEdge,
         Lane::Backfill => StreamName::BackfillEdge,
@@ -48,6 +49,13 @@ fn hub_stream(lane: Lane) -> StreamName {
     }
 }
 
+fn loop_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Results => "forwarder: results",
+        Lane::Backfill => "forwarder: backfill",
+    }
+}
+
 /// Forwards until `stop`. The leaf, its streams and the hub may come and go.
 ///
 /// # Errors
@@ -56,19 +64,22 @@ pub(crate) async fn run_forwarder(
     settings: ForwarderSettings,
     site: SiteName,
     metrics: Arc<Metrics>,
-    (readiness, stop): (Readiness, Stop),
+    (readiness, loops, stop): (Readiness, Loops, Stop),
 ) -> anyhow::Result<()> {
     let name = format!("{site}.fwd");
     let bus = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         bus = connect_patiently(&settings.leaf, &name) => bus,
     };
+    readiness.require_connection("leaf (forwarder)", &bus);
+    show_connection(&metrics, Connection::Forwarder, &bus);
     let mut lanes = JoinSet::new();
     for &lane in Lane::ALL {
         let (site, metrics, stop) = (site.clone(), Arc::clone(&metrics), stop.clone());
         let carrier = Carrier::new(bus.clone(), site, lane, settings.backfill_after, metrics, stop);
-        lanes.spawn(Pump::new(carrier, settings.window).run(readiness.clone()));
+        lanes.spawn(Pump::new(carrier, settings.window, loops.watch(loop_name(lane))).run(readiness.clone()));
     }
+    lanes.spawn(watch_leaf(bus.clone(), metrics, stop));
     while let Some(ended) = lanes.join_next().await {
         ended?;
     }

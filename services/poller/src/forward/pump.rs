@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_runtime::{Backoff, Chain, Delivery, Fetched, PullError, Readiness};
+use bulkhead_runtime::{Backoff, Chain, Delivery, Fetched, Heart, PullError, Readiness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info};
@@ -24,15 +24,17 @@ pub(super) struct Pump {
     slots: Arc<Semaphore>,
     free_least: u32,
     on_their_way: JoinSet<()>,
+    heart: Heart,
 }
 
 impl Pump {
-    pub(super) fn new(carrier: Carrier, window: usize) -> Self {
+    pub(super) fn new(carrier: Carrier, window: usize, heart: Heart) -> Self {
         Self {
             carrier: Arc::new(carrier),
             slots: Arc::new(Semaphore::new(window)),
             free_least: u32::try_from(window / FREE_SHARE).unwrap_or(1).max(1),
             on_their_way: JoinSet::new(),
+            heart,
         }
     }
 
@@ -43,9 +45,10 @@ impl Pump {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let mut trouble = Trouble::new(format!("pull {} from the leaf", self.carrier.lane));
         while !stop.is_cancelled() {
+            self.heart.beat();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.carrier.bus.until_connected() => {}
+                () = self.heart.while_waiting(self.carrier.bus.until_connected()) => {}
             }
             let carrier = Arc::clone(&self.carrier);
             let freed = || count(&carrier.metrics.stranded_freed, 1);
@@ -85,9 +88,11 @@ impl Pump {
             while let Some(ended) = self.on_their_way.try_join_next() {
                 log_panic(ended);
             }
+            // While the hub takes nothing there is no room, for however long that is.
+            let room = self.heart.while_waiting(Arc::clone(&self.slots).acquire_many_owned(self.free_least));
             let permits = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                permits = Arc::clone(&self.slots).acquire_many_owned(self.free_least) => permits,
+                permits = room => permits,
             };
             let Ok(mut permits) = permits else { return Ok(()) };
             let rest = u32::try_from(self.slots.available_permits()).unwrap_or(0);

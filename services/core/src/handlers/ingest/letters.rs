@@ -26,7 +26,7 @@ pub(super) fn letter(stream: StreamName, delivery: &Delivery, dead: &Dead) -> De
     DeadLetter {
         digest: digest(&delivery.subject, &headers, &delivery.body),
         row_index: WHOLE,
-        reason: dead.reason.as_str(),
+        reason: dead.reason,
         detail: dead.detail.clone(),
         stream: stream.as_str(),
         subject: delivery.subject.clone(),
@@ -50,7 +50,7 @@ pub(super) fn unreadable_letter(stream: StreamName, message: &Unreadable, dead: 
     DeadLetter {
         digest: digest(&message.subject, &message.headers, &message.body),
         row_index: WHOLE,
-        reason: dead.reason.as_str(),
+        reason: dead.reason,
         detail: dead.detail.clone(),
         stream: stream.as_str(),
         subject: message.subject.clone(),

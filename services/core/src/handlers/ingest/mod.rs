@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
-use bulkhead_bus::{AccountKey, CoreSubject, StreamName, Tenant, TenantId};
-use bulkhead_runtime::{Bus, Chain, Delivery, Readiness, Stop, now_ms};
+use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
+use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, now_ms};
 use bulkhead_store::{Store, StoreError};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -26,6 +26,7 @@ use crate::commit::{Seen, Shares};
 use crate::config::IngestConfig;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
+use crate::observe::Answers;
 use crate::precedence::Candidate;
 
 /// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,
@@ -40,8 +41,30 @@ pub struct Ingesting {
     pub metrics: Arc<Metrics>,
     pub config: IngestConfig,
     pub stream: StreamName,
+    pub lane: Lane,
+    pub answers: Answers,
+    pub hearts: Arc<Hearts>,
     /// Rows a second, for the lane that must not be in the way.
     pub rows_per_second: Option<u32>,
+}
+
+/// The two loops of one lane.
+#[derive(Debug)]
+pub struct Hearts {
+    pub taking: Heart,
+    pub writing: Heart,
+}
+
+impl Hearts {
+    /// Begins to watch both.
+    #[must_use]
+    pub fn of(lane: Lane, loops: &Loops) -> Self {
+        let (taking, writing) = match lane {
+            Lane::Results => ("results: taking", "results: writing"),
+            Lane::Backfill => ("backfill: taking", "backfill: writing"),
+        };
+        Self { taking: loops.watch(taking), writing: loops.watch(writing) }
+    }
 }
 
 /// What one transaction is to do, and which deliveries it settles.
@@ -103,6 +126,7 @@ impl Ingesting {
         let mut pace = retry_pace();
         let mut trouble = None;
         while !stop.is_cancelled() {
+            self.hearts.taking.beat();
             let pulled = tokio::select! {
                 pulled = bus.pull(self.stream, self.ahead()) => pulled,
                 () = stop.cancelled() => return Ok(()),
@@ -140,11 +164,13 @@ impl Ingesting {
     ) {
         let mut losses = bus.losses();
         let mut pace = retry_pace();
+        let heart = &self.hearts.taking;
         loop {
             let batch = tokio::select! {
-                batch = puller.next_batch(self.messages_most(), self.config.linger()) => batch,
+                batch = heart.while_waiting(puller.next_batch(self.messages_most(), self.config.linger())) => batch,
                 Ok(()) = losses.changed() => {
-                    Settler::new(self.clone()).settle_unreadable(bus).await;
+                    // Thousands of questions, each with a limit of its own.
+                    heart.while_waiting(Settler::new(self.clone()).settle_unreadable(bus)).await;
                     continue;
                 }
                 () = stop.cancelled() => return,
@@ -163,10 +189,10 @@ impl Ingesting {
             pace.reset();
             let rows = decided.works.iter().map(|work| work.rows).sum();
             // The other end waits for this one to be dropped.
-            if prepared.send(decided).await.is_err() {
+            if heart.while_waiting(prepared.send(decided)).await.is_err() {
                 return;
             }
-            self.hold_rate(rows, stop).await;
+            heart.while_waiting(self.hold_rate(rows, stop)).await;
         }
     }
 
@@ -190,11 +216,14 @@ impl Ingesting {
 
     /// Decides what becomes of every delivery; `None` when the database is away and they are back in the queue.
     async fn prepare(&self, deliveries: Vec<Delivery>) -> Option<Prepared> {
-        add(&self.metrics.batches_received, u64::try_from(deliveries.len()).unwrap_or(0));
+        let count = |count: usize| u64::try_from(count).unwrap_or(0);
+        add(&self.metrics.batches_received, count(deliveries.len()));
+        let again = deliveries.iter().filter(|delivery| delivery.delivered > 1).count();
+        add(self.metrics.batches_redelivered.of(self.lane), count(again));
         match self.decide(&deliveries).await {
             Ok(verdicts) => Some(self.plan(deliveries.into_iter().zip(verdicts))),
             Err(error) => {
-                settle::put_back(&self.metrics, &deliveries, &error).await;
+                self.hearts.taking.while_waiting(settle::put_back(self, &deliveries, &error)).await;
                 None
             }
         }
@@ -211,6 +240,7 @@ impl Ingesting {
         let mut keys: HashMap<TenantId, Arc<BatchKeys>> = HashMap::new();
         let senders = snapshot.tenants().filter(|(account, _)| accounts.contains(account));
         for tenant in senders.map(|(_, tenant)| tenant.clone()).collect::<Vec<_>>() {
+            self.hearts.taking.beat();
             keys.insert(tenant.id, self.directory.batch_keys(&tenant).await?);
         }
         let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);

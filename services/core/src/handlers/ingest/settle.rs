@@ -2,10 +2,11 @@
 //!
 //! What the database refuses is found and dead-lettered, and the rest stored; a database that is away loses nothing.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bulkhead_bus::{AccountKey, CoreSubject};
-use bulkhead_runtime::{Bus, Chain, Delivery, Stop};
+use bulkhead_runtime::{Bus, Chain, Delivery, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -14,7 +15,7 @@ use super::letters::{letter, unreadable_letter};
 use super::{Ingesting, Prepared, Stranger, Work, pause, retry_pace};
 use crate::admission::{Dead, DeadReason};
 use crate::commit::{Shares, Writer};
-use crate::metrics::{Metrics, add};
+use crate::metrics::add;
 use crate::store::{self, Counts};
 
 /// How long a delivery waits when its account is not known yet.
@@ -45,7 +46,8 @@ impl Settler {
     /// Runs until nothing more is prepared.
     pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Prepared>, stop: &Stop) {
         let mut pace = retry_pace();
-        while let Some(prepared) = waiting.recv().await {
+        let hearts = Arc::clone(&self.ingesting.hearts);
+        while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
                 Settled::Away => pause(&mut pace, stop).await,
@@ -63,7 +65,7 @@ impl Settler {
                 Settled::Yes => self.settle(work).await,
                 Settled::Away => {
                     // The first work said why.
-                    retry_all(&self.ingesting.metrics, &work.done).await;
+                    retry_all(&self.ingesting, &work.done).await;
                     Settled::Away
                 }
             };
@@ -73,14 +75,14 @@ impl Settler {
 
     /// Stores and acknowledges; what the database refuses is found and dead-lettered, the rest stored.
     async fn settle(&mut self, work: &Work) -> Settled {
-        match self.writer.write(&work.shares).await {
+        match self.write(&work.shares).await {
             Ok(counts) => {
                 self.count(counts);
-                acknowledge(&work.done).await;
+                acknowledge(&self.ingesting, &work.done).await;
                 return Settled::Yes;
             }
             Err(error) if error.is_transient() => {
-                put_back(&self.ingesting.metrics, &work.done, &error).await;
+                put_back(&self.ingesting, &work.done, &error).await;
                 return Settled::Away;
             }
             Err(error) => warn!(
@@ -95,7 +97,7 @@ impl Settler {
             settled = match settled {
                 Settled::Yes => self.settle_alone(delivery).await,
                 Settled::Away => {
-                    retry(&self.ingesting.metrics, delivery, AWAY_WAIT).await;
+                    retry(&self.ingesting, delivery, AWAY_WAIT).await;
                     Settled::Away
                 }
             };
@@ -116,18 +118,18 @@ impl Settler {
         match stored {
             Ok(counts) => {
                 self.count(counts);
-                acknowledge(std::slice::from_ref(delivery)).await;
+                acknowledge(&self.ingesting, std::slice::from_ref(delivery)).await;
                 Settled::Yes
             }
             Err(error) => {
-                put_back(&self.ingesting.metrics, std::slice::from_ref(delivery), &error).await;
+                put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await;
                 Settled::Away
             }
         }
     }
 
     async fn write_or_bury(&mut self, delivery: &Delivery, shares: &Shares) -> Result<Counts, StoreError> {
-        let error = match self.writer.write(shares).await {
+        let error = match self.write(shares).await {
             Ok(counts) => return Ok(counts),
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => error,
@@ -138,24 +140,44 @@ impl Settler {
         for tenant in shares.tenants() {
             poison.of(tenant).dead.push(letter(self.ingesting.stream, delivery, &dead));
         }
-        self.writer.write(&poison).await
+        self.write(&poison).await
+    }
+
+    /// One transaction, and what is measured of it.
+    async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
+        let Ingesting { metrics, lane, answers, hearts, .. } = &self.ingesting;
+        hearts.writing.beat();
+        let began = Instant::now();
+        let written = self.writer.write(shares).await;
+        metrics.transaction_seconds.of(*lane).observe(began.elapsed());
+        answers.note(&written);
+        if written.is_ok() {
+            add(metrics.transactions.of(*lane), 1);
+            metrics.transaction_rows.of(*lane).observe(shares.rows());
+            let now = now_ms();
+            shares.oldest_slots_ms().for_each(|slot| metrics.slot_age_seconds.of(*lane).observe_since(slot, now));
+        }
+        written
     }
 
     /// Deliveries of nobody: wait for the account to become known, then keep them apart.
     async fn settle_stranger(&self, stranger: &Stranger) {
         let Stranger { delivery, account, dead } = stranger;
-        let metrics = &self.ingesting.metrics;
+        let Ingesting { metrics, answers, hearts, .. } = &self.ingesting;
+        hearts.writing.beat();
         if dead.reason == DeadReason::UnknownAccount && delivery.delivered < self.ingesting.config.dead_letter_after {
-            return retry(metrics, delivery, STRANGER_WAIT).await;
+            return retry(&self.ingesting, delivery, STRANGER_WAIT).await;
         }
         let letter = letter(self.ingesting.stream, delivery, dead);
-        match store::put_unclaimed(&self.ingesting.store, account, &letter).await {
+        let put = store::put_unclaimed(&self.ingesting.store, account, &letter).await;
+        answers.note(&put);
+        match put {
             Ok(is_kept) => {
-                add(&metrics.dead_letters, 1);
+                add(metrics.dead_letters.of(dead.reason), 1);
                 add(&metrics.dead_letters_not_kept, u64::from(!is_kept));
-                acknowledge(std::slice::from_ref(delivery)).await;
+                acknowledge(&self.ingesting, std::slice::from_ref(delivery)).await;
             }
-            Err(error) => put_back(metrics, std::slice::from_ref(delivery), &error).await,
+            Err(error) => put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await,
         }
     }
 
@@ -180,7 +202,7 @@ impl Settler {
                 Some((_, tenant)) => {
                     let mut shares = Shares::default();
                     shares.of(tenant).dead.push(letter);
-                    self.writer.write(&shares).await.map(|_| ())
+                    self.write(&shares).await.map(|_| ())
                 }
                 None => {
                     let account = account.as_ref().map_or("", AccountKey::as_str);
@@ -189,7 +211,7 @@ impl Settler {
             };
             match kept {
                 Ok(()) => {
-                    add(&self.ingesting.metrics.dead_letters, 1);
+                    add(self.ingesting.metrics.dead_letters.of(dead.reason), 1);
                     if let Err(error) = message.ack().await {
                         warn!(error = %Chain(&error), "an unreadable message was not settled");
                     }
@@ -205,35 +227,43 @@ impl Settler {
         add(&metrics.results_committed, counts.inserted);
         add(&metrics.results_replaced, counts.replaced);
         add(&metrics.results_duplicate, counts.duplicates);
-        add(&metrics.dead_letters, counts.dead_letters);
+        counts.dead_letters.iter().for_each(|(reason, count)| add(metrics.dead_letters.of(reason), count));
         add(&metrics.dead_letters_not_kept, counts.not_kept);
     }
 }
 
-async fn acknowledge(deliveries: &[Delivery]) {
-    for delivery in deliveries {
-        if let Err(error) = delivery.ack().await {
-            // It is stored; it comes again and changes nothing.
-            warn!(error = %error, "acknowledgement not sent");
+/// What is acknowledged is stored.
+async fn acknowledge(ingesting: &Ingesting, deliveries: &[Delivery]) {
+    let lag = ingesting.metrics.commit_lag_seconds.of(ingesting.lane);
+    let now = now_ms();
+    let acknowledging = async {
+        for delivery in deliveries {
+            lag.observe_since(delivery.stored_ms, now);
+            if let Err(error) = delivery.ack().await {
+                // It is stored; it comes again and changes nothing.
+                warn!(error = %error, "acknowledgement not sent");
+            }
         }
-    }
+    };
+    // A client whose hub is away holds so many and no more.
+    ingesting.hearts.writing.while_waiting(acknowledging).await;
 }
 
 /// Back into the queue, because the database is away.
-pub(super) async fn put_back(metrics: &Metrics, deliveries: &[Delivery], error: &StoreError) {
+pub(super) async fn put_back(ingesting: &Ingesting, deliveries: &[Delivery], error: &StoreError) {
     warn!(error = %Chain(error), count = deliveries.len(), "batches not stored, trying again");
-    retry_all(metrics, deliveries).await;
+    retry_all(ingesting, deliveries).await;
 }
 
-async fn retry_all(metrics: &Metrics, deliveries: &[Delivery]) {
+async fn retry_all(ingesting: &Ingesting, deliveries: &[Delivery]) {
     for delivery in deliveries {
-        retry(metrics, delivery, AWAY_WAIT).await;
+        retry(ingesting, delivery, AWAY_WAIT).await;
     }
 }
 
-async fn retry(metrics: &Metrics, delivery: &Delivery, wait: Duration) {
-    add(&metrics.deliveries_retried, 1);
-    if let Err(error) = delivery.retry_after(wait).await {
+async fn retry(ingesting: &Ingesting, delivery: &Delivery, wait: Duration) {
+    add(&ingesting.metrics.deliveries_retried, 1);
+    if let Err(error) = ingesting.hearts.writing.while_waiting(delivery.retry_after(wait)).await {
         // Its acknowledgement wait ends by itself.
         warn!(error = %error, "delivery not put back");
     }
