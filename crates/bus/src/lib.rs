@@ -5,6 +5,7 @@
 //! It refuses to build a subject from text that has not become a type first.
 
 mod account_key;
+pub mod bundle;
 mod guard;
 pub mod header;
 mod name;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::client::{PublishErrorKind, RequestErrorKind};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, ServerAddr};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, HeaderName, HeaderValue, ServerAddr};
 use bulkhead_bus::{StreamName, StreamSpec, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -155,6 +155,19 @@ impl Headers {
             }
         }
         Self(kept)
+    }
+
+    /// From lines as [`Self::to_text`] writes them; what is none is left out.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let mut headers = Self::default();
+        for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
+            // What no message could carry is as good as missing.
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+                headers.0.append(name, value);
+            }
+        }
+        headers
     }
 
     /// One line a header, for records of messages that could not be read.

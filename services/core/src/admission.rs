@@ -137,6 +137,27 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Rows that are stored.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Admitted(admitted) => admitted.rows.len(),
+            Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 0,
+        }
+    }
+
+    /// Whose it is and why it is nobody's, when it is no tenant's.
+    #[must_use]
+    pub fn stranger(&self) -> Option<(Option<&AccountKey>, &Dead)> {
+        match self {
+            Self::Admitted(_) | Self::Dead(..) => None,
+            Self::Unclaimed(account, dead) => Some((Some(account), dead)),
+            Self::Foreign(dead) => Some((None, dead)),
+        }
+    }
+}
+
 /// A message as it came.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
@@ -166,6 +187,19 @@ pub fn admit<'a, 'k>(
         Err(dead) => match tenant_of(snapshot, &account) {
             Some(tenant) => Verdict::Dead(tenant, dead),
             None => Verdict::Unclaimed(account, dead),
+        },
+    }
+}
+
+/// Of a message that holds no batches that could be decided about.
+#[must_use]
+pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: impl ToString) -> Verdict {
+    let dead = Dead::new(DeadReason::NotDecodable, why);
+    match CoreSubject::account_of(subject) {
+        Err(error) => Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, error)),
+        Ok(account) => match tenant_of(snapshot, &account) {
+            Some(tenant) => Verdict::Dead(tenant, dead),
+            None => Verdict::Unclaimed(account.clone(), Dead::new(DeadReason::UnknownAccount, account)),
         },
     }
 }

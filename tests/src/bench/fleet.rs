@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-use bulkhead_bus::{PollerName, SiteName, TenantSlug};
-use bulkhead_runtime::BusSettings;
-use bulkhead_testkit::TestDeployment;
+use anyhow::{Context, bail};
+use bulkhead_bus::{PollerName, SiteName, StreamName, TenantSlug};
+use bulkhead_runtime::{BusSettings, eventually};
+use bulkhead_testkit::{LIMIT, TestDeployment};
 use nkeys::KeyPair;
 use sqlx::PgPool;
+
+use crate::streams::look_at;
 
 const SITE: &str = "site";
 const POLLER: &str = "p1";
@@ -39,9 +41,13 @@ impl Fleet {
             TestDeployment::start_in(home, &lines, |options| set_servers(options, hub_servers)).await?;
         let mut stations = Vec::new();
         for (site, poller, child) in &mut deployment.up.pollers {
-            child.kill()?;
             let folder = deployment.up.layout.poller(&site.tenant, &site.site, poller);
-            let leaf = quiet_settings(folder.join("poller.toml"))?;
+            let (leaf, forwarder) = quiet_settings(folder.join("poller.toml"))?;
+            let made = eventually("the leaf's streams", LIMIT, || async {
+                look_at(&forwarder, &StreamName::EDGE).await.map_err(|error| format!("{error:#}"))
+            });
+            made.await?;
+            child.kill()?;
             let seed = std::fs::read_to_string(folder.join("batch.nk")).context("read a batch key")?;
             let (tenant, site) = (site.tenant.clone(), site.site.clone());
             stations.push(Station { tenant, site, poller: poller.clone(), leaf, seed: seed.trim().to_owned() });
@@ -83,15 +89,15 @@ impl Station {
 
 fn set_servers(_options: &mut bulkhead_accounts::up::Options, _servers: usize) {}
 
-/// Takes the checks out of a poller's settings; says how it reaches its leaf.
-fn quiet_settings(file: PathBuf) -> anyhow::Result<BusSettings> {
+/// Takes the checks out of a poller's settings; says how it and its forwarder reach the leaf.
+fn quiet_settings(file: PathBuf) -> anyhow::Result<(BusSettings, BusSettings)> {
     let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let mut settings: toml::Table = toml::from_str(&text).context("read poller settings")?;
     settings.remove("checks");
-    if let Some(toml::Value::Table(forwarder)) = settings.get_mut("forwarder") {
-        forwarder.insert("backfill_after_s".to_owned(), BACKFILL_AFTER_S.into());
-    }
+    let Some(toml::Value::Table(forwarder)) = settings.get_mut("forwarder") else { bail!("it is no forwarder") };
+    forwarder.insert("backfill_after_s".to_owned(), BACKFILL_AFTER_S.into());
+    let forwarder = forwarder.get("leaf").cloned().context("a forwarder's settings name its leaf")?;
     std::fs::write(&file, toml::to_string(&settings)?).with_context(|| format!("write {}", file.display()))?;
     let leaf = settings.get("leaf").cloned().context("a poller's settings name its leaf")?;
-    leaf.try_into().context("read bus settings")
+    Ok((leaf.try_into().context("read bus settings")?, forwarder.try_into().context("read bus settings")?))
 }

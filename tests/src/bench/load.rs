@@ -14,14 +14,16 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::fleet::Station;
 
 const CHECKS: usize = 20;
+/// So close that a cell's slots stay within an hour.
+const SLOT_MS: i64 = 100;
 const STORE_LIMIT: Duration = Duration::from_secs(30);
 /// Publications of one station on their way at the same time.
 const WINDOW: usize = 64;
 
-/// Rows of one station: `rows` of them, in slots of a second from `from_ms` on.
+/// Rows of one station: `rows` of them, in slots close together from `from_ms` on.
 pub(super) fn rows(number: usize, from_ms: i64) -> anyhow::Result<Vec<Measured>> {
     let row = |index: usize| -> anyhow::Result<Measured> {
-        let slot_ms = from_ms + i64::try_from(index / CHECKS)? * 1_000;
+        let slot_ms = from_ms + i64::try_from(index / CHECKS)? * SLOT_MS;
         Ok(Measured {
             check: format!("check-{}", index % CHECKS).parse()?,
             kind: CheckKind::Tcp,

@@ -11,7 +11,6 @@ mod faults;
 mod ledger;
 mod plan;
 mod run;
-mod streams;
 mod world;
 
 pub use plan::{Fault, Plan, Storm, ledger_of};

@@ -18,7 +18,7 @@ use super::clock::{Clock, ClockLibrary};
 use super::disk::{Disk, can_mount};
 use super::ledger::Place;
 use super::plan::Surface;
-use super::streams::{Waiting, look_at};
+use crate::streams::{Waiting, look_at};
 
 const POLLER: &str = "p1";
 pub(super) const LEDGER: &str = "ledger";

@@ -1,16 +1,18 @@
-//! Carries one batch: to the hub, or aside into the leaf's backfill stream when it has waited too long.
+//! Carries batches: to the hub, or aside into the leaf's backfill stream when they have waited too long.
 //!
-//! It holds the batch until one of them has acknowledged it; only then does the stream that it came from forget it.
+//! It holds each batch until one of them has acknowledged it; only then does the stream that it came from forget it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane, SiteName, TenantSubject};
-use bulkhead_runtime::{Backoff, Bus, Chain, Delivery, Gauge, Stop, StoreError, now_ms};
+use bulkhead_runtime::{Backoff, Bus, Chain, Delivery, Gauge, Headers, Stop, StoreError, now_ms};
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use super::load::{Load, message};
 use super::{edge_stream, hub_stream};
 use crate::metrics::{Cause, Metrics, count};
 use crate::trouble::Trouble;
@@ -82,6 +84,13 @@ fn is_late(stored_ms: i64, now_ms: i64, backfill_after: Duration) -> bool {
     Duration::from_millis(waited) > backfill_after
 }
 
+/// What is not settled is handed out again after its acknowledgement wait.
+fn log_unsettled(settled: anyhow::Result<()>) {
+    if let Err(error) = settled {
+        debug!(error = %Chain(error.as_ref()), "batch not settled at the leaf");
+    }
+}
+
 impl Carrier {
     pub(super) fn new(
         bus: Bus,
@@ -99,16 +108,18 @@ impl Carrier {
         Self { bus, lane, stop, site, backfill_after, pace, metrics }
     }
 
-    /// Carries one batch to its end and keeps the leaf from handing it out again meanwhile.
-    pub(super) async fn carry(&self, delivery: Delivery) {
-        count(self.metrics.forward_redelivered.of(self.lane), usize::from(delivery.delivered > 1));
+    /// Carries batches to their end and keeps the leaf from handing them out again meanwhile.
+    pub(super) async fn carry(&self, group: Vec<Load>) {
+        let again = group.iter().filter(|load| load.delivery.delivered > 1).count();
+        count(self.metrics.forward_redelivered.of(self.lane), again);
         let hold = async {
             let mut ticks = tokio::time::interval(EXTEND_EVERY);
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                if let Err(error) = delivery.extend().await {
-                    debug!(error = %Chain(error.as_ref()), "batch not held");
+                // The leaf ignores it for those that are settled.
+                for load in &group {
+                    log_unsettled(load.delivery.extend().await);
                 }
             }
         };
@@ -116,38 +127,41 @@ impl Carrier {
             self.stop.cancelled().await;
             let _ = tokio::time::timeout(FINISH_LIMIT, std::future::pending::<()>()).await;
         };
-        let ended = tokio::select! {
-            ended = self.forward(&delivery) => ended,
-            () = hold => Ok(()),
-            () = give_up => delivery.retry_after(Duration::ZERO).await,
-        };
-        if let Err(error) = ended {
-            // The leaf hands it out again after its acknowledgement wait.
-            debug!(error = %Chain(error.as_ref()), "batch not settled at the leaf");
+        tokio::select! {
+            () = self.forward(&group) => {}
+            () = hold => {}
+            () = give_up => {
+                for load in &group {
+                    log_unsettled(load.delivery.retry_after(Duration::ZERO).await);
+                }
+            }
         }
     }
 
-    /// Tries until somebody has the batch or the hub refuses it.
-    async fn forward(&self, delivery: &Delivery) -> anyhow::Result<()> {
+    /// Tries until somebody has every batch or the hub refuses it.
+    async fn forward(&self, group: &[Load]) {
+        let mut left: Vec<&Load> = group.iter().collect();
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let began = Instant::now();
         loop {
-            let is_late = self.lane == Lane::Results && is_late(delivery.stored_ms, now_ms(), self.backfill_after);
-            if is_late && self.set_aside(delivery).await {
-                count(&self.metrics.set_aside, 1);
-                return delivery.ack().await;
+            let has_late = self.set_late_aside(&mut left).await;
+            if left.is_empty() {
+                return;
             }
             // A full backfill stream at the leaf must not stop what could pass.
-            let lane = if is_late { Lane::Backfill } else { self.lane };
-            match self.attempt(delivery, lane).await {
-                Attempt::Stored => {
-                    self.pace.passed();
-                    self.metrics.count_forwarded(lane);
-                    self.metrics.forward_lag_seconds.of(lane).observe_since(delivery.stored_ms, now_ms());
-                    // Ack late: a crash before this line must forward the batch again.
-                    return delivery.ack().await;
-                }
-                Attempt::Refused(refusal) => return self.leave(delivery, &refusal).await,
+            let lane = if has_late { Lane::Backfill } else { self.lane };
+            match self.attempt(&left, lane).await {
+                Attempt::Stored => return self.settle(&left, lane).await,
+                Attempt::Refused(refusal) => match left.as_slice() {
+                    [alone] => return self.leave(&alone.delivery, &refusal).await,
+                    // One of them may be to blame, or their number.
+                    several => {
+                        for load in several {
+                            Box::pin(self.forward(std::slice::from_ref(*load))).await;
+                        }
+                        return;
+                    }
+                },
                 Attempt::Later { cause, said } => {
                     count(self.metrics.forward_retried.of(cause), 1);
                     if cause != Cause::Full || began.elapsed() >= FULL_SAID_AFTER {
@@ -162,26 +176,60 @@ impl Carrier {
         }
     }
 
-    async fn leave(&self, delivery: &Delivery, refusal: &StoreError) -> anyhow::Result<()> {
+    async fn settle(&self, stored: &[&Load], lane: Lane) {
+        self.pace.passed();
+        let now = now_ms();
+        for load in stored {
+            self.metrics.count_forwarded(lane);
+            self.metrics.forward_lag_seconds.of(lane).observe_since(load.delivery.stored_ms, now);
+            // Ack late: a crash before this line must forward the batch again.
+            log_unsettled(load.delivery.ack().await);
+        }
+    }
+
+    /// Moves what has waited too long into the leaf's backfill stream. Says whether some that has is left.
+    async fn set_late_aside(&self, left: &mut Vec<&Load>) -> bool {
+        if self.lane == Lane::Backfill {
+            return false;
+        }
+        let mut has_late = false;
+        let mut kept = Vec::with_capacity(left.len());
+        for load in left.drain(..) {
+            let is_late = is_late(load.delivery.stored_ms, now_ms(), self.backfill_after);
+            // When one finds no place there, the next would not either.
+            if is_late && !has_late && self.set_aside(&load.delivery).await {
+                count(&self.metrics.set_aside, 1);
+                log_unsettled(load.delivery.ack().await);
+                continue;
+            }
+            has_late |= is_late;
+            kept.push(load);
+        }
+        *left = kept;
+        has_late
+    }
+
+    async fn leave(&self, delivery: &Delivery, refusal: &StoreError) {
         self.pace.passed();
         count(&self.metrics.forward_refused, 1);
         error!(
             error = %Chain(refusal), stream.sequence = delivery.stream_sequence,
             "the hub refuses batch {} of the leaf: it stays there", delivery.stream_sequence
         );
-        delivery.retry_after(REFUSED_PAUSE).await
+        log_unsettled(delivery.retry_after(REFUSED_PAUSE).await);
     }
 
-    async fn attempt(&self, delivery: &Delivery, lane: Lane) -> Attempt {
+    async fn attempt(&self, group: &[&Load], lane: Lane) -> Attempt {
         let subject = TenantSubject::Forwarded { site: self.site.clone(), lane }.to_string();
-        self.store(&subject, hub_stream(lane).as_str(), delivery).await
+        self.store(&subject, hub_stream(lane).as_str(), message(group)).await
     }
 
     /// Whether the leaf's backfill stream has it now. It can be there twice, after a crash between the two streams.
     async fn set_aside(&self, delivery: &Delivery) -> bool {
         let Ok(EdgeSubject { poller, .. }) = delivery.subject.parse() else { return false };
         let subject = EdgeSubject { lane: Lane::Backfill, poller }.to_string();
-        match self.store(&subject, edge_stream(Lane::Backfill).as_str(), delivery).await {
+        let message = (delivery.headers.without_server_headers(), delivery.body.clone());
+        match self.store(&subject, edge_stream(Lane::Backfill).as_str(), message).await {
             Attempt::Stored => true,
             Attempt::Refused(error) => {
                 self.pace.refused(Chain(&error).to_string());
@@ -195,13 +243,12 @@ impl Carrier {
         }
     }
 
-    async fn store(&self, subject: &str, stream: &str, delivery: &Delivery) -> Attempt {
+    async fn store(&self, subject: &str, stream: &str, (headers, body): (Headers, Bytes)) -> Attempt {
         // A client that is not connected queues requests, and the batch would be stored twice.
         if !self.bus.is_connected() {
             return later(Cause::LeafAway, "the leaf is away");
         }
-        let headers = delivery.headers.without_server_headers();
-        match self.bus.store(subject, headers, delivery.body.clone(), STORE_LIMIT).await {
+        match self.bus.store(subject, headers, body, STORE_LIMIT).await {
             Ok(stored) if stored.stream == stream => Attempt::Stored,
             // A stream on the leaf that takes `up.>` would swallow everything that is meant for the hub.
             Ok(stored) => {

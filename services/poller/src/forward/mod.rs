@@ -5,6 +5,7 @@
 //! arrive twice, never not at all; core's result key makes the second one harmless.
 
 mod carry;
+mod load;
 mod pump;
 
 use std::sync::Arc;

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_runtime::{Backoff, Chain, Delivery, Fetched, Heart, PullError, Readiness};
+use bulkhead_runtime::{Backoff, Chain, Fetched, Heart, PullError, Readiness};
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info};
 
 use super::carry::{Carrier, RETRY_FIRST, RETRY_MOST};
 use super::edge_stream;
+use super::load::{Load, bundled};
 use crate::metrics::count;
 use crate::trouble::Trouble;
 
@@ -101,19 +103,37 @@ impl Pump {
             }
             let mut fetched = fetcher.fetch(permits.num_permits(), FETCH_WAIT).await?;
             loop {
-                match tokio::select! { () = stop.cancelled() => return Ok(()), next = fetched.next() => next? } {
-                    Fetched::Delivery(delivery) => self.carry(*delivery, permits.split(1)),
-                    Fetched::End => break,
-                    Fetched::Lost => return Ok(()),
+                let mut loads = Vec::new();
+                let mut next =
+                    tokio::select! { () = stop.cancelled() => return Ok(()), next = fetched.next() => next? };
+                // What has come by now goes together; nothing is waited for.
+                let ended = loop {
+                    match next {
+                        Fetched::Delivery(delivery) => loads.push(Load::new(*delivery)),
+                        ended @ (Fetched::End | Fetched::Lost) => break Some(ended),
+                    }
+                    match fetched.next().now_or_never() {
+                        Some(come) => next = come?,
+                        None => break None,
+                    }
+                };
+                for group in bundled(loads) {
+                    let permit = permits.split(group.len());
+                    self.carry(group, permit);
+                }
+                match ended {
+                    None => {}
+                    Some(Fetched::Lost) => return Ok(()),
+                    Some(Fetched::End | Fetched::Delivery(_)) => break,
                 }
             }
         }
     }
 
-    fn carry(&mut self, delivery: Delivery, permit: Option<OwnedSemaphorePermit>) {
+    fn carry(&mut self, group: Vec<Load>, permit: Option<OwnedSemaphorePermit>) {
         let carrier = Arc::clone(&self.carrier);
         self.on_their_way.spawn(async move {
-            carrier.carry(delivery).await;
+            carrier.carry(group).await;
             drop(permit);
         });
     }

@@ -4,6 +4,7 @@ use bulkhead_bus::StreamName;
 use bulkhead_runtime::{Delivery, Unreadable};
 use sha2::{Digest, Sha256};
 
+use super::part::Part;
 use crate::admission::{Dead, DeadRow};
 use crate::store::DeadLetter;
 
@@ -20,28 +21,28 @@ fn digest(subject: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
-/// The letter about a whole message.
-pub(super) fn letter(stream: StreamName, delivery: &Delivery, dead: &Dead) -> DeadLetter {
-    let headers = delivery.headers.to_text();
+/// The letter about a whole batch.
+pub(super) fn letter(stream: StreamName, (delivery, part): (&Delivery, &Part), dead: &Dead) -> DeadLetter {
+    let headers = part.headers.to_text();
     DeadLetter {
-        digest: digest(&delivery.subject, &headers, &delivery.body),
+        digest: digest(&delivery.subject, &headers, &part.body),
         row_index: WHOLE,
         reason: dead.reason,
         detail: dead.detail.clone(),
         stream: stream.as_str(),
         subject: delivery.subject.clone(),
         headers,
-        payload: delivery.body.to_vec(),
+        payload: part.body.to_vec(),
         delivered: delivery.delivered,
     }
 }
 
 /// A letter about one row keeps that row only: a thousand bad rows must not keep their batch a thousand times.
-pub(super) fn row_letters(stream: StreamName, delivery: &Delivery, rows: &[DeadRow]) -> Vec<DeadLetter> {
+pub(super) fn row_letters(stream: StreamName, from: (&Delivery, &Part), rows: &[DeadRow]) -> Vec<DeadLetter> {
     let letters = rows.iter().map(|dead_row| DeadLetter {
         row_index: i32::try_from(dead_row.index).unwrap_or(i32::MAX),
         payload: serde_json::to_vec(&dead_row.row).expect("what was decoded serializes"),
-        ..letter(stream, delivery, &dead_row.dead)
+        ..letter(stream, from, &dead_row.dead)
     });
     letters.collect()
 }

@@ -5,6 +5,7 @@
 //! under way the next one is decoded and verified, and no more than that.
 
 mod letters;
+mod part;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,9 +20,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::letters::{letter, row_letters};
+use self::part::{Part, parts_of};
 use self::settle::Settler;
 use super::{pause, retry_pace};
-use crate::admission::{Admitted, BatchKeys, Dead, Incoming, Verdict, admit};
+use crate::admission::{Admitted, BatchKeys, Dead, Incoming, Verdict, admit, undecodable};
 use crate::commit::{Seen, Shares};
 use crate::config::IngestConfig;
 use crate::directory::Directory;
@@ -89,6 +91,9 @@ struct Prepared {
     works: Vec<Work>,
     strangers: Vec<Stranger>,
 }
+
+/// The batches of one delivery, each with what becomes of it.
+type Decided = Vec<(Part, Verdict)>;
 
 fn candidates(admitted: Admitted) -> impl Iterator<Item = Candidate> {
     let (vantage, poller) = (admitted.site.to_string(), admitted.poller.to_string());
@@ -217,11 +222,13 @@ impl Ingesting {
     /// Decides what becomes of every delivery; `None` when the database is away and they are back in the queue.
     async fn prepare(&self, deliveries: Vec<Delivery>) -> Option<Prepared> {
         let count = |count: usize| u64::try_from(count).unwrap_or(0);
-        add(&self.metrics.batches_received, count(deliveries.len()));
         let again = deliveries.iter().filter(|delivery| delivery.delivered > 1).count();
         add(self.metrics.batches_redelivered.of(self.lane), count(again));
         match self.decide(&deliveries).await {
-            Ok(verdicts) => Some(self.plan(deliveries.into_iter().zip(verdicts))),
+            Ok(decided) => {
+                add(&self.metrics.batches_received, count(decided.iter().map(Vec::len).sum()));
+                Some(self.plan(deliveries.into_iter().zip(decided)))
+            }
             Err(error) => {
                 self.hearts.taking.while_waiting(settle::put_back(self, &deliveries, &error)).await;
                 None
@@ -229,7 +236,8 @@ impl Ingesting {
         }
     }
 
-    async fn decide(&self, deliveries: &[Delivery]) -> Result<Vec<Verdict>, StoreError> {
+    /// What becomes of every batch of every delivery.
+    async fn decide(&self, deliveries: &[Delivery]) -> Result<Vec<Decided>, StoreError> {
         let mut snapshot = self.directory.snapshot();
         let senders = deliveries.iter().filter_map(|delivery| CoreSubject::account_of(&delivery.subject).ok());
         let accounts: BTreeSet<AccountKey> = senders.collect();
@@ -245,57 +253,62 @@ impl Ingesting {
         }
         let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);
         let now = now_ms();
-        let verdicts = deliveries.iter().map(|delivery| {
-            let incoming = Incoming { subject: &delivery.subject, body: &delivery.body };
-            admit(incoming, |name| delivery.headers.get(name), &snapshot, keys_of, now)
+        let decided = deliveries.iter().map(|delivery| {
+            let parts = match parts_of(delivery) {
+                Ok(parts) => parts,
+                Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, error))],
+            };
+            let verdict = |part: Part| {
+                let incoming = Incoming { subject: &delivery.subject, body: &part.body };
+                let verdict = admit(incoming, |name| part.headers.get(name), &snapshot, keys_of, now);
+                (part, verdict)
+            };
+            parts.into_iter().map(verdict).collect()
         });
-        Ok(verdicts.collect())
+        Ok(decided.collect())
     }
 
-    /// Puts verdicts into transactions of at most `rows_most` rows.
-    fn plan(&self, decided: impl Iterator<Item = (Delivery, Verdict)>) -> Prepared {
+    /// Puts what is decided into transactions of about `rows_most` rows; a delivery is never in two of them.
+    fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
         let mut prepared = Prepared::default();
-        for (delivery, verdict) in decided {
-            if let Some(dead) = verdict.dead() {
-                self.report(&delivery.subject, dead);
+        for (delivery, parts) in decided {
+            parts
+                .iter()
+                .filter_map(|(_, verdict)| verdict.dead())
+                .for_each(|dead| self.report(&delivery.subject, dead));
+            // One delivery is one account's, so its parts are all a tenant's or none is.
+            let stranger = parts.iter().find_map(|(_, verdict)| verdict.stranger());
+            if let Some((account, dead)) = stranger {
+                let (account, dead) = (account.map_or_else(String::new, ToString::to_string), dead.clone());
+                prepared.strangers.push(Stranger { delivery, account, dead });
+                continue;
             }
-            let rows = match &verdict {
-                Verdict::Admitted(admitted) => admitted.rows.len(),
-                Verdict::Dead(..) => 0,
-                Verdict::Unclaimed(account, dead) => {
-                    let (account, dead) = (account.to_string(), dead.clone());
-                    prepared.strangers.push(Stranger { delivery, account, dead });
-                    continue;
-                }
-                Verdict::Foreign(dead) => {
-                    let (account, dead) = (String::new(), dead.clone());
-                    prepared.strangers.push(Stranger { delivery, account, dead });
-                    continue;
-                }
-            };
+            let rows: usize = parts.iter().map(|(_, verdict)| verdict.rows()).sum();
             let is_full = |work: &Work| work.rows > 0 && work.rows + rows > self.config.rows_most;
             if prepared.works.last().is_none_or(is_full) {
                 prepared.works.push(Work::default());
             }
             let Some(work) = prepared.works.last_mut() else { continue };
-            self.share_out(&mut work.shares, &delivery, verdict);
+            for (part, verdict) in parts {
+                self.share_out(&mut work.shares, (&delivery, &part), verdict);
+            }
             work.rows += rows;
             work.done.push(delivery);
         }
         prepared
     }
 
-    /// Adds what a tenant's delivery is worth to that tenant's share.
-    fn share_out(&self, shares: &mut Shares, delivery: &Delivery, verdict: Verdict) {
+    /// Adds what a tenant's batch is worth to that tenant's share.
+    fn share_out(&self, shares: &mut Shares, from: (&Delivery, &Part), verdict: Verdict) {
         match verdict {
             Verdict::Admitted(admitted) => {
                 let share = shares.of(&admitted.tenant);
-                share.dead.extend(row_letters(self.stream, delivery, &admitted.dead_rows));
+                share.dead.extend(row_letters(self.stream, from, &admitted.dead_rows));
                 let (site, poller) = (admitted.site.clone(), admitted.poller.clone());
                 share.seen.push(Seen { site, poller, sequence: admitted.sequence });
                 share.rows.extend(candidates(admitted));
             }
-            Verdict::Dead(tenant, dead) => shares.of(&tenant).dead.push(letter(self.stream, delivery, &dead)),
+            Verdict::Dead(tenant, dead) => shares.of(&tenant).dead.push(letter(self.stream, from, &dead)),
             Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
         }
     }

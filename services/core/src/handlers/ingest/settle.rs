@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::letters::{letter, unreadable_letter};
+use super::part::Part;
 use super::{Ingesting, Prepared, Stranger, Work, pause, retry_pace};
 use crate::admission::{Dead, DeadReason};
 use crate::commit::{Shares, Writer};
@@ -107,15 +108,7 @@ impl Settler {
 
     /// The one message that the database refuses must not stop the others.
     async fn settle_alone(&mut self, delivery: &Delivery) -> Settled {
-        let stored = match self.ingesting.decide(std::slice::from_ref(delivery)).await {
-            Ok(verdicts) => {
-                let mut shares = Shares::default();
-                verdicts.into_iter().for_each(|verdict| self.ingesting.share_out(&mut shares, delivery, verdict));
-                self.write_or_bury(delivery, &shares).await
-            }
-            Err(error) => Err(error),
-        };
-        match stored {
+        match self.store_alone(delivery).await {
             Ok(counts) => {
                 self.count(counts);
                 acknowledge(&self.ingesting, std::slice::from_ref(delivery)).await;
@@ -128,17 +121,29 @@ impl Settler {
         }
     }
 
-    async fn write_or_bury(&mut self, delivery: &Delivery, shares: &Shares) -> Result<Counts, StoreError> {
+    /// Each batch in a transaction of its own.
+    async fn store_alone(&mut self, delivery: &Delivery) -> Result<Counts, StoreError> {
+        let decided = self.ingesting.decide(std::slice::from_ref(delivery)).await?;
+        let mut total = Counts::default();
+        for (part, verdict) in decided.into_iter().flatten() {
+            let mut shares = Shares::default();
+            self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
+            total.add(self.write_or_bury((delivery, &part), &shares).await?);
+        }
+        Ok(total)
+    }
+
+    async fn write_or_bury(&mut self, from: (&Delivery, &Part), shares: &Shares) -> Result<Counts, StoreError> {
         let error = match self.write(shares).await {
             Ok(counts) => return Ok(counts),
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => error,
         };
         let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
-        self.ingesting.report(&delivery.subject, &dead);
+        self.ingesting.report(&from.0.subject, &dead);
         let mut poison = Shares::default();
         for tenant in shares.tenants() {
-            poison.of(tenant).dead.push(letter(self.ingesting.stream, delivery, &dead));
+            poison.of(tenant).dead.push(letter(self.ingesting.stream, from, &dead));
         }
         self.write(&poison).await
     }
@@ -168,7 +173,7 @@ impl Settler {
         if dead.reason == DeadReason::UnknownAccount && delivery.delivered < self.ingesting.config.dead_letter_after {
             return retry(&self.ingesting, delivery, STRANGER_WAIT).await;
         }
-        let letter = letter(self.ingesting.stream, delivery, dead);
+        let letter = letter(self.ingesting.stream, (delivery, &Part::whole(delivery)), dead);
         let put = store::put_unclaimed(&self.ingesting.store, account, &letter).await;
         answers.note(&put);
         match put {

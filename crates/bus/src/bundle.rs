@@ -1,0 +1,116 @@
+//! Several batches in one message. A hub that writes every message to its disk before it acknowledges it then writes once
+//! for all of them; each batch keeps its own headers and bytes, so that its signature holds as before.
+//!
+//! A message with the header [`HEADER`] is a sequence of parts, each a length and header lines, then a length and the body
+//! (lengths are four bytes, most significant first). It refuses everything else.
+
+/// The header of a bundle; its value is the version of the framing.
+pub const HEADER: &str = "Bulkhead-Bundle";
+pub const VERSION: &str = "1";
+/// Parts of one bundle at most: more than fit into a message that may travel, were each of one result.
+pub const PARTS_MAX: usize = 512;
+const LENGTH_BYTES: usize = 4;
+
+/// Why a message is no bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    #[error("the bundle ends in the middle of part {0}")]
+    Short(usize),
+    #[error("the headers of part {0} of the bundle are not text")]
+    Headers(usize),
+    #[error("the bundle has no part, or more than {PARTS_MAX}")]
+    Count,
+}
+
+/// One batch: header lines as they are written down, and the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part<'a> {
+    pub headers: &'a str,
+    pub body: &'a [u8],
+}
+
+impl Part<'_> {
+    /// What the part takes in a bundle.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        2 * LENGTH_BYTES + self.headers.len() + self.body.len()
+    }
+}
+
+/// The bytes of a bundle.
+#[must_use]
+pub fn encode(parts: &[Part<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(parts.iter().map(Part::encoded_bytes).sum());
+    for field in parts.iter().flat_map(|part| [part.headers.as_bytes(), part.body]) {
+        bytes.extend(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(field);
+    }
+    bytes
+}
+
+/// Takes one field off the front.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+    let (field, behind) = behind.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    *rest = behind;
+    Some(field)
+}
+
+/// The parts of a bundle.
+///
+/// # Errors
+/// When the bytes are no bundle.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Part<'_>>, BundleError> {
+    let mut rest = bytes;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let place = parts.len();
+        if place == PARTS_MAX {
+            return Err(BundleError::Count);
+        }
+        let headers = field(&mut rest).ok_or(BundleError::Short(place))?;
+        let headers = std::str::from_utf8(headers).map_err(|_| BundleError::Headers(place))?;
+        let body = field(&mut rest).ok_or(BundleError::Short(place))?;
+        parts.push(Part { headers, body });
+    }
+    if parts.is_empty() { Err(BundleError::Count) } else { Ok(parts) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_put_together_comes_apart(parts in proptest::collection::vec((".{0,40}", any::<Vec<u8>>()), 1..20)) {
+            let parts: Vec<Part<'_>> = parts.iter().map(|(headers, body)| Part { headers, body }).collect();
+            let bytes = encode(&parts);
+            prop_assert_eq!(bytes.len(), parts.iter().map(Part::encoded_bytes).sum::<usize>());
+            prop_assert_eq!(decode(&bytes).unwrap(), parts);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn a_bundle_that_was_cut_is_none(cut in 1_usize..30) {
+            let bytes = encode(&[Part { headers: "a: b", body: b"0123456789" }, Part { headers: "", body: b"01234" }]);
+            let cut = &bytes[..bytes.len() - cut];
+            // Cut between two parts it is a shorter bundle.
+            prop_assert!(decode(cut).is_err() || cut.len() == 22);
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        assert_eq!(decode(b""), Err(BundleError::Count));
+        let part = Part { headers: "", body: b"" };
+        assert!(decode(&encode(&[part; PARTS_MAX])).is_ok());
+        assert_eq!(decode(&encode(&[part; PARTS_MAX + 1])), Err(BundleError::Count));
+        assert_eq!(decode(&[0, 0, 0, 1, 0xff, 0, 0, 0, 0]), Err(BundleError::Headers(0)));
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff]), Err(BundleError::Short(0)));
+    }
+}

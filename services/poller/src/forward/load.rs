@@ -1,0 +1,64 @@
+//! What one publication upstream carries: a batch as it is, or as many as fit into one message (docs/adr/0007).
+
+use bulkhead_bus::MAX_BATCH_BYTES;
+use bulkhead_bus::bundle::{self, PARTS_MAX, Part};
+use bulkhead_runtime::{Delivery, Headers};
+use bytes::Bytes;
+
+/// Room for the header of a bundle with its framing.
+const HEADER_BYTES: usize = 256;
+const BUNDLE_BYTES_MOST: usize = MAX_BATCH_BYTES.unsigned_abs() as usize - HEADER_BYTES;
+
+/// A batch of the leaf, and its headers as they travel.
+pub(super) struct Load {
+    pub(super) delivery: Delivery,
+    headers: Headers,
+    header_text: String,
+}
+
+impl Load {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        let headers = delivery.headers.without_server_headers();
+        let header_text = headers.to_text();
+        Self { delivery, headers, header_text }
+    }
+
+    fn part(&self) -> Part<'_> {
+        Part { headers: &self.header_text, body: &self.delivery.body }
+    }
+
+    fn bytes(&self) -> usize {
+        self.part().encoded_bytes()
+    }
+}
+
+/// Puts batches together, in order, as many as fit.
+pub(super) fn bundled(loads: Vec<Load>) -> Vec<Vec<Load>> {
+    let mut groups: Vec<Vec<Load>> = Vec::new();
+    let mut room = 0;
+    for load in loads {
+        let bytes = load.bytes();
+        match groups.last_mut() {
+            Some(group) if bytes <= room && group.len() < PARTS_MAX => {
+                room -= bytes;
+                group.push(load);
+            }
+            Some(_) | None => {
+                room = BUNDLE_BYTES_MOST.saturating_sub(bytes);
+                groups.push(vec![load]);
+            }
+        }
+    }
+    groups
+}
+
+/// What is published for a group: one batch travels as it came.
+pub(super) fn message(group: &[&Load]) -> (Headers, Bytes) {
+    if let [alone] = group {
+        return (alone.headers.clone(), alone.delivery.body.clone());
+    }
+    let mut headers = Headers::default();
+    headers.set(bundle::HEADER, bundle::VERSION);
+    let parts: Vec<Part<'_>> = group.iter().map(|load| load.part()).collect();
+    (headers, bundle::encode(&parts).into())
+}
