@@ -1,1 +1,6 @@
 //! Whole flows against real servers; each file beside this folder is one story.
+//!
+//! [`chaos`] breaks a deployment on purpose while results flow, and adds up the books afterwards.
+
+pub mod bench;
+pub mod chaos;

@@ -1,9 +1,10 @@
-//! `cargo xtask up | test | ci | tidy`: builds, runs and checks this workspace.
+//! `cargo xtask up | test | chaos | ci | tidy`: builds, runs and checks this workspace.
 //!
 //! It needs nothing but the standard library and a JSON reader, so that it compiles in seconds. It holds no part of the
 //! product: `up` is a build followed by the product's own `bulkhead up`.
 
 mod cargo;
+mod chaos;
 mod ci;
 mod settings;
 mod test;
@@ -19,6 +20,7 @@ use cargo::Failure;
 const USAGE: &str = "usage: cargo xtask <command>
   up [args..]     build the product and run `bulkhead up` with these arguments
   test [args..]   build the product, find or fetch the servers, and run `cargo test` with these arguments
+  chaos [args..]  break a deployment while results flow and add up the books; --runs N --seed S, --help for more
   ci              everything that a change must pass: format, lints, tidy, docs, tests
   tidy [--write]  check the rules that no compiler checks; --write renders the generated docs anew";
 
@@ -37,6 +39,7 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
     match (command.to_str(), rest) {
         (Some("up"), rest) => up::run(rest),
         (Some("test"), rest) => test::run(rest),
+        (Some("chaos"), rest) => chaos::run(rest),
         (Some("ci"), []) => ci::run(),
         (Some("tidy"), []) => tidy::run(tidy::Mode::Check),
         (Some("tidy"), [flag]) if flag == "--write" => tidy::run(tidy::Mode::Write),

@@ -117,6 +117,7 @@ pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<()
         programs: programs()?,
         tenants: trial_tenants()?,
         targets: args.targets,
+        leaf_urls: std::collections::BTreeMap::new(),
     };
     let stop = Stop::new();
     let signals = tokio::spawn(stop_on_signals(stop.clone()));

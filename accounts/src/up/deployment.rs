@@ -1,5 +1,6 @@
 //! Starts the servers and services of one deployment in order, waits for states, and ends them in reverse.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ pub struct Options {
     pub programs: Programs,
     pub tenants: Vec<TenantOptions>,
     pub targets: Vec<Target>,
+    /// Where the leaves of a tenant reach the hub, when that is not where it listens: behind a proxy, a load balancer or a
+    /// translated address.
+    pub leaf_urls: BTreeMap<TenantSlug, Vec<String>>,
 }
 
 /// Why the deployment does not run.
@@ -260,6 +264,11 @@ impl Deployment {
             self.pollers.push((made.site.clone(), poller, child));
         }
         Ok(())
+    }
+
+    /// One of the hub's servers.
+    pub fn hub_child(&mut self, number: usize) -> Option<&mut Child> {
+        (number == 0).then_some(&mut self.hub)
     }
 
     async fn wait_for_leaves(&mut self, announce: &dyn Fn(&str)) -> Result<(), DeploymentError> {

@@ -15,6 +15,7 @@ mod start;
 mod target;
 mod tools;
 
+pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
 pub use layout::Layout;
 pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};

@@ -54,7 +54,6 @@ pub(super) struct SiteMaker<'a> {
     pub layout: &'a Layout,
     pub operator: &'a OperatorStore,
     pub authority: &'a Authority,
-    pub hub_leaf_url: String,
     pub now: OffsetDateTime,
     /// Unix seconds until which the leaf's credentials are good.
     pub credentials_expire: i64,
@@ -119,7 +118,7 @@ impl SiteMaker<'_> {
     ///
     /// # Errors
     /// [`SiteError`].
-    pub(super) fn write_leaf(&self, site: &Site, port: u16) -> Result<PathBuf, SiteError> {
+    pub(super) fn write_leaf(&self, site: &Site, port: u16, hub_urls: &[String]) -> Result<PathBuf, SiteError> {
         let folder = self.layout.site(&site.tenant, &site.site);
         let tls = folder.join("tls");
         make_folder(&tls).map_err(SiteError::File)?;
@@ -150,7 +149,7 @@ impl SiteMaker<'_> {
             listener_key_file: listener.key_file,
             tenant_intermediate_file: self.authority.tenant_intermediate_file(&site.tenant),
             users: self.leaf_users(site),
-            hub_urls: vec![self.hub_leaf_url.clone()],
+            hub_urls: hub_urls.to_vec(),
             creds_file,
             leaf_cert_file: leaf.cert_file,
             leaf_key_file: leaf.key_file,

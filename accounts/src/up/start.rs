@@ -207,10 +207,10 @@ impl Starter<'_> {
             layout: self.layout,
             operator: &platform.operator,
             authority: &platform.authority,
-            hub_leaf_url: format!("tls://127.0.0.1:{hub_leaf_port}"),
             now: platform.now,
             credentials_expire: platform.credentials_expire(),
         };
+        let hub_leaf_urls = vec![format!("tls://127.0.0.1:{hub_leaf_port}")];
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(hub_port, postgres_port, health_port), &self.options.targets);
         let mut made = Vec::new();
@@ -221,7 +221,8 @@ impl Starter<'_> {
                 let failed = |error| DeploymentError::Site(name.clone(), error);
                 let port = self.ports.choose(&format!("leaf-{name}")).map_err(DeploymentError::Port)?;
                 database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
-                let leaf_config = maker.write_leaf(&site, port).map_err(failed)?;
+                let hub_urls = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
+                let leaf_config = maker.write_leaf(&site, port, hub_urls).map_err(failed)?;
                 let mut written = Vec::new();
                 for poller in pollers {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;

@@ -3,6 +3,8 @@
 //! The server fills in `{{tag(site)}}`, `{{name()}}` and `{{account-subject()}}` for a scoped signing key. Source of
 //! the shapes: facts, topology-proved section 2 (each entry was removed once, and the named function stopped).
 
+use std::collections::BTreeSet;
+
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
@@ -57,14 +59,18 @@ fn templated(role: Role, pattern: &str) -> String {
 }
 
 /// What a consumer's puller needs, async-nats included (facts: topology-proved, item 6). It may also read a message by its
-/// place, for one whose headers no client can be handed.
-fn pull_rights(stream: StreamName) -> [String; 4] {
+/// place, for one whose headers no client can be handed, and make the consumer anew, so that what is stranded in the queue
+/// is handed out again. None of these rights can take an unacknowledged message away.
+fn pull_rights(stream: StreamName) -> [String; 7] {
     let (stream, consumer) = (stream.as_str(), stream.consumer().name);
     [
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
         format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
         format!("$JS.ACK.{stream}.{consumer}.>"),
         format!("$JS.API.STREAM.MSG.GET.{stream}"),
+        format!("$JS.API.STREAM.INFO.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
     ]
 }
 
@@ -224,7 +230,9 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
                     Way::Request | Way::Live | Way::WakeUp => {}
                 }
             }
-            permissions.publish.dedup();
+            // Who pulls from a stream and makes it has some rights twice.
+            let mut seen = BTreeSet::new();
+            permissions.publish.retain(|subject| seen.insert(subject.clone()));
             permissions.subscribe.push(format!("_INBOX_{site}.fwd.>"));
         }
     }
@@ -302,7 +310,8 @@ mod tests {
         assert!(forwarder.publish.contains(&"up.oslo.fwd.results".to_owned()));
         assert!(forwarder.publish.contains(&"backfill.*".to_owned()));
         assert!(!forwarder.publish.iter().any(|subject| subject.starts_with("results.")));
-        assert!(forwarder.publish.iter().all(|s| !s.contains("DELETE") && !s.contains("PURGE")));
+        assert!(forwarder.publish.iter().all(|s| !s.contains("PURGE")));
+        assert!(forwarder.publish.iter().all(|s| !s.contains("STREAM.DELETE") && !s.contains("MSG.DELETE")));
         assert_eq!(forwarder.subscribe, ["_INBOX_oslo.fwd.>"]);
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use async_nats::client::{PublishErrorKind, RequestErrorKind};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, ServerAddr};
-use bulkhead_bus::{StreamSpec, header};
+use bulkhead_bus::{StreamName, StreamSpec, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use crate::answer::Answerer;
 use crate::credentials::Credentials;
 use crate::tls::{TlsError, TlsFiles, client_config};
 use crate::{Chain, CredentialsError};
@@ -58,6 +59,12 @@ pub enum ConnectError {
 pub struct PublishError {
     subject: String,
     source: async_nats::PublishError,
+}
+
+impl PublishError {
+    pub(crate) fn new(subject: String, source: async_nats::PublishError) -> Self {
+        Self { subject, source }
+    }
 }
 
 /// Why a request has no answer.
@@ -191,6 +198,8 @@ pub struct Bus {
     client: Client,
     /// How often the connection was lost.
     losses: tokio::sync::watch::Receiver<u64>,
+    /// Changes with each connection that is made.
+    connections: tokio::sync::watch::Receiver<u64>,
     pub(crate) jetstream: async_nats::jetstream::Context,
 }
 
@@ -216,7 +225,7 @@ fn signed_in(path: &std::path::Path, nonce: &[u8]) -> Result<Auth, AuthError> {
 fn options(
     settings: &BusSettings,
     name: &str,
-    losses: tokio::sync::watch::Sender<u64>,
+    (made, losses): (tokio::sync::watch::Sender<u64>, tokio::sync::watch::Sender<u64>),
 ) -> Result<ConnectOptions, ConnectError> {
     let tls = client_config(&settings.tls).map_err(ConnectError::Tls)?;
     let options = match settings.creds_file.clone() {
@@ -244,8 +253,15 @@ fn options(
             doubled.min(RECONNECT_MOST)
         })
         .event_callback(move |event| {
-            if matches!(event, Event::Disconnected) {
-                losses.send_modify(|count| *count += 1);
+            match event {
+                Event::Disconnected => losses.send_modify(|count| *count += 1),
+                Event::Connected => made.send_modify(|count| *count += 1),
+                Event::ServerError(_)
+                | Event::ClientError(_)
+                | Event::SlowConsumer(_)
+                | Event::LameDuckMode
+                | Event::Draining
+                | Event::Closed => {}
             }
             log_event(event_name.clone(), event)
         }))
@@ -263,11 +279,12 @@ impl Bus {
             return Err(ConnectError::NoAddress);
         }
         let (lost, losses) = tokio::sync::watch::channel(0);
-        let connected = options(settings, name, lost)?.connect(addresses).await;
+        let (made, connections) = tokio::sync::watch::channel(0);
+        let connected = options(settings, name, (made, lost))?.connect(addresses).await;
         let client = connected.map_err(|source| ConnectError::Connect { urls: settings.urls.join(", "), source })?;
         let jetstream =
             async_nats::jetstream::context::ContextBuilder::new().timeout(JETSTREAM_LIMIT).build(client.clone());
-        Ok(Self { client, losses, jetstream })
+        Ok(Self { client, losses, connections, jetstream })
     }
 
     /// The version of the server that we are connected to, such as `2.14.4`.
@@ -279,6 +296,13 @@ impl Bus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Waits until there is a connection. What is asked without one is sent late or never, and the answer waited for.
+    pub async fn until_connected(&self) {
+        let mut seen = self.connections.clone();
+        // The sender lives as long as the client, which lives as long as we do.
+        while !self.is_connected() && seen.changed().await.is_ok() {}
     }
 
     /// Counts the losses of this connection; changes with each.
@@ -429,59 +453,30 @@ impl Bus {
             .map_err(|source| EnsureError { what: format!("stream {}", spec.name), source })
     }
 
+    /// Makes or updates a stream's durable pull consumer.
+    ///
+    /// # Errors
+    /// When the server refuses, or the stream is not there.
+    pub(crate) async fn ensure_consumer(&self, stream: StreamName) -> Result<(), EnsureError> {
+        let ensured = crate::durable::ensure_consumer(&self.jetstream, stream.as_str(), stream.consumer()).await;
+        ensured.map_err(|source| EnsureError { what: format!("consumer of {}", stream.as_str()), source })
+    }
+
+    /// Asks the server's own interface, which answers in JSON.
+    pub(crate) async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        subject: String,
+        body: String,
+    ) -> Result<T, RequestError> {
+        let answer = self.request(&subject, body.into_bytes().into(), JETSTREAM_LIMIT).await?;
+        serde_json::from_slice(&answer).map_err(|source| RequestError::Unreadable(subject, source))
+    }
+
     /// Waits until everything that was published has reached the server.
     ///
     /// # Errors
     /// When the connection is closed.
     pub async fn flush(&self) -> anyhow::Result<()> {
         Ok(self.client.flush().await?)
-    }
-}
-
-/// Requests as they come in.
-pub struct Answerer {
-    requests: async_nats::Subscriber,
-    client: Client,
-}
-
-/// A request, and the one way to answer it.
-pub struct Responder {
-    pub subject: String,
-    pub body: Bytes,
-    reply: Option<String>,
-    client: Client,
-}
-
-impl Answerer {
-    /// The next request; `None` when the connection is closed for good.
-    pub async fn next(&mut self) -> Option<Responder> {
-        let request = self.requests.next().await?;
-        Some(Responder {
-            subject: request.subject.to_string(),
-            body: request.payload,
-            reply: request.reply.map(|reply| reply.to_string()),
-            client: self.client.clone(),
-        })
-    }
-}
-
-impl Responder {
-    /// Whether the server made the reply subject. A raw leaf can name `$JS.ACK...`, which must never be answered
-    /// (facts: nats-imports, D).
-    #[must_use]
-    pub fn is_answerable(&self) -> bool {
-        self.reply.as_deref().is_some_and(|reply| reply.starts_with("_R_."))
-    }
-
-    /// # Errors
-    /// When the reply subject is not the server's, or the connection is closed.
-    pub async fn answer(self, body: Bytes) -> Result<(), PublishError> {
-        let is_answerable = self.is_answerable();
-        let Some(reply) = self.reply.filter(|_| is_answerable) else {
-            let source = async_nats::PublishError::new(PublishErrorKind::InvalidSubject);
-            return Err(PublishError { subject: self.subject, source });
-        };
-        let sent = self.client.publish(reply, body).await;
-        sent.map_err(|source| PublishError { subject: self.subject, source })
     }
 }

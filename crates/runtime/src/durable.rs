@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, AckKind};
-use bulkhead_bus::{StreamName, StreamSpec};
+use bulkhead_bus::{ConsumerSpec, StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
@@ -235,14 +235,23 @@ pub(crate) async fn ensure_stream(
             Ensured::Created
         }
     };
+    ensure_consumer(jetstream, spec.name, spec.consumer).await?;
+    Ok(ensured)
+}
+
+pub(crate) async fn ensure_consumer(
+    jetstream: &jetstream::Context,
+    stream: &'static str,
+    spec: ConsumerSpec,
+) -> Result<(), async_nats::Error> {
     let consumer = pull::Config {
-        name: Some(spec.consumer.name.to_owned()),
-        durable_name: Some(spec.consumer.name.to_owned()),
+        name: Some(spec.name.to_owned()),
+        durable_name: Some(spec.name.to_owned()),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(spec.consumer.ack_wait_s),
-        max_ack_pending: spec.consumer.max_ack_pending,
+        ack_wait: Duration::from_secs(spec.ack_wait_s),
+        max_ack_pending: spec.max_ack_pending,
         ..pull::Config::default()
     };
-    jetstream.create_consumer_on_stream(consumer, spec.name).await?;
-    Ok(ensured)
+    jetstream.create_consumer_on_stream(consumer, stream).await?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! This is the only crate that names async_nats; everybody else speaks in types of `bulkhead_bus`. It holds no rules
 //! about tenants and never decides who may enter.
 
+mod answer;
 mod bus;
 mod chain;
 mod clock;
@@ -15,13 +16,15 @@ mod log;
 mod look;
 mod metrics;
 mod settings;
+mod stranded;
 mod tls;
 mod unreadable;
 mod wait;
 
+pub use answer::{Answerer, Responder};
 pub use bus::{
-    Answerer, Bus, BusSettings, ConnectError, EnsureError, Ensured, Headers, Message, PublishError, RequestError,
-    Responder, StoreError, Stored,
+    Bus, BusSettings, ConnectError, EnsureError, Ensured, Headers, Message, PublishError, RequestError, StoreError,
+    Stored,
 };
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};

@@ -4,8 +4,6 @@
 //! sender would stop everybody's queue. The server's own read (base64 in JSON) shows them, and the queue's
 //! acknowledgement subject settles them, so the pulling role needs no right to delete.
 
-use std::time::Duration;
-
 use bulkhead_bus::StreamName;
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -13,7 +11,6 @@ use serde::Deserialize;
 
 use crate::bus::{Bus, PublishError, RequestError};
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Messages that are looked at in one search; a consumer has no more on their way.
 const SEARCH_MOST: u64 = 5_000;
 
@@ -90,11 +87,6 @@ async fn settle(bus: &Bus, stream: StreamName, sequence: u64, word: &'static str
     bus.publish(&subject, Bytes::from_static(word.as_bytes())).await
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(bus: &Bus, subject: String, body: String) -> Result<T, RequestError> {
-    let answer = bus.request(&subject, body.into_bytes().into(), ANSWER_LIMIT).await?;
-    serde_json::from_slice(&answer).map_err(|source| RequestError::Unreadable(subject, source))
-}
-
 impl Bus {
     /// Looks through what is pending of the stream's consumer, after a lost connection. What can be read is asked for again
     /// at once: otherwise it would wait for its acknowledgement time.
@@ -103,7 +95,7 @@ impl Bus {
     /// When the hub does not answer.
     pub async fn find_unreadable(&self, stream: StreamName) -> Result<Vec<Unreadable>, RequestError> {
         let (name, consumer) = (stream.as_str(), stream.consumer().name);
-        let info: ConsumerInfo = ask(self, format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"), String::new()).await?;
+        let info: ConsumerInfo = self.ask(format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"), String::new()).await?;
         if info.num_ack_pending == 0 {
             return Ok(vec![]);
         }
@@ -112,7 +104,7 @@ impl Bus {
         let mut found = Vec::new();
         for sequence in first..=last {
             let subject = format!("$JS.API.STREAM.MSG.GET.{name}");
-            let got: Got = ask(self, subject, format!("{{\"seq\":{sequence}}}")).await?;
+            let got: Got = self.ask(subject, format!("{{\"seq\":{sequence}}}")).await?;
             // Acknowledged ones are gone from a work queue.
             let Some(stored) = got.message else { continue };
             let block = BASE64.decode(stored.hdrs.as_bytes()).unwrap_or_default();

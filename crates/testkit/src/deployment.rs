@@ -3,6 +3,7 @@
 //! Looking uses keys that the product never issues (an unrestricted user, the database's superuser), so that a witness
 //! sees what no tenant, service or person may.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -33,14 +34,15 @@ pub struct TestDeployment {
     home: TempDir,
 }
 
-/// A program that was built beside this test.
+/// A program that was built beside this one.
 ///
 /// # Errors
 /// When it was not built.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find the test program")?;
-    let folder = own.parent().and_then(Path::parent).context("find the folder of programs")?;
-    let path = folder.join(name);
+    // Tests lie one folder below the programs; chaos lies beside them.
+    let folders = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let path = folders.clone().find(|path| path.is_file()).or_else(|| folders.last()).context("find programs")?;
     anyhow::ensure!(path.is_file(), "{} is missing: run the tests with `cargo xtask test`", path.display());
     Ok(path)
 }
@@ -81,19 +83,44 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start_with(lines: &[&str], targets: &[&str]) -> anyhow::Result<Self> {
+        let targets = targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?;
+        Self::start_in(Self::home_folder()?, lines, |options| options.targets = targets).await
+    }
+
+    /// A folder for a deployment to live in.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn home_folder() -> anyhow::Result<TempDir> {
         let home = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
         // So that the database's user may pass; what is secret has closed folders of its own.
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
-        let options = Options {
+        Ok(home)
+    }
+
+    /// In a folder that was prepared, with options that differ.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_in(home: TempDir, lines: &[&str], change: impl FnOnce(&mut Options)) -> anyhow::Result<Self> {
+        let mut options = Options {
             home: home.path().to_owned(),
             fresh: false,
             tools: find_test_tools()?,
             programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
             tenants: tenants(lines)?,
-            targets: targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?,
+            targets: vec![],
+            leaf_urls: BTreeMap::new(),
         };
+        change(&mut options);
         let up = Deployment::start(options, &|_| {}).await.context("start a deployment")?;
         Ok(Self { up, home })
+    }
+
+    /// Leaves the folder where it is when the deployment ends, for a look.
+    pub fn keep(&mut self) -> PathBuf {
+        self.home.disable_cleanup(true);
+        self.home.path().to_owned()
     }
 
     #[must_use]

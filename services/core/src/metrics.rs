@@ -77,6 +77,8 @@ bulkhead_runtime::metrics! {
         dead_letters_not_kept: Counter,
         /// Deliveries put back because the database was away or the account not known yet.
         deliveries_retried: Counter,
+        /// How often a consumer was made anew because a batch was stranded in its stream.
+        stranded_freed: Counter,
         /// Messages and queries that the guard refused.
         guard_refusals: Counter,
         /// Queries answered.

@@ -106,7 +106,10 @@ impl Runner {
         if let Some(back_ms) = due.stepped_back_ms {
             count(&self.metrics.clock_steps_back, 1);
             self.metrics.clock_step_back_seconds.set(age_seconds(0, back_ms));
-            warn!(clock.back_ms = back_ms, "the clock went back by {back_ms} ms: checks wait until it is there again");
+            warn!(
+                clock.back_ms = back_ms,
+                "the clock went back by {back_ms} ms: no slot is measured twice within a minute"
+            );
         }
         if due.uncounted > 0 {
             count(&self.metrics.slots_uncounted, usize::try_from(due.uncounted).unwrap_or(usize::MAX));

@@ -84,6 +84,8 @@ bulkhead_runtime::metrics! {
         forward_lag_seconds: Labelled<Lane, Histogram<Ages>>,
         /// Batches that waited too long to be live and were moved into the leaf's backfill stream.
         set_aside: Counter,
+        /// How often a consumer was made anew because a batch was stranded in its stream.
+        stranded_freed: Counter,
         /// Attempts that the hub, or the leaf's backfill stream, did not acknowledge.
         forward_retried: Labelled<Cause, Counter>,
         /// Batches that the hub refused; they stay at the leaf.

@@ -15,6 +15,9 @@ pub(crate) const MISSED_MOST: i64 = 100;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A clock that goes back by less is ordinary slewing.
 const STEP_WORTH_SAYING_MS: i64 = 1_000;
+/// A clock that is back by no more than this is waited for. Beyond it the time before was the wrong one, and waiting for it
+/// would leave the site unwatched: slots are handed out again from the present on.
+const WAIT_MOST_MS: i64 = 60_000;
 
 /// FNV-1a, written out because a phase must be the same in every process, version and build.
 fn hash_name(name: &str) -> u64 {
@@ -78,13 +81,16 @@ pub(crate) struct Due {
     pub(crate) stepped_back_ms: Option<i64>,
 }
 
-/// Hands out slots. A clock that goes back makes it wait: a slot that was handed out never comes again.
+/// Hands out slots. A clock that goes back a little makes it wait: a slot that was handed out does not come again, but for
+/// those of a time that turned out to be wrong by more than [`WAIT_MOST_MS`].
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     grids: Vec<Grid>,
     is_running: Vec<bool>,
     next: BinaryHeap<Reverse<Slot>>,
     last_look_ms: i64,
+    /// The latest time that was seen and not given up.
+    furthest_ms: i64,
 }
 
 impl Scheduler {
@@ -92,7 +98,7 @@ impl Scheduler {
     pub(crate) fn new(grids: Vec<Grid>, now_ms: i64) -> Self {
         let slots = grids.iter().enumerate();
         let next = slots.map(|(check, grid)| Reverse(Slot { start_ms: grid.slot_from(now_ms), check })).collect();
-        Self { is_running: vec![false; grids.len()], grids, next, last_look_ms: now_ms }
+        Self { is_running: vec![false; grids.len()], grids, next, last_look_ms: now_ms, furthest_ms: now_ms }
     }
 
     /// Everything that has come due by `now_ms`. A check that is handed out runs until [`Self::finish`].
@@ -101,6 +107,10 @@ impl Scheduler {
         let back_ms = self.last_look_ms.saturating_sub(now_ms);
         due.stepped_back_ms = (back_ms >= STEP_WORTH_SAYING_MS).then_some(back_ms);
         self.last_look_ms = now_ms;
+        self.furthest_ms = self.furthest_ms.max(now_ms);
+        if self.furthest_ms.saturating_sub(now_ms) > WAIT_MOST_MS {
+            self.begin_again(now_ms);
+        }
         while let Some(Reverse(slot)) = self.next.peek().copied()
             && slot.start_ms <= now_ms
         {
@@ -118,6 +128,17 @@ impl Scheduler {
             self.next.push(Reverse(Slot { start_ms, check: slot.check }));
         }
         due
+    }
+
+    /// Takes back the slots of a time that never was.
+    fn begin_again(&mut self, now_ms: i64) {
+        self.furthest_ms = now_ms;
+        let slots = std::mem::take(&mut self.next).into_iter();
+        let soonest = |Reverse(slot): Reverse<Slot>| {
+            let start_ms = slot.start_ms.min(self.grids[slot.check].slot_from(now_ms));
+            Reverse(Slot { start_ms, check: slot.check })
+        };
+        self.next = slots.map(soonest).collect();
     }
 
     /// The slots from `first` to before `current_ms`, all of which passed while nobody looked.
@@ -223,6 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_was_wrong_by_more_than_a_minute_is_not_waited_for() {
+        let daily = Grid { phase_ms: 0, interval_ms: 86_400_000 };
+        let mut scheduler = Scheduler::new(vec![Grid { phase_ms: 0, interval_ms: 10_000 }, daily], 1);
+        assert_eq!(starts(&scheduler.advance(10_000).runs), [10_000]);
+        scheduler.finish(0);
+        let ahead = scheduler.advance(3_600_000);
+        assert_eq!(starts(&ahead.runs), [3_600_000]);
+        scheduler.finish(0);
+        // Back in two steps, each of which would have been waited for.
+        assert_eq!(scheduler.advance(3_560_000).runs, []);
+        assert_eq!(starts(&scheduler.advance(3_520_000).runs), [3_520_000]);
+        scheduler.finish(0);
+        assert!(scheduler.advance(20_001).runs.is_empty());
+        assert_eq!(starts(&scheduler.advance(30_000).runs), [30_000]);
+        scheduler.finish(0);
+        assert_eq!(starts(&scheduler.advance(86_400_000).runs).len(), 2, "the daily one has its own time still");
+    }
+
+    #[test]
     fn the_pause_ends_at_the_next_slot_and_is_bounded() {
         let scheduler = ten_seconds(1);
         assert_eq!(scheduler.pause(9_900), Duration::from_millis(100));
@@ -263,7 +303,8 @@ mod tests {
             let (begin, mut last) = (now, now);
             let mut seen = Vec::new();
             for step in steps {
-                now += step;
+                // Further back, and slots are handed out again: the next test.
+                now = (now + step).max(last - WAIT_MOST_MS);
                 last = last.max(now);
                 let due = scheduler.advance(now);
                 prop_assert_eq!(due.uncounted, 0);

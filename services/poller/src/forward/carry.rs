@@ -73,7 +73,7 @@ pub(super) struct Carrier {
     site: SiteName,
     backfill_after: Duration,
     pace: Pace,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Whether a batch that the leaf stored at `stored_ms` has waited for too long to be live.

@@ -11,6 +11,7 @@ use tracing::{error, info};
 
 use super::carry::{Carrier, RETRY_FIRST, RETRY_MOST};
 use super::edge_stream;
+use crate::metrics::count;
 use crate::trouble::Trouble;
 
 /// How long the leaf keeps one question for batches open.
@@ -45,13 +46,22 @@ impl Pump {
         let mut trouble = Trouble::new(format!("pull {} from the leaf", self.carrier.lane));
         while !stop.is_cancelled() {
             self.heart.beat();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.heart.while_waiting(self.carrier.bus.until_connected()) => {}
+            }
+            let carrier = Arc::clone(&self.carrier);
+            let freed = || count(&carrier.metrics.stranded_freed, 1);
             let pumped = tokio::select! {
                 () = stop.cancelled() => break,
-                ensured = self.carrier.bus.ensure_stream(&spec, 1) => match ensured {
+                ensured = carrier.bus.ensure_stream(&spec, 1) => match ensured {
                     Ok(_) => {
-                        readiness.mark(self.carrier.lane.token());
+                        readiness.mark(carrier.lane.token());
                         trouble.end();
-                        self.pump().await.map_err(|error| Chain(&error).to_string())
+                        tokio::select! {
+                            pumped = self.pump() => pumped.map_err(|error| Chain(&error).to_string()),
+                            () = carrier.bus.free_stranded(edge_stream(carrier.lane), &stop, freed) => break,
+                        }
                     }
                     Err(error) => Err(Chain(&error).to_string()),
                 },

@@ -105,7 +105,13 @@ impl Ingesting {
     pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
         let (prepared, waiting) = mpsc::channel(1);
         let settler = Settler::new(self.clone());
-        let (taken, ()) = tokio::join!(self.take(bus, readiness, (part, prepared), &stop), settler.run(waiting, &stop));
+        let (stranded, metrics) = (self.stream, Arc::clone(&self.metrics));
+        let looking = bus.clone();
+        let (taken, (), ()) = tokio::join!(
+            self.take(bus, readiness, (part, prepared), &stop),
+            settler.run(waiting, &stop),
+            looking.free_stranded(stranded, &stop, || add(&metrics.stranded_freed, 1)),
+        );
         taken
     }
 

@@ -1,0 +1,97 @@
+//! A deployment with many tenants, a leaf and a forwarder each, whose pollers measure nothing of their own.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use bulkhead_bus::{PollerName, SiteName, TenantSlug};
+use bulkhead_runtime::BusSettings;
+use bulkhead_testkit::TestDeployment;
+use nkeys::KeyPair;
+use sqlx::PgPool;
+
+const SITE: &str = "site";
+const POLLER: &str = "p1";
+/// Nothing that is loaded here waits so long that it would count as late.
+const BACKFILL_AFTER_S: i64 = 86_400;
+
+/// One tenant's leaf, as a poller reaches it.
+#[derive(Clone)]
+pub(super) struct Station {
+    pub(super) tenant: TenantSlug,
+    pub(super) site: SiteName,
+    pub(super) poller: PollerName,
+    pub(super) leaf: BusSettings,
+    pub(super) seed: String,
+}
+
+pub(super) struct Fleet {
+    pub(super) deployment: TestDeployment,
+    pub(super) witness: PgPool,
+    pub(super) stations: Vec<Station>,
+}
+
+impl Fleet {
+    pub(super) async fn start(tenants: usize, hub_servers: usize) -> anyhow::Result<Self> {
+        let lines: Vec<String> = (0..tenants).map(|number| format!("t{number} enterprise {SITE}/{POLLER}")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let home = TestDeployment::home_folder()?;
+        let mut deployment =
+            TestDeployment::start_in(home, &lines, |options| set_servers(options, hub_servers)).await?;
+        let mut stations = Vec::new();
+        for (site, poller, child) in &mut deployment.up.pollers {
+            child.kill()?;
+            let folder = deployment.up.layout.poller(&site.tenant, &site.site, poller);
+            let leaf = quiet_settings(folder.join("poller.toml"))?;
+            let seed = std::fs::read_to_string(folder.join("batch.nk")).context("read a batch key")?;
+            let (tenant, site) = (site.tenant.clone(), site.site.clone());
+            stations.push(Station { tenant, site, poller: poller.clone(), leaf, seed: seed.trim().to_owned() });
+        }
+        let witness = deployment.witness().await?;
+        Ok(Self { deployment, witness, stations })
+    }
+
+    pub(super) fn start_forwarders(&mut self) -> anyhow::Result<()> {
+        self.deployment.up.pollers.iter_mut().try_for_each(|(_, _, child)| Ok(child.restart()?))
+    }
+
+    pub(super) fn stop_forwarders(&mut self) -> anyhow::Result<()> {
+        self.deployment.up.pollers.iter_mut().try_for_each(|(_, _, child)| Ok(child.kill()?))
+    }
+
+    /// Every process, by what it does.
+    pub(super) fn processes(&mut self) -> Vec<(&'static str, u32)> {
+        let mut all = Vec::new();
+        let mut number = 0;
+        while let Some(hub) = self.deployment.up.hub_child(number) {
+            all.push(("hub", hub.pid()));
+            number += 1;
+        }
+        let up = &self.deployment.up;
+        all.push(("core", up.core.pid()));
+        all.push(("database", up.postgres.child.pid()));
+        all.extend(up.leaves.iter().map(|(_, child)| ("leaf", child.pid())));
+        all.extend(up.pollers.iter().map(|(_, _, child)| ("forwarder", child.pid())));
+        all
+    }
+}
+
+impl Station {
+    pub(super) fn key(&self) -> anyhow::Result<KeyPair> {
+        KeyPair::from_seed(&self.seed).context("read a batch key")
+    }
+}
+
+fn set_servers(_options: &mut bulkhead_accounts::up::Options, _servers: usize) {}
+
+/// Takes the checks out of a poller's settings; says how it reaches its leaf.
+fn quiet_settings(file: PathBuf) -> anyhow::Result<BusSettings> {
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let mut settings: toml::Table = toml::from_str(&text).context("read poller settings")?;
+    settings.remove("checks");
+    if let Some(toml::Value::Table(forwarder)) = settings.get_mut("forwarder") {
+        forwarder.insert("backfill_after_s".to_owned(), BACKFILL_AFTER_S.into());
+    }
+    std::fs::write(&file, toml::to_string(&settings)?).with_context(|| format!("write {}", file.display()))?;
+    let leaf = settings.get("leaf").cloned().context("a poller's settings name its leaf")?;
+    leaf.try_into().context("read bus settings")
+}

@@ -1,0 +1,14 @@
+//! How fast the proven path is: results per second and CPU per result from the leaf's stream to the committed row.
+//!
+//! Every figure stands beside what the same machine reaches in the same run with nothing but a JetStream publish or
+//! nothing but an UNNEST insert: ratios survive a slow machine, absolute numbers do not.
+
+mod baseline;
+mod cpu;
+mod fleet;
+mod ingest;
+mod load;
+mod report;
+
+pub use ingest::{Cell, Grid, Measured, run_ingest};
+pub use report::{render, row};

@@ -1,0 +1,77 @@
+//! `bulkhead-chaos --runs N --seed S`: breaks a deployment of its own N times and prints the books of each run.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bulkhead_tests::chaos::{Plan, Storm, World, run};
+use clap::Parser;
+
+/// Breaks a deployment while results flow, and adds up what was sent, stored, refused and dead-lettered.
+///
+/// Ends with 0 when every run balances, and with 1 at the first that does not; then the seed repeats it, and the state
+/// folder is kept for a look.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask chaos", version)]
+struct Args {
+    /// How many runs, with seeds counting up from --seed.
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// The seed of the first run: everything that goes wrong follows from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Faults in one run.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20), conflicts_with = "everything")]
+    faults: u8,
+    /// Every kind of fault once in each run, one after the other, in random order.
+    #[arg(long)]
+    everything: bool,
+    /// Only faults whose description contains this, such as "full disk of leaf".
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Hub servers: 1 or 3.
+    #[arg(long, default_value = "1", value_parser = ["1", "3"])]
+    hub: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the books are what this program is for")]
+async fn all_runs(args: &Args) -> anyhow::Result<bool> {
+    let mut world = World::start(args.hub.parse()?).await.context("start a deployment")?;
+    let storm = if args.everything { Storm::Everything } else { Storm::Faults(usize::from(args.faults)) };
+    for number in 0..args.runs {
+        let mut plan = Plan::draw(args.seed.wrapping_add(number), storm, world.surface());
+        if let Some(text) = &args.only {
+            plan.keep_only(text);
+        }
+        println!("run {} of {}: {plan}", number + 1, args.runs);
+        let ended = run(&mut world, plan).await;
+        let is_balanced = match &ended {
+            Ok(report) => {
+                println!("{report}");
+                report.is_balanced()
+            }
+            Err(error) => {
+                println!("  {error:#}");
+                false
+            }
+        };
+        if !is_balanced {
+            let home = world.deployment.keep();
+            println!(
+                "NOT BALANCED: repeat with --seed {}; state and logs are in {}",
+                args.seed + number,
+                home.display()
+            );
+            return Ok(false);
+        }
+    }
+    println!("{} runs balanced, seeds {} to {}", args.runs, args.seed, args.seed + args.runs.saturating_sub(1));
+    world.deployment.stop().await?;
+    Ok(true)
+}
+
+// Children are tied to the thread that starts them, so everything runs on the main one.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    Ok(if all_runs(&args).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

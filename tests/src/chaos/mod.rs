@@ -1,0 +1,19 @@
+//! Breaks a running deployment at random, from a seed, and proves that no acknowledged result was lost.
+//!
+//! Reading order: what can go wrong and when (`plan`), what it is done to (`world`, `disk`, `clock`), how (`faults`),
+//! what is sent meanwhile (`ledger`), and whether the books balance (`books`). It judges by the database and the servers
+//! alone, never by what the services say of themselves.
+
+pub mod books;
+mod clock;
+mod disk;
+mod faults;
+mod ledger;
+mod plan;
+mod run;
+mod streams;
+mod world;
+
+pub use plan::{Fault, Plan, Storm, ledger_of};
+pub use run::{Report, run};
+pub use world::{Tenant, World};

@@ -1,0 +1,230 @@
+//! One run: results flow, things go wrong and are mended, everything that waited passes, the books are added up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bulkhead_runtime::{Stop, eventually, now_ms};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::books::{Before, Books, balance};
+use super::faults::{self, DRAIN_LIMIT, Orders};
+use super::ledger::{Ledger, Record};
+use super::plan::{Fault, Plan};
+use super::world::{Tenant, World};
+
+/// What flows before the first fault and after the last is part of the run.
+const CALM: Duration = Duration::from_secs(1);
+const LEDGERS_END_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub plan: Plan,
+    pub books: Vec<Books>,
+    /// What did not come right again, beside the books.
+    pub failures: Vec<String>,
+    /// From the last thing that was mended until nothing waited anywhere.
+    pub drained_in: Duration,
+    pub took: Duration,
+    evidence: BTreeMap<Tenant, Evidence>,
+}
+
+/// What the books of a tenant are added up from, beside the database.
+#[derive(Debug, Clone)]
+struct Evidence {
+    record: Record,
+    before: Before,
+    has_wrong_clock: bool,
+}
+
+impl Evidence {
+    async fn add_up(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
+        balance(&world.witness, tenant, (&self.record, self.before, self.has_wrong_clock)).await
+    }
+}
+
+impl Report {
+    #[must_use]
+    pub fn is_balanced(&self) -> bool {
+        self.failures.is_empty() && self.books.iter().all(|books| books.problems.is_empty())
+    }
+
+    /// Holds what was sent against the database as it is now.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn add_up_again(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
+        self.evidence[&tenant].add_up(world, tenant).await
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.plan)?;
+        for books in &self.books {
+            writeln!(f, "  {books}")?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "  NOT WELL: {failure}")?;
+        }
+        write!(f, "  drained in {:.1} s, took {:.1} s", self.drained_in.as_secs_f32(), self.took.as_secs_f32())
+    }
+}
+
+/// The two ledgers of a run.
+struct Ledgers {
+    tasks: JoinSet<anyhow::Result<()>>,
+    orders: Orders,
+    records: BTreeMap<Tenant, Arc<Mutex<Record>>>,
+    stop: Stop,
+}
+
+impl Ledgers {
+    fn start(world: &World) -> anyhow::Result<Self> {
+        let mut ledgers =
+            Self { tasks: JoinSet::new(), orders: Orders::new(), records: BTreeMap::new(), stop: Stop::new() };
+        for tenant in Tenant::ALL {
+            let ledger = Ledger::new(world.ledger_place(tenant)?);
+            let (sender, receiver) = mpsc::channel(16);
+            ledgers.orders.insert(tenant, sender);
+            ledgers.records.insert(tenant, ledger.record());
+            ledgers.tasks.spawn(ledger.run(receiver, ledgers.stop.clone()));
+        }
+        Ok(ledgers)
+    }
+
+    /// Lets them finish what they are sending.
+    async fn finish(mut self) -> anyhow::Result<BTreeMap<Tenant, Record>> {
+        self.stop.cancel();
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.context("a ledger panicked")??;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(LEDGERS_END_LIMIT, ended)
+            .await
+            .context("the leaf does not take a ledger's last batch")??;
+        let record = |record: Arc<Mutex<Record>>| record.lock().expect("no holder panics").clone();
+        Ok(self.records.into_iter().map(|(tenant, shared)| (tenant, record(shared))).collect())
+    }
+}
+
+/// A step of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Begin,
+    End,
+}
+
+async fn wait_until(at: Instant) {
+    // The plan's time is the thing that is waited for.
+    let _ = tokio::time::timeout_at(at.into(), std::future::pending::<()>()).await;
+}
+
+async fn break_things(world: &mut World, orders: &Orders, plan: &Plan) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut steps: Vec<(Duration, Step, Fault)> = Vec::new();
+    for planned in &plan.overlapping {
+        steps.push((planned.begins, Step::Begin, planned.fault));
+        steps.push((planned.ends(), Step::End, planned.fault));
+    }
+    // Stable: of two steps at one time, the one that was planned first comes first.
+    steps.sort_by_key(|(at, step, _)| (*at, *step));
+    for (at, step, fault) in steps {
+        wait_until(began + at).await;
+        match step {
+            Step::Begin => faults::begin(world, orders, fault).await.with_context(|| format!("begin {fault}"))?,
+            Step::End => faults::end(world, fault).await.with_context(|| format!("end {fault}"))?,
+        }
+    }
+    wait_until(Instant::now() + CALM).await;
+    for &fault in &plan.quiet {
+        for tenant in Tenant::ALL {
+            faults::drain_leaf(world, tenant).await?;
+        }
+        faults::begin(world, orders, fault).await.with_context(|| format!("{fault}"))?;
+        faults::end(world, fault).await?;
+        wait_until(Instant::now() + CALM).await;
+    }
+    Ok(())
+}
+
+/// Waits until nothing that was sent before now waits anywhere.
+async fn drain(world: &World) -> anyhow::Result<()> {
+    for tenant in Tenant::ALL {
+        faults::drain_leaf(world, tenant).await?;
+    }
+    let since_ms = now_ms();
+    let drained = eventually("everything at the hub stored", DRAIN_LIMIT, || async {
+        let waiting = world.hub_waiting().await.map_err(|error| format!("{error:#}"))?;
+        if waiting.iter().all(|stream| stream.is_drained(since_ms)) { Ok(()) } else { Err(format!("{waiting:?}")) }
+    });
+    drained.await.context("messages are stranded at the hub")
+}
+
+/// Slots that are missing between the first and the last of each of the real poller's checks since `since_ms`.
+async fn gaps(world: &World, tenant: Tenant, since_ms: i64) -> anyhow::Result<i64> {
+    let sql = "select coalesce(sum(expected - found), 0)::int8 from (
+                   select count(*) as found, (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
+                   from shared.result r join platform.tenant t using (tenant_id)
+                   where t.slug = $1 and r.poller = 'p1' and r.slot between to_timestamp($2::float8 / 1000) and now()
+                   group by check_name, vantage
+               ) checks";
+    sqlx::query_scalar(sql)
+        .bind(tenant.slug())
+        .bind(since_ms as f64)
+        .fetch_one(&world.witness)
+        .await
+        .context("look for gaps")
+}
+
+/// Carries out one plan and adds up.
+///
+/// # Errors
+/// When something cannot be broken or mended, or what waits does not pass; an imbalance is in the report.
+pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    let since_ms = now_ms();
+    let mut before = BTreeMap::new();
+    for tenant in Tenant::ALL {
+        before.insert(tenant, Before::read(&world.witness, tenant, since_ms).await?);
+    }
+    let ledgers = Ledgers::start(world)?;
+    break_things(world, &ledgers.orders, &plan).await?;
+    let mended = Instant::now();
+    let records = ledgers.finish().await?;
+    let drained = drain(world).await;
+    let drained_in = mended.elapsed();
+    // The database may have been started again since.
+    world.witness = world.deployment.witness().await?;
+    let working = match &drained {
+        // Whoever was broken works again.
+        Ok(()) => world.deployment.wait_for_results(&world.witness).await,
+        Err(_) => Ok(()),
+    };
+    let running = world.deployment.up.check_running().context("a process has ended by itself");
+    let (mut all, mut all_evidence) = (Vec::new(), BTreeMap::new());
+    for tenant in Tenant::ALL {
+        let is_disturbed = plan.faults().any(|fault| fault.disturbs_slots(tenant));
+        let has_wrong_clock =
+            plan.faults().any(|fault| matches!(fault, Fault::ClockStep(stepped, _) if stepped == tenant));
+        let evidence = Evidence { record: records[&tenant].clone(), before: before[&tenant], has_wrong_clock };
+        let mut books = evidence.add_up(world, tenant).await?;
+        all_evidence.insert(tenant, evidence);
+        if !is_disturbed {
+            let gaps = gaps(world, tenant, since_ms).await?;
+            if gaps > 0 {
+                books.problems.push(format!("{gaps} slots of the real poller are missing"));
+            }
+        }
+        all.push(books);
+    }
+    let failures = [drained, working, running].into_iter().filter_map(Result::err);
+    let failures = failures.map(|failure| format!("{failure:#}")).collect();
+    Ok(Report { plan, books: all, failures, drained_in, took: began.elapsed(), evidence: all_evidence })
+}

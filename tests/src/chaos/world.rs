@@ -1,0 +1,228 @@
+//! The deployment that is broken: two tenants, a link of its own between each leaf and the hub, disks that can be filled,
+//! clocks that can be set, and a ledger beside each poller.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use bulkhead_accounts::up::CORE;
+use bulkhead_bus::{PollerName, Role, SiteName, StreamName};
+use bulkhead_runtime::BusSettings;
+use bulkhead_testkit::{TcpProxy, TestDeployment};
+use nkeys::KeyPair;
+use sqlx::PgPool;
+
+use super::clock::{Clock, ClockLibrary};
+use super::disk::{Disk, can_mount};
+use super::ledger::Place;
+use super::plan::Surface;
+use super::streams::{Waiting, look_at};
+
+const POLLER: &str = "p1";
+pub(super) const LEDGER: &str = "ledger";
+const LEAF_DISK_MIB: u32 = 64;
+const HUB_DISK_MIB: u32 = 96;
+const DATABASE_DISK_MIB: u32 = 768;
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tenant {
+    Acme,
+    Xyz,
+}
+
+impl Tenant {
+    pub const ALL: [Self; 2] = [Self::Acme, Self::Xyz];
+
+    #[must_use]
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Acme => "acme-corp",
+            Self::Xyz => "xyz-inc",
+        }
+    }
+
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Acme => Self::Xyz,
+            Self::Xyz => Self::Acme,
+        }
+    }
+
+    fn site(self) -> &'static str {
+        match self {
+            Self::Acme => "oslo",
+            Self::Xyz => "lima",
+        }
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.slug())
+    }
+}
+
+/// Whose disk it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum DiskOf {
+    Hub(usize),
+    Leaf(Tenant),
+    Database,
+}
+
+/// Everything that faults are done to.
+pub struct World {
+    pub deployment: TestDeployment,
+    pub witness: PgPool,
+    pub(super) links: BTreeMap<Tenant, Vec<TcpProxy>>,
+    pub(super) clocks: BTreeMap<Tenant, Clock>,
+    // Behind the deployment: its processes end before their disks go.
+    pub(super) disks: BTreeMap<DiskOf, Disk>,
+    hub_servers: usize,
+}
+
+/// Ports for the hub's leaf listeners, so that links can lead there before the hub runs.
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr().context("find a free port")?.port())
+}
+
+impl World {
+    /// Starts everything; what this machine does not allow is left out and said so.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start(hub_servers: usize) -> anyhow::Result<Self> {
+        let home = TestDeployment::home_folder()?;
+        let mut ports = BTreeMap::new();
+        let mut links: BTreeMap<Tenant, Vec<TcpProxy>> = BTreeMap::new();
+        for server in 0..hub_servers {
+            let port = free_port()?;
+            ports.insert(if server == 0 { "hub-leaf".to_owned() } else { format!("hub-{}-leaf", server + 1) }, port);
+            for tenant in Tenant::ALL {
+                let link = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+                links.entry(tenant).or_default().push(link);
+            }
+        }
+        std::fs::write(home.path().join("ports.json"), serde_json::to_vec(&ports)?).context("write ports")?;
+        let disks = if can_mount() { mount_disks(home.path(), hub_servers)? } else { BTreeMap::new() };
+        if disks.is_empty() {
+            eprintln!("SKIPPED: full disks: small file systems need root and mount");
+        }
+        let urls = |tenant: &Tenant| links[tenant].iter().map(|link| format!("tls://{}", link.addr)).collect();
+        let leaf_urls = Tenant::ALL.iter().map(|tenant| Ok((tenant.slug().parse()?, urls(tenant))));
+        let leaf_urls = leaf_urls.collect::<anyhow::Result<_>>()?;
+        let lines = ["acme-corp enterprise oslo/p1 oslo/ledger", "xyz-inc free lima/p1 lima/ledger"];
+        let deployment = TestDeployment::start_in(home, &lines, |options| {
+            options.leaf_urls = leaf_urls;
+        });
+        let deployment = deployment.await?;
+        let witness = deployment.witness().await?;
+        let mut world = Self { deployment, witness, links, clocks: BTreeMap::new(), disks, hub_servers };
+        // The ledgers take the place of these.
+        world.deployment.up.pollers.retain(|(_, poller, _)| poller.as_str() != LEDGER);
+        world.give_clocks()?;
+        world.deployment.wait_for_results(&world.witness).await?;
+        Ok(world)
+    }
+
+    fn give_clocks(&mut self) -> anyhow::Result<()> {
+        let folder = self.deployment.home().join("clocks");
+        std::fs::create_dir_all(&folder).context("make a folder for clocks")?;
+        let Some(library) = ClockLibrary::build(&folder)? else {
+            eprintln!("SKIPPED: clock steps: there is no C compiler");
+            return Ok(());
+        };
+        for tenant in Tenant::ALL {
+            let child = self.poller(tenant)?;
+            child.kill()?;
+            let (started, clock) = library.start(child.spec(), folder.join(tenant.slug()))?;
+            *child = started;
+            self.clocks.insert(tenant, clock);
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn surface(&self) -> Surface {
+        let (has_disks, has_clock) = (!self.disks.is_empty(), !self.clocks.is_empty());
+        Surface { hub_servers: self.hub_servers, has_disks, has_clock }
+    }
+
+    pub(super) fn poller(&mut self, tenant: Tenant) -> anyhow::Result<&mut bulkhead_accounts::up::Child> {
+        let mut pollers = self.deployment.up.pollers.iter_mut();
+        let found =
+            pollers.find(|(site, poller, _)| site.tenant.as_str() == tenant.slug() && poller.as_str() == POLLER);
+        Ok(&mut found.context("the tenant has a poller")?.2)
+    }
+
+    pub(super) fn leaf(&mut self, tenant: Tenant) -> anyhow::Result<&mut bulkhead_accounts::up::Child> {
+        let found = self.deployment.up.leaves.iter_mut().find(|(site, _)| site.tenant.as_str() == tenant.slug());
+        Ok(&mut found.context("the tenant has a leaf")?.1)
+    }
+
+    fn site_folder(&self, tenant: Tenant) -> anyhow::Result<PathBuf> {
+        Ok(self.deployment.up.layout.site(&tenant.slug().parse()?, &tenant.site().parse()?))
+    }
+
+    pub(super) fn leaf_store(&self, tenant: Tenant) -> anyhow::Result<PathBuf> {
+        Ok(self.site_folder(tenant)?.join("js"))
+    }
+
+    /// How a poller's settings say that the leaf is reached: `leaf` for itself, `forwarder.leaf` for the forwarder.
+    fn bus_of(&self, tenant: Tenant, poller: &str, path: &[&str]) -> anyhow::Result<BusSettings> {
+        let file = self.site_folder(tenant)?.join("pollers").join(poller).join("poller.toml");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let mut value: toml::Value = toml::from_str(&text).context("read poller settings")?;
+        for key in path {
+            value = value.get(*key).cloned().with_context(|| format!("{key} in {}", file.display()))?;
+        }
+        value.try_into().context("read bus settings")
+    }
+
+    pub(super) fn ledger_place(&self, tenant: Tenant) -> anyhow::Result<Place> {
+        let seed = self.site_folder(tenant)?.join("pollers").join(LEDGER).join("batch.nk");
+        let seed = std::fs::read_to_string(&seed).context("read the ledger's batch key")?;
+        let (site, poller): (SiteName, PollerName) = (tenant.site().parse()?, LEDGER.parse()?);
+        let key = KeyPair::from_seed(seed.trim()).context("read the ledger's batch key")?;
+        Ok(Place { tenant, site, poller, leaf: self.bus_of(tenant, LEDGER, &["leaf"])?, key })
+    }
+
+    /// What waits at the hub.
+    ///
+    /// # Errors
+    /// When no hub server answers.
+    pub async fn hub_waiting(&self) -> anyhow::Result<Vec<Waiting>> {
+        let folder = self.deployment.up.layout.provisioning();
+        let platform = &self.deployment.up.platform;
+        let settings = platform.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
+        look_at(&settings, &StreamName::HUB).await
+    }
+
+    /// What waits at a tenant's leaf.
+    ///
+    /// # Errors
+    /// When the leaf does not answer.
+    pub async fn leaf_waiting(&self, tenant: Tenant) -> anyhow::Result<Vec<Waiting>> {
+        look_at(&self.bus_of(tenant, POLLER, &["forwarder", "leaf"])?, &StreamName::EDGE).await
+    }
+}
+
+fn mount_disks(home: &std::path::Path, hub_servers: usize) -> anyhow::Result<BTreeMap<DiskOf, Disk>> {
+    let mut disks = BTreeMap::new();
+    for server in 0..hub_servers {
+        let folder =
+            if hub_servers == 1 { home.join("hub") } else { home.join("hub").join(format!("hub-{}", server + 1)) };
+        disks.insert(DiskOf::Hub(server), Disk::mount(&folder.join("js"), HUB_DISK_MIB)?);
+    }
+    for tenant in Tenant::ALL {
+        let folder = home.join("sites").join(tenant.slug()).join(tenant.site()).join("js");
+        disks.insert(DiskOf::Leaf(tenant), Disk::mount(&folder, LEAF_DISK_MIB)?);
+    }
+    disks.insert(DiskOf::Database, Disk::mount(&home.join("postgres"), DATABASE_DISK_MIB)?);
+    Ok(disks)
+}
