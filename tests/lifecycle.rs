@@ -122,6 +122,7 @@ async fn a_second_start_goes_on_from_the_first_and_a_fresh_one_forgets() -> anyh
     let home = folder.path().join("home");
     let up = Up::start(&home, &[])?;
     up.wait_until_it_says(RUNNING).await?;
+    assert!(up.said().contains("/metrics (core)") && up.said().contains("/metrics (xyz-inc/lima/p1)"), "{}", up.said());
     let (before, keys) = (results(&home).await?, accounts(&home).await?);
     assert!(before > 0);
     up.interrupt().await?;

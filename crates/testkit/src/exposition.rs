@@ -253,12 +253,17 @@ fn check_histogram(family: &Family) -> Result<(), Malformed> {
         labels
     };
     let mut children: BTreeMap<Labels, Vec<&Sample>> = BTreeMap::new();
+    let mut last = None;
     for sample in &family.samples {
         let is_bucket = sample.name.ends_with("_bucket");
         if is_bucket != sample.labels.contains_key("le") {
             return Err(wrong("a bucket, and nothing else, says where it ends"));
         }
-        children.entry(without_end(sample)).or_default().push(sample);
+        let labels = without_end(sample);
+        let is_next = last.as_ref() == Some(&labels) || !children.contains_key(&labels);
+        is_next.then_some(()).ok_or_else(|| wrong("the samples of one histogram stand together"))?;
+        children.entry(labels.clone()).or_default().push(sample);
+        last = Some(labels);
     }
     for samples in children.values() {
         let one = |suffix: &str| samples.iter().find(|sample| sample.name.ends_with(suffix)).map(|sample| sample.value);

@@ -84,6 +84,20 @@ fn what_the_standard_forbids_is_refused() {
 }
 
 #[test]
+fn the_samples_of_one_histogram_stand_together() {
+    let child = |lane: &str| {
+        let sample = |suffix: &str| format!("h_{suffix}{{lane=\"{lane}\"}} 0\n");
+        [sample("sum"), sample("count"), format!("h_bucket{{lane=\"{lane}\",le=\"+Inf\"}} 0\n")]
+    };
+    let page = |lines: Vec<String>| format!("# HELP h H.\n# TYPE h histogram\n{}# EOF\n", lines.concat());
+    let (mut lines, other) = (child("a").to_vec(), child("b"));
+    lines.extend(other);
+    assert!(Exposition::parse(&page(lines.clone())).is_ok());
+    lines.swap(2, 3);
+    assert!(Exposition::parse(&page(lines)).unwrap_err().to_string().contains("stand together"));
+}
+
+#[test]
 fn a_family_is_not_taken_up_again() {
     let again = GOOD.replace("# EOF", "# HELP a_free_bytes Room.\n# TYPE a_free_bytes gauge\na_free_bytes 1\n# EOF");
     assert!(Exposition::parse(&again).unwrap_err().to_string().contains("one group of lines"));

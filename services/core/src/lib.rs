@@ -54,7 +54,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     }
     supervisor.spawn("core", serve(config, health, Arc::clone(&metrics), stop));
     let ended = supervisor.run().await;
-    info!("{}", metrics.page.counters());
+    info!(counters = metrics.page.counters(), "core stopped");
     ended
 }
 

@@ -137,7 +137,7 @@ impl Metrics {
 
     /// One line with every counter.
     pub(crate) fn log(&self) {
-        info!("poller stopped: {}", self.page.counters());
+        info!(counters = self.page.counters(), "poller stopped");
     }
 }
 
