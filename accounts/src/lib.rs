@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod claims;
 pub mod cli;
 pub mod client;
+pub mod doctor;
 pub mod files;
 pub mod keys;
 pub mod nats_config;

@@ -17,8 +17,8 @@ mod tools;
 
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
 pub use layout::Layout;
-pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};
-pub use postgres::{Postgres, PostgresError};
+pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, issued_settings, ops_plan};
+pub use postgres::{Postgres, PostgresError, database_folder};
 pub use site::Site;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

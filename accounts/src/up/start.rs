@@ -109,6 +109,7 @@ impl Starter<'_> {
         let now = OffsetDateTime::now_utc();
         let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
         let operator = operator.map_err(DeploymentError::Operator)?;
+        operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
         let authority = Authority::new(self.layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
         let hub_url = format!("tls://127.0.0.1:{hub_port}");

@@ -131,7 +131,7 @@ impl Puller {
     }
 }
 
-fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
+pub(crate) fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
     Config {
         name: spec.name.to_owned(),
         subjects: spec.subjects.clone(),
@@ -148,6 +148,17 @@ fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
     }
 }
 
+pub(crate) fn consumer_config(spec: &StreamSpec) -> pull::Config {
+    pull::Config {
+        name: Some(spec.consumer.name.to_owned()),
+        durable_name: Some(spec.consumer.name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(spec.consumer.ack_wait_s),
+        max_ack_pending: spec.consumer.max_ack_pending,
+        ..pull::Config::default()
+    }
+}
+
 pub(crate) async fn ensure_stream(
     jetstream: &jetstream::Context,
     spec: &StreamSpec,
@@ -161,14 +172,6 @@ pub(crate) async fn ensure_stream(
             Ensured::Created
         }
     };
-    let consumer = pull::Config {
-        name: Some(spec.consumer.name.to_owned()),
-        durable_name: Some(spec.consumer.name.to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(spec.consumer.ack_wait_s),
-        max_ack_pending: spec.consumer.max_ack_pending,
-        ..pull::Config::default()
-    };
-    jetstream.create_consumer_on_stream(consumer, spec.name).await?;
+    jetstream.create_consumer_on_stream(consumer_config(spec), spec.name).await?;
     Ok(ensured)
 }
