@@ -15,4 +15,5 @@ pub mod plan;
 pub mod profile;
 pub mod render;
 pub mod resolver;
+pub mod seal;
 pub mod up;

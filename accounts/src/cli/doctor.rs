@@ -69,7 +69,7 @@ fn summed<'a>(findings: impl Iterator<Item = &'a Finding> + Clone) -> String {
 
 fn entry(finding: &Finding) -> String {
     let look = finding.look;
-    let head = format!("  {:<5}{}  {}: {}\n", finding.level.as_str(), look.name, finding.subject, finding.found);
+    let head = format!("  {:<5}{:<23} {}: {}\n", finding.level.as_str(), look.name, finding.subject, finding.found);
     match finding.level {
         Level::Ok | Level::Skip => head,
         Level::Warn | Level::Fail => {

@@ -11,9 +11,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
+use super::known::Known;
 use super::trust::{self, Certificate, Kind};
 use crate::claims::{UserBody, decode};
-use crate::operator::OperatorStore;
 
 static EXPIRY: Look = Look {
     area: Area::Certificates,
@@ -147,7 +147,7 @@ fn key_finding(shown: &str, certificate: &Certificate, key_file: &Path, restore:
     }
 }
 
-fn credentials_findings(home: &Home, operator: Option<&OperatorStore>, path: &Path) -> Vec<Finding> {
+fn credentials_findings(home: &Home, known: Option<&Known>, path: &Path) -> Vec<Finding> {
     let shown = home.shown(path);
     let renew = home.restart_advice();
     let read = Credentials::read(path).map_err(|error| Chain(&error).to_string());
@@ -166,27 +166,23 @@ fn credentials_findings(home: &Home, operator: Option<&OperatorStore>, path: &Pa
             CREDENTIALS.at(level, &shown, found, &renew)
         }
     }];
-    let Some(operator) = operator else { return findings };
-    let account = operator.account_names().into_iter().find_map(|name| {
-        let record = operator.account(&name).ok().flatten()?;
-        (record.key.as_str() == claims.nats.issuer_account).then_some(record)
-    });
-    findings.push(match account {
+    let Some(known) = known else { return findings };
+    findings.push(match known.keyed(&claims.nats.issuer_account) {
         None => SIGNER.fail(&shown, "there is no account of theirs in the operator store", renew),
         Some(account) if account.claims.nats.signing_keys.iter().any(|key| key.key() == claims.iss) => {
-            SIGNER.ok(&shown, account.name)
+            SIGNER.ok(&shown, &account.name)
         }
         Some(account) => SIGNER.fail(&shown, format!("account {} has no such key any more", account.name), renew),
     });
     findings
 }
 
-pub(super) fn look(home: &Home, operator: Option<&OperatorStore>) -> Vec<Finding> {
+pub(super) fn look(home: &Home, known: Option<&Known>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for path in home.entries() {
         match path.extension().and_then(|end| end.to_str()) {
             Some("crt") => findings.extend(certificate_findings(home, &path)),
-            Some("creds") => findings.extend(credentials_findings(home, operator, &path)),
+            Some("creds") => findings.extend(credentials_findings(home, known, &path)),
             Some(_) | None => {}
         }
     }

@@ -177,6 +177,22 @@ impl Serialize for Finding {
     }
 }
 
+/// More broken ones of a kind say nothing new.
+const SHOWN_MOST: usize = 20;
+
+/// One finding for each of `count` that is broken, or one that says that all are right.
+pub(super) fn summed(look: &'static Look, subject: &str, count: usize, mut broken: Vec<Finding>) -> Vec<Finding> {
+    if broken.is_empty() {
+        return vec![look.ok(subject, format!("all {count} are right"))];
+    }
+    let more = broken.len().saturating_sub(SHOWN_MOST);
+    broken.truncate(SHOWN_MOST);
+    if more > 0 {
+        broken.push(look.fail(subject, format!("{more} more"), "mend those that are named, then look again"));
+    }
+    broken
+}
+
 /// Everything that was seen.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -226,6 +242,15 @@ mod tests {
         let expected = serde_json::json!({"area": "disks", "look": "sample", "subject": "here", "level": "warn",
             "found": "3 %", "rule": "a rule", "meaning": "a meaning", "advice": "make room"});
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn many_broken_ones_are_summed_up() {
+        let broken = |count: usize| (0..count).map(|n| SAMPLE.fail(&n.to_string(), "open", "close")).collect();
+        assert_eq!(summed(&SAMPLE, "files", 50, vec![])[0].level, Level::Ok);
+        assert_eq!(summed(&SAMPLE, "files", 50, broken(3)).len(), 3);
+        let many = summed(&SAMPLE, "files", 50, broken(45));
+        assert_eq!((many.len(), many[20].found.as_str()), (21, "25 more"));
     }
 
     #[test]

@@ -53,6 +53,10 @@ impl Home {
         self.layout.ports_file().exists() || self.layout.operator().exists()
     }
 
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now.unix_timestamp() * 1_000
+    }
+
     /// A path as it is shown: from the state folder on.
     pub(super) fn shown(&self, path: &Path) -> String {
         path.strip_prefix(self.layout.home()).unwrap_or(path).display().to_string()

@@ -1,12 +1,20 @@
 //! Who is there: processes, hub, database, core, leaves. What is away here is why other areas cannot be looked at.
 
-use bulkhead_bus::CoreVerb;
 use bulkhead_bus::payload::{Query, StatusRow};
+use bulkhead_bus::question::ServerQuestion;
+use bulkhead_bus::{CoreVerb, Role};
+use bulkhead_runtime::Bus;
+use serde_json::{Value, json};
 
 use super::finding::{Area, Finding, Look};
 use super::home::Home;
+use super::known::Known;
+use super::processes::processes;
 use super::reach::{Person, Source, Sources, limited};
+use super::servers::{Hub, Said, ask};
 use crate::client::query;
+use crate::operator::AccountRecord;
+use crate::up::{CORE as CORE_ACCOUNT, INTAKE, Site};
 
 static RUNS: Look = Look {
     area: Area::Links,
@@ -39,7 +47,32 @@ static LEAF: Look = Look {
     meaning: "the site's pollers keep their results in memory and lose the oldest when that is full",
 };
 
-pub(super) const LOOKS: &[&Look] = &[&RUNS, &HUB, &CORE, &DATABASE, &LEAF];
+static SERVER: Look = Look {
+    area: Area::Links,
+    name: "hub-server",
+    rule: "each hub server that has a folder answers",
+    meaning: "one server less: with one hub server nothing is stored, with three the next loss stops everything",
+};
+static PROCESS: Look = Look {
+    area: Area::Links,
+    name: "process-runs",
+    rule: "each process that a start has made still runs",
+    meaning: "what it did is not done: a poller measures, a leaf keeps, core stores",
+};
+static LINKED: Look = Look {
+    area: Area::Links,
+    name: "leaf-linked",
+    rule: "each site's leaf is linked to the hub, in its own tenant's account",
+    meaning: "the site's results stay at its leaf until the link is back, and are stored late",
+};
+static CONNECTED: Look = Look {
+    area: Area::Links,
+    name: "core-connected",
+    rule: "core is connected as each of its users: pulling, answering, and showing live streams",
+    meaning: "core does not store, does not answer, or shows no live view",
+};
+
+pub(super) const LOOKS: &[&Look] = &[&RUNS, &HUB, &CORE, &DATABASE, &LEAF, &SERVER, &PROCESS, &LINKED, &CONNECTED];
 
 fn reached_finding<T>(
     home: &Home,
@@ -86,6 +119,102 @@ pub(super) async fn reached(home: &Home, sources: &Sources) -> Vec<Finding> {
     for leaf in &sources.leaves {
         let advice = see(&format!("leaf-{}-{}", leaf.site.tenant, leaf.site.site));
         findings.extend(reached_finding(home, &LEAF, &leaf.name, &leaf.bus, &advice));
+    }
+    findings
+}
+
+/// The hub has admitted us and then did not answer.
+pub(super) fn unanswered(home: &Home, why: String) -> Finding {
+    HUB.fail("hub as system operator", why, home.restart_advice())
+}
+
+/// Connections of one account that are looked through.
+const CONNECTIONS_MOST: u32 = 1_024;
+/// Core's users, each with the account that it is in.
+const CORE_USERS: [(&str, Role); 3] =
+    [(CORE_ACCOUNT, Role::CoreStream), (CORE_ACCOUNT, Role::CoreRpc), (INTAKE, Role::CoreLive)];
+
+fn process_findings(home: &Home) -> Vec<Finding> {
+    let finding = |process: super::processes::Process| match process.pid {
+        Some(pid) => PROCESS.ok(&process.name, format!("process {pid}")),
+        None if home.up.is_none() => PROCESS.skip(&process.name, "nothing runs"),
+        None => {
+            let advice = format!("read {}; {}", home.layout.log(&process.name).display(), home.restart_advice());
+            PROCESS.fail(&process.name, "it has ended", advice)
+        }
+    };
+    processes(home).into_iter().map(finding).collect()
+}
+
+fn server_findings(home: &Home, hub: &Hub) -> Vec<Finding> {
+    let finding = |name: &str| match hub.settings.iter().find(|said| said.server == name) {
+        Some(said) => SERVER.ok(name, format!("up for {}", said.data["uptime"].as_str().unwrap_or("some time"))),
+        None => SERVER.fail(name, "it does not answer", home.restart_advice()),
+    };
+    let mut findings: Vec<Finding> = home.hubs.iter().map(|hub| finding(&hub.server_name)).collect();
+    let strangers = hub.settings.iter().filter(|said| !home.hubs.iter().any(|hub| hub.server_name == said.server));
+    findings.extend(strangers.map(|said| {
+        let advice = "find out who runs it: a server joins the hub by a certificate of the route root only";
+        SERVER.warn(&said.server, "a server answers that has no folder here", advice)
+    }));
+    findings
+}
+
+fn linked_finding(home: &Home, site: &Site, account: Option<&AccountRecord>, answers: &[Said]) -> Finding {
+    let subject = format!("{}/{}", site.tenant, site.site);
+    let name = format!("leaf-{}-{}", site.tenant, site.site);
+    let leaves = |said: &Said| said.data["leafs"].as_array().cloned().unwrap_or_default();
+    let links = answers.iter().flat_map(|said| leaves(said).into_iter().map(|leaf| (said.server.clone(), leaf)));
+    let links: Vec<(String, Value)> = links.filter(|(_, leaf)| leaf["name"] == name.as_str()).collect();
+    let advice = format!("read {}; {}", home.layout.log(&name).display(), home.restart_advice());
+    let Some((server, leaf)) = links.first() else { return LINKED.fail(&subject, "it is not linked", advice) };
+    let is_own = account.is_some_and(|account| leaf["account"] == account.key.as_str());
+    if !is_own {
+        let found = format!("it is linked in account {}", leaf["account"].as_str().unwrap_or("without a name"));
+        return LINKED.fail(&subject, found, advice);
+    }
+    LINKED.ok(&subject, format!("to {server}"))
+}
+
+/// Whether somebody is connected whose credentials were signed by the role's key: a name can be chosen, a key cannot.
+fn connected_finding(home: &Home, role: Role, key: Option<&str>, answers: &[Said]) -> Finding {
+    let connections = answers.iter().flat_map(|said| said.data["connections"].as_array().into_iter().flatten());
+    let is_role = |connection: &&Value| key.is_some_and(|key| connection["issuer_key"] == key);
+    let count = connections.filter(is_role).count();
+    if count > 0 {
+        return CONNECTED.ok(role.name(), format!("{count} connected"));
+    }
+    let advice = format!("read {}; {}", home.layout.log("core").display(), home.restart_advice());
+    CONNECTED.fail(role.name(), "nobody is connected as this user", advice)
+}
+
+async fn connected_findings(home: &Home, system: &Bus, known: &Known) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (account, role) in CORE_USERS {
+        let Some(record) = known.named(account) else { continue };
+        let about = json!({"acc": record.key.as_str(), "auth": true, "limit": CONNECTIONS_MOST});
+        findings.push(match ask(system, ServerQuestion::Connections, about, home.hubs.len()).await {
+            Ok(answers) => connected_finding(home, role, record.role_key(role), &answers),
+            Err(why) => CONNECTED.warn(role.name(), why, "look again"),
+        });
+    }
+    findings
+}
+
+pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: Option<&Known>) -> Vec<Finding> {
+    let mut findings = process_findings(home);
+    let Some(system) = sources.system.get() else {
+        findings.push(LINKED.skip("leaves", "the hub cannot be asked"));
+        findings.push(CONNECTED.skip("core", "the hub cannot be asked"));
+        return findings;
+    };
+    findings.extend(server_findings(home, hub));
+    for site in &home.sites {
+        let account = known.and_then(|known| known.named(site.tenant.as_str()));
+        findings.push(linked_finding(home, site, account, &hub.leaves));
+    }
+    if let Some(known) = known {
+        findings.extend(connected_findings(home, system, known).await);
     }
     findings
 }

@@ -4,13 +4,25 @@
 //! finding, and the rest goes on. Rules are pure functions over what was seen; `docs/doctor.md` lists them.
 
 mod certificates;
+mod clock;
+mod disks;
+mod drift;
+mod drift_files;
 mod finding;
 mod home;
+mod known;
+mod lag;
 mod links;
+mod listeners;
 mod permissions;
 mod processes;
 mod reach;
+mod rights;
+mod row_security;
+mod server_log;
 mod servers;
+mod stream_state;
+mod streams;
 mod trust;
 mod versions;
 
@@ -21,9 +33,10 @@ use time::OffsetDateTime;
 pub use finding::{Area, AreaError, Finding, Level, Look, Report};
 
 use self::home::Home;
+use self::known::Known;
 use self::reach::{Sources, reach};
 use self::servers::Hub;
-use crate::operator::OperatorStore;
+use self::stream_state::{StreamState, ask_streams};
 use crate::up::Programs;
 
 /// What to look at.
@@ -46,7 +59,21 @@ pub struct NoDeployment {
 /// Every look that there is, for the page that describes them.
 #[must_use]
 pub fn looks() -> Vec<&'static Look> {
-    let all = [links::LOOKS, versions::LOOKS, certificates::LOOKS, permissions::LOOKS];
+    let all = [
+        links::LOOKS,
+        versions::LOOKS,
+        clock::LOOKS,
+        certificates::LOOKS,
+        listeners::LOOKS,
+        disks::LOOKS,
+        streams::LOOKS,
+        lag::LOOKS,
+        drift::LOOKS,
+        drift_files::LOOKS,
+        permissions::LOOKS,
+        row_security::LOOKS,
+        rights::LOOKS,
+    ];
     all.concat()
 }
 
@@ -61,31 +88,57 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
     }
     announce("connecting as the users of the last start");
     let sources = reach(&home, &options.areas).await;
-    let hub = match sources.system.get() {
-        Some(system) => Hub::ask(system, home.hubs.len()).await.unwrap_or_default(),
-        None => Hub::default(),
-    };
-    let operator = OperatorStore::read(home.layout.operator()).ok().flatten();
-    let mut report = Report { findings: links::reached(&home, &sources).await };
+    let mut findings = links::reached(&home, &sources).await;
+    announce("asking the hub and the leaves");
+    let (hub, streams) = tokio::join!(ask_hub(&home, &sources), ask_streams(&sources));
+    let hub = hub.unwrap_or_else(|why| {
+        findings.push(links::unanswered(&home, why));
+        Hub::default()
+    });
+    let known = Known::read(&home);
+    let seen = Seen { home: &home, sources: &sources, hub: &hub, streams: &streams, known: &known };
     for &area in &options.areas {
         announce(&format!("looking at {area}"));
-        report.findings.extend(look_at(area, &home, &sources, &hub, operator.as_ref(), options).await);
+        findings.extend(seen.look_at(area, &options.programs).await);
     }
-    Ok(report)
+    Ok(Report { findings })
 }
 
-async fn look_at(
-    area: Area,
-    home: &Home,
-    sources: &Sources,
-    hub: &Hub,
-    operator: Option<&OperatorStore>,
-    options: &Options,
-) -> Vec<Finding> {
-    match area {
-        Area::Versions => versions::look(home, sources, hub, &options.programs).await,
-        Area::Certificates => certificates::look(home, operator),
-        Area::Permissions => permissions::look(home),
-        Area::Links | Area::Clock | Area::Disks | Area::Streams | Area::Lag | Area::Drift => vec![],
+async fn ask_hub(home: &Home, sources: &Sources) -> Result<Hub, String> {
+    match sources.system.get() {
+        Some(system) => Hub::ask(system, home.hubs.len()).await,
+        None => Ok(Hub::default()),
+    }
+}
+
+/// What all areas look at.
+struct Seen<'a> {
+    home: &'a Home,
+    sources: &'a Sources,
+    hub: &'a Hub,
+    streams: &'a [StreamState],
+    known: &'a Result<Known, String>,
+}
+
+impl Seen<'_> {
+    async fn look_at(&self, area: Area, programs: &Programs) -> Vec<Finding> {
+        let Self { home, sources, hub, streams, known } = *self;
+        match area {
+            Area::Links => links::look(home, sources, hub, known.as_ref().ok()).await,
+            Area::Versions => versions::look(home, sources, hub, programs).await,
+            Area::Clock => clock::look(sources, hub).await,
+            Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
+            Area::Disks => disks::look(home, sources, hub, streams),
+            Area::Streams => streams::look(home, sources, streams).await,
+            Area::Lag => lag::look(home, sources, streams).await,
+            Area::Drift => {
+                let accounts = drift::look(home, sources, known).await;
+                [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()
+            }
+            Area::Permissions => {
+                let database = row_security::look(sources).await;
+                [permissions::look(home), database, rights::look(home, known)].concat()
+            }
+        }
     }
 }

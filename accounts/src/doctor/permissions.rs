@@ -5,7 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::finding::{Area, Finding, Look};
+use super::finding::{Area, Finding, Look, summed};
 use super::home::Home;
 use crate::up::database_folder;
 
@@ -43,8 +43,6 @@ static DATABASE: Look = Look {
 pub(super) const LOOKS: &[&Look] = &[&SECRET, &FOLDER, &OWNER, &WRITABLE, &DATABASE];
 
 const SECRET_ENDS: [&str; 5] = ["nk", "key", "creds", "password", "url"];
-/// More broken ones of a kind say nothing new.
-const SHOWN_MOST: usize = 20;
 
 fn is_secret(path: &Path) -> bool {
     path.extension().is_some_and(|end| SECRET_ENDS.iter().any(|secret| end == *secret))
@@ -72,19 +70,6 @@ fn folders_of_secrets(home: &Path, secrets: &[&Entry]) -> BTreeSet<PathBuf> {
         folders.map(Path::to_owned).collect::<Vec<_>>()
     };
     secrets.iter().flat_map(above).collect()
-}
-
-/// One finding for each that is broken, or one that says how many are right.
-fn summed(look: &'static Look, subject: &str, count: usize, mut broken: Vec<Finding>) -> Vec<Finding> {
-    if broken.is_empty() {
-        return vec![look.ok(subject, format!("{count} are"))];
-    }
-    let more = broken.len().saturating_sub(SHOWN_MOST);
-    broken.truncate(SHOWN_MOST);
-    if more > 0 {
-        broken.push(look.fail(subject, format!("{more} more"), "mend those that are named, then look again"));
-    }
-    broken
 }
 
 fn mode_findings(
@@ -210,13 +195,5 @@ mod tests {
         let finding = &owner_findings(&home, own + 1, &secrets)[0];
         assert_eq!(finding.level, Level::Fail);
         assert!(finding.advice.starts_with("chown"), "{}", finding.advice);
-    }
-
-    #[test]
-    fn many_broken_ones_are_summed_up() {
-        let broken = |count: usize| (0..count).map(|n| SECRET.fail(&n.to_string(), "open", "close")).collect();
-        assert_eq!(summed(&SECRET, "secrets", 50, broken(3)).len(), 3);
-        let many = summed(&SECRET, "secrets", 50, broken(45));
-        assert_eq!((many.len(), many[20].found.as_str()), (21, "25 more"));
     }
 }

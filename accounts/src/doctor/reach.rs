@@ -160,11 +160,11 @@ async fn connect_leaf(home: &Home, site: &Site, is_needed: bool) -> Leaf {
 /// Connects to whatever the selected areas need.
 pub(super) async fn reach(home: &Home, areas: &[Area]) -> Sources {
     let is_for = |needing: &[Area]| areas.iter().any(|area| needing.contains(area));
-    let system = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Certificates, Area::Disks, Area::Drift]);
-    let provisioner = is_for(&[Area::Links, Area::Streams, Area::Lag]);
+    let system = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Disks, Area::Drift]);
+    let provisioner = is_for(&[Area::Links, Area::Disks, Area::Streams, Area::Lag]);
     let person = is_for(&[Area::Links, Area::Lag]);
-    let database = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Lag, Area::Drift, Area::Permissions]);
-    let leaves = is_for(&[Area::Links, Area::Versions, Area::Streams, Area::Lag]);
+    let database = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Streams, Area::Drift, Area::Permissions]);
+    let leaves = is_for(&[Area::Links, Area::Versions, Area::Disks, Area::Streams, Area::Lag]);
     let connecting = home.sites.iter().map(|site| connect_leaf(home, site, leaves));
     let connecting = futures_util::stream::iter(connecting).buffered(LEAVES_AT_ONCE);
     let (system, provisioner, person, database, leaves) = tokio::join!(

@@ -1,7 +1,7 @@
 //! What the hub's servers say of themselves: everybody is asked at once, and each answer is kept by the server's name.
 
 use bulkhead_bus::question::ServerQuestion;
-use bulkhead_runtime::{Answer, Bus, Chain};
+use bulkhead_runtime::{Answer, Bus, Chain, now_ms};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -66,6 +66,15 @@ pub(super) async fn ask(
     let asked = system.survey(question.subject(), body.into(), expected, QUESTION_LIMIT).await;
     let answers = asked.map_err(|error| Chain(&error).to_string())?;
     Ok(answers.iter().filter_map(read).collect())
+}
+
+/// The same of one account, for asking about many: it ends with the last of the `expected` answers.
+pub(super) async fn ask_account(system: &Bus, account: &str, expected: usize) -> Result<Vec<Said>, String> {
+    let body = json!({"account": account}).to_string().into_bytes();
+    let asked_ms = now_ms();
+    let asked = system.request_all(ServerQuestion::Accounts.subject(), body.into(), expected, QUESTION_LIMIT).await;
+    let bodies = asked.map_err(|error| Chain(&error).to_string())?;
+    Ok(bodies.into_iter().filter_map(|body| read(&Answer { body, asked_ms, received_ms: now_ms() })).collect())
 }
 
 /// All that was said.

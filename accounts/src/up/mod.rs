@@ -19,6 +19,7 @@ pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptio
 pub use layout::Layout;
 pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, issued_settings, ops_plan};
 pub use postgres::{Postgres, PostgresError, database_folder};
-pub use site::Site;
+pub use site::{Site, leaf_config, leaf_users};
+pub use start::HUB_STORE_BYTES;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -23,7 +23,8 @@ use crate::files::{read_secret, write_public, write_secret};
 use crate::nats_config::HubConfig;
 use crate::operator::OperatorStore;
 
-const HUB_STORE_BYTES: u64 = 4 << 30;
+/// What a hub server may write.
+pub const HUB_STORE_BYTES: u64 = 4 << 30;
 const DATABASE: &str = "bulkhead";
 
 #[derive(Serialize)]

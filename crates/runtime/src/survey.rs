@@ -87,3 +87,21 @@ pub fn expected_stream(spec: &StreamSpec, replicas: usize) -> Value {
 pub fn expected_consumer(spec: &StreamSpec) -> Value {
     serde_json::to_value(consumer_config(spec)).expect("a configuration serializes")
 }
+#[cfg(test)]
+mod tests {
+    use bulkhead_bus::StreamName;
+
+    use super::*;
+
+    #[test]
+    fn expectations_are_what_the_table_says_in_the_servers_words() {
+        let spec = StreamName::Results.spec();
+        let stream = expected_stream(&spec, 3);
+        assert_eq!(stream["subjects"], serde_json::json!(spec.subjects));
+        assert_eq!((&stream["max_bytes"], &stream["num_replicas"]), (&spec.max_bytes.into(), &3.into()));
+        assert_eq!((&stream["retention"], &stream["discard"]), (&"workqueue".into(), &"new".into()));
+        let consumer = expected_consumer(&spec);
+        assert_eq!((&consumer["durable_name"], &consumer["ack_policy"]), (&"core".into(), &"explicit".into()));
+        assert_eq!(consumer["ack_wait"], 30_000_000_000_u64);
+    }
+}

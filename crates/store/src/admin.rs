@@ -132,10 +132,13 @@ pub(crate) fn expected_versions() -> [(&'static str, i64); 2] {
     [(PLATFORM_SCHEMA, newest(&PLATFORM)), (Isolation::Shared.schema(), newest(&TENANT))]
 }
 
-/// Every migration of this release with its checksum, by schema.
-pub(crate) fn expected_migrations() -> [(&'static str, Vec<(i64, Vec<u8>)>); 2] {
-    let all = |migrator: &Migrator| {
-        migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect::<Vec<_>>()
+/// Versions of migrations, each with its checksum.
+pub(crate) type Checksums = Vec<(i64, Vec<u8>)>;
+
+/// Every migration of this release, by schema.
+pub(crate) fn expected_migrations() -> [(&'static str, Checksums); 2] {
+    let all = |migrator: &Migrator| -> Checksums {
+        migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect()
     };
     [(PLATFORM_SCHEMA, all(&PLATFORM)), (Isolation::Shared.schema(), all(&TENANT))]
 }
