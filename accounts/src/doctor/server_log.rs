@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// How much of the end of a log is read.
 const TAIL_BYTES: u64 = 4 << 20;
-const LINE_CHARS: usize = 200;
+const LINE_CHARS: usize = 400;
 const START: &str = "Starting nats-server";
 /// The words of a server that has stopped a stream, or all of JetStream.
 const CRITICAL: [&str; 3] = ["ritical write error", "will be DISABLED", "being DISABLED"];

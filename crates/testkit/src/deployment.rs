@@ -26,6 +26,8 @@ use crate::{Endpoint, Handshake, Identity, RawClient, find_test_tools};
 /// How long a state may take to come about on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 const EVERYTHING: &str = ">";
+/// The two tenants of a trial.
+pub const TRIAL: [&str; 2] = ["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"];
 
 /// A running deployment. Dropping it kills its processes and removes its folder.
 pub struct TestDeployment {
@@ -73,7 +75,7 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await
+        Self::start_with(&TRIAL, &[]).await
     }
 
     /// Other tenants, as [`tenants`] reads them, and further targets.
@@ -84,6 +86,14 @@ impl TestDeployment {
         let home = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
         // So that the database's user may pass; what is secret has closed folders of its own.
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
+        Self::start_in(home, lines, targets).await
+    }
+
+    /// In a folder that an earlier one may have left.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_in(home: TempDir, lines: &[&str], targets: &[&str]) -> anyhow::Result<Self> {
         let options = Options {
             home: home.path().to_owned(),
             fresh: false,
@@ -107,6 +117,15 @@ impl TestDeployment {
     /// When a process can be neither asked nor killed.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.up.stop().await.context("stop the deployment")
+    }
+
+    /// Ends it in order and keeps its folder.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn stop_and_keep(self) -> anyhow::Result<TempDir> {
+        self.up.stop().await.context("stop the deployment")?;
+        Ok(self.home)
     }
 
     /// The real `bulkhead` program, asked about this deployment.
