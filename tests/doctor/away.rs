@@ -15,7 +15,7 @@ pub(crate) async fn leaf_core_database_and_hub(patient: &mut Patient) -> anyhow:
     a_leaf(patient).await?;
     core(patient).await?;
     database(patient).await?;
-    a_hub_that_hangs(patient).await?;
+    everything_hangs(patient).await?;
     a_hub_that_is_dead(patient).await
 }
 
@@ -77,16 +77,27 @@ async fn database(patient: &mut Patient) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// It takes connections and never says a word: the worst that a server can do to whoever waits.
-async fn a_hub_that_hangs(patient: &mut Patient) -> anyhow::Result<()> {
-    patient.deployment.up.hub.pause()?;
+/// They take connections and never say a word: the worst that servers can do to whoever waits.
+async fn everything_hangs(patient: &mut Patient) -> anyhow::Result<()> {
+    let up = &patient.deployment.up;
+    let children = [&up.hub, &up.core, &up.postgres.child, &up.leaves[0].1];
+    children.iter().try_for_each(|child| child.pause())?;
     let said = patient.ask(&[]).await;
-    patient.deployment.up.hub.resume()?;
+    children.iter().try_for_each(|child| child.resume())?;
     let said = said?;
-    assert_eq!(said.level("hub-answers", "hub as system operator")?, "fail");
-    assert_eq!(said.level("certificate-served", "hub-1 for clients")?, "fail");
-    assert_eq!(said.level("row-security", "tables")?, "ok");
-    assert_eq!(said.level("leaf-answers", "acme-corp/oslo")?, "ok");
+    for (look, subject, level) in [
+        ("hub-answers", "hub as system operator", "fail"),
+        ("database-answers", "database", "fail"),
+        ("leaf-answers", "acme-corp/oslo", "fail"),
+        ("certificate-served", "hub-1 for clients", "fail"),
+        ("core-ready", "core", "fail"),
+        ("row-security", "database", "skip"),
+        ("leaf-answers", "xyz-inc/lima", "ok"),
+        ("stream-configuration", "xyz-inc/lima RESULTS_EDGE", "ok"),
+        ("secret-mode", "secrets", "ok"),
+    ] {
+        assert_eq!(said.level(look, subject)?, level, "{look} {subject}");
+    }
     patient.is_well(&[]).await?;
     Ok(())
 }

@@ -191,3 +191,97 @@ pub(super) fn look(home: &Home, known: Option<&Known>) -> Vec<Finding> {
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_bus::Role;
+
+    use super::*;
+    use crate::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
+    use crate::files::write_secret;
+    use crate::operator::{OperatorStore, UserRequest};
+
+    fn day(number: i64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + Duration::days(number)
+    }
+
+    #[test]
+    fn a_third_of_a_life_and_two_weeks_are_enough() {
+        for (life, left, level) in [
+            (90, 31, Level::Ok),
+            (90, 29, Level::Warn),
+            (30, 15, Level::Ok),
+            (30, 13, Level::Warn),
+            (10, 6, Level::Ok),
+            (10, 4, Level::Warn),
+            (3_650, 1_200, Level::Warn),
+            (90, 0, Level::Fail),
+            (90, -1, Level::Fail),
+        ] {
+            assert_eq!(judge_life(day(0), day(life), day(life - left)).0, level, "{left} of {life}");
+        }
+    }
+
+    #[test]
+    fn what_a_certificate_is_for_follows_from_where_it_lies() {
+        for (path, kind) in [
+            ("pki/server-root.crt", Kind::Root),
+            ("pki/tenant-a.crt", Kind::Intermediate),
+            ("hub/hub.crt", Kind::Server),
+            ("hub-2/route.crt", Kind::Route),
+            ("sites/a/b/tls/listener.crt", Kind::Listener),
+            ("sites/a/b/tls/leaf.crt", Kind::Client),
+            ("profiles/ops/admin.crt", Kind::Client),
+        ] {
+            assert_eq!(kind_of(path), kind, "{path}");
+        }
+    }
+
+    /// What is wrong, as `level look`.
+    fn wrong(home: &Home) -> Vec<String> {
+        let known = Known::read(home).ok();
+        let findings = look(home, known.as_ref()).into_iter().filter(|finding| finding.level > Level::Skip);
+        findings.map(|finding| format!("{} {}", finding.level.as_str(), finding.look.name)).collect()
+    }
+
+    #[test]
+    fn certificates_of_every_kind_are_well_and_one_with_a_short_life_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let home = Home::read(folder.path(), now);
+        assert_eq!(wrong(&home), ["fail certificate-chain"], "an empty home has no certificates");
+        let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+        let (tenant, site) = ("acme-corp".parse().unwrap(), "oslo".parse().unwrap());
+        authority.ensure_roots(now).unwrap();
+        authority.ensure_tenant(&tenant, now).unwrap();
+        let hub = |name: &str| CertificateFiles::named(&home.layout.hub(), name);
+        authority.issue_hub(&hub("hub"), now).unwrap();
+        authority.issue_route(&hub("route"), now).unwrap();
+        let tls = home.layout.site(&tenant, &site).join("tls");
+        authority.issue_site_listener(&tenant, &site, &CertificateFiles::named(&tls, "listener"), now).unwrap();
+        let leaf = ClientIdentity::Leaf { tenant, site };
+        authority.issue_client(&leaf, &CertificateFiles::named(&tls, "leaf"), now).unwrap();
+        assert_eq!(wrong(&home), Vec::<String>::new());
+        authority.issue_client(&leaf, &CertificateFiles::named(&tls, "leaf"), now - Duration::days(77)).unwrap();
+        assert_eq!(wrong(&home), ["warn certificate-expiry"]);
+        std::fs::remove_file(tls.join("leaf.key")).unwrap();
+        assert_eq!(wrong(&home), ["warn certificate-expiry", "fail certificate-key"]);
+    }
+
+    #[test]
+    fn credentials_whose_key_the_account_gave_up_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let home = Home::read(folder.path(), now);
+        let operator = OperatorStore::open(home.layout.operator(), now.unix_timestamp()).unwrap();
+        let expires = now.unix_timestamp() + 30 * 86_400;
+        let user = UserRequest { account: "sys", role: Role::SystemOperator, name: "x", site: None, expires };
+        let text = operator.issue_user(&user, now.unix_timestamp()).unwrap();
+        write_secret(&home.layout.provisioning().join("x.creds"), text.as_bytes()).unwrap();
+        assert_eq!(wrong(&home), Vec::<String>::new());
+        let mut body = operator.system().unwrap().claims.nats;
+        body.signing_keys.clear();
+        operator.sign_body("sys", body, now.unix_timestamp()).unwrap();
+        assert_eq!(wrong(&home), ["fail credentials-signer"]);
+    }
+}

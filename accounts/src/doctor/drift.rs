@@ -17,7 +17,7 @@ use super::home::Home;
 use super::known::Known;
 use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::rights::roles_of;
-use super::servers::{Said, ask, ask_account};
+use super::servers::{Hub, Said, ask, ask_account};
 use crate::claims::AccountBody;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::plan::{Plan, PlanName};
@@ -92,8 +92,9 @@ async fn in_force_finding(system: &Bus, servers: usize, record: &AccountRecord, 
     (!trouble.is_empty()).then(|| IN_FORCE.fail(&record.name, trouble.join("; "), advice))
 }
 
-async fn hub_findings(home: &Home, system: &Bus, records: &[AccountRecord]) -> Vec<Finding> {
-    let (servers, advice) = (home.hubs.len(), home.restart_advice());
+/// `servers` is how many answer: one that does not is another look, and waiting for it once an account takes for ever.
+async fn hub_findings(home: &Home, system: &Bus, servers: usize, records: &[AccountRecord]) -> Vec<Finding> {
+    let advice = home.restart_advice();
     let asked = records.iter().map(|record| in_force_finding(system, servers, record, &advice));
     let answers: Vec<Option<Finding>> = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
     let mut findings = summed(&IN_FORCE, "accounts", records.len(), answers.into_iter().flatten().collect());
@@ -216,7 +217,9 @@ fn tenant_findings(records: &[AccountRecord], tenants: &Tenants) -> Vec<Finding>
             }
         }
     }
-    let is_known = |record: &&AccountRecord| tenants.tenants.iter().any(|(key, _)| record.key == *key);
+    let is_known = |record: &&AccountRecord| {
+        tenants.tenants.iter().any(|(key, tenant)| record.key == *key || record.name == tenant.slug.as_str())
+    };
     let orphans = records.iter().filter(|record| is_tenant(&record.name)).filter(|record| !is_known(record));
     let advice = "start `bulkhead up` again: a start that was cut short is finished by the next one";
     broken.extend(
@@ -248,14 +251,14 @@ async fn migration_findings(home: &Home, database: &Inspection) -> Vec<Finding> 
     }
 }
 
-pub(super) async fn look(home: &Home, sources: &Sources, known: &Result<Known, String>) -> Vec<Finding> {
+pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: &Result<Known, String>) -> Vec<Finding> {
     let records = match known {
         Ok(known) => &known.accounts[..],
         Err(why) => return vec![RENDERED.fail("operator store", why, "restore nsc from a backup")],
     };
     let mut findings = match sources.system.get() {
-        Some(system) => hub_findings(home, system, records).await,
-        None => vec![IN_FORCE.skip("accounts", "the hub cannot be asked")],
+        Some(system) if !hub.settings.is_empty() => hub_findings(home, system, hub.settings.len(), records).await,
+        Some(_) | None => vec![IN_FORCE.skip("accounts", "the hub cannot be asked")],
     };
     let Some(database) = sources.database.get() else {
         findings.extend(rendered_findings(home, records, None));
@@ -271,4 +274,79 @@ pub(super) async fn look(home: &Home, sources: &Sources, known: &Result<Known, S
     });
     findings.extend(migration_findings(home, database).await);
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_bus::{Tenant, TenantId, TenantState};
+    use time::OffsetDateTime;
+
+    use super::super::finding::Level;
+    use super::*;
+    use crate::operator::OperatorStore;
+
+    fn said(data: Value) -> Said {
+        Said { server: "hub-1".to_owned(), version: String::new(), time: None, data }
+    }
+
+    #[test]
+    fn a_server_holds_the_token_or_none() {
+        assert_eq!(memory_trouble(&said(json!({"account_detail": {"jwt": "T"}})), "T"), None);
+        assert_eq!(memory_trouble(&said(json!({})), "T"), None, "it is loaded when it is needed");
+        assert!(memory_trouble(&said(json!({"account_detail": {"jwt": "U"}})), "T").is_some());
+        assert!(memory_trouble(&said(json!({"account_detail": {}})), "T").is_some());
+    }
+
+    #[test]
+    fn limits_that_differ_are_named_with_both_values() {
+        let expected = tenant_account(&Plan::of(PlanName::Free), "AOWN", "ACORE", &[]);
+        assert!(body_trouble(&expected, &expected).is_empty());
+        let mut found = expected.clone();
+        found.limits.leaf = 9;
+        found.exports.clear();
+        assert_eq!(body_trouble(&expected, &found), ["exports differ", "limit leaf is 9, not 2"]);
+    }
+
+    #[test]
+    fn tenants_and_accounts_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let operator = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap();
+        let render = |own: &str, keys: &[RoleKey]| tenant_account(&Plan::of(PlanName::Free), own, "ACORE", keys);
+        let account = |name: &str| operator.ensure_account(name, &Role::TENANT, 1_000, render).unwrap();
+        let records = [account("acme-corp"), account("orphan"), operator.system().unwrap()];
+        let tenant = |slug: &str| Tenant {
+            id: TenantId::new(uuid::Uuid::nil()),
+            slug: slug.parse().unwrap(),
+            plan: "free".to_owned(),
+            state: TenantState::Active,
+            retention_days: 7,
+            allows_unsigned: false,
+        };
+        let findings = |tenants| {
+            let found = tenant_findings(&records, &Tenants { tenants, platform_accounts: vec![] });
+            found.into_iter().filter(|finding| finding.level == Level::Fail).map(|finding| finding.subject).collect()
+        };
+        let both: Vec<String> =
+            findings(vec![(records[0].key.clone(), tenant("acme-corp")), (records[1].key.clone(), tenant("orphan"))]);
+        assert!(both.is_empty(), "{both:?}");
+        let none: Vec<String> = findings(vec![(records[1].key.clone(), tenant("acme-corp"))]);
+        assert_eq!(none, ["acme-corp"], "another account's key");
+        let ghost: Vec<String> =
+            findings(vec![(records[0].key.clone(), tenant("acme-corp")), (records[2].key.clone(), tenant("ghost"))]);
+        assert_eq!(ghost, ["ghost", "orphan"]);
+    }
+
+    #[test]
+    fn migrations_are_all_there_and_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
+        let judge = |applied: &[i64], changed: &[i64]| {
+            let (applied, changed) = (applied.to_vec(), changed.to_vec());
+            migration_finding(&home, &SchemaState { schema: "shared", expected: vec![1, 2], applied, changed }).level
+        };
+        assert_eq!(judge(&[1, 2], &[]), Level::Ok);
+        assert_eq!(judge(&[1], &[]), Level::Fail);
+        assert_eq!(judge(&[1, 2, 3], &[]), Level::Warn);
+        assert_eq!(judge(&[1, 2], &[2]), Level::Fail);
+    }
 }

@@ -99,9 +99,13 @@ impl Home {
 fn running_up(lock_file: &Path) -> Option<u32> {
     let pid: u32 = fs::read_to_string(lock_file).ok()?.trim().parse().ok()?;
     let lock_file = lock_file.canonicalize().ok()?;
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
     let holds = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|target| target == lock_file);
-    open.into_iter().any(holds).then_some(pid)
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(open) => open.flatten().any(holds).then_some(pid),
+        // Somebody else's process: that it is there is all that can be seen.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Some(pid),
+        Err(_) => None,
+    }
 }
 
 /// The value of the first `key: "text"` of a configuration that we have rendered.

@@ -86,15 +86,33 @@ async fn newest_slot(person: &Person, site: &Site) -> Result<Option<i64>, String
     Ok(rows.iter().map(|row| row.slot_ms).max())
 }
 
-async fn site_finding(home: &Home, person: &Person, site: &Site) -> Finding {
-    let subject = format!("{}/{}", site.tenant, site.site);
-    let interval_s = PollerSettings::of_site(home, site)
-        .map(|settings| settings.checks.iter().map(|check| check.interval_s).min().unwrap_or(0));
-    match (interval_s, newest_slot(person, site).await) {
-        (Err(why), _) | (_, Err(why)) => NEWEST.warn(&subject, why, "see links, and logs/core.log"),
-        (Ok(0), _) => NEWEST.skip(&subject, "its first poller measures nothing"),
-        (Ok(interval_s), Ok(newest_ms)) => judge_newest(&subject, newest_ms, interval_s, bulkhead_runtime::now_ms()),
+/// The shortest interval of the site's first poller; zero when it measures nothing.
+fn interval_s(home: &Home, site: &Site) -> Result<u32, String> {
+    let settings = PollerSettings::of_site(home, site)?;
+    Ok(settings.checks.iter().map(|check| check.interval_s).min().unwrap_or(0))
+}
+
+async fn site_findings(home: &Home, person: Option<&Person>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // Core that does not answer once is not asked again: each answer is waited for.
+    let mut person = person;
+    for site in &home.sites {
+        let subject = format!("{}/{}", site.tenant, site.site);
+        let Some(asked) = person else {
+            findings.push(NEWEST.skip(&subject, "core cannot be asked"));
+            continue;
+        };
+        findings.push(match (interval_s(home, site), newest_slot(asked, site).await) {
+            (_, Err(why)) => {
+                person = None;
+                NEWEST.warn(&subject, why, "see links, and logs/core.log")
+            }
+            (Err(why), _) => NEWEST.warn(&subject, why, home.restart_advice()),
+            (Ok(0), _) => NEWEST.skip(&subject, "its first poller measures nothing"),
+            (Ok(interval), Ok(newest_ms)) => judge_newest(&subject, newest_ms, interval, bulkhead_runtime::now_ms()),
+        });
     }
+    findings
 }
 
 #[derive(Deserialize)]
@@ -146,12 +164,7 @@ pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState])
     }
     let away = sources.leaves.iter().filter(|leaf| leaf.bus.get().is_none());
     findings.extend(away.map(|leaf| OLDEST.skip(&leaf.name, "the leaf cannot be asked")));
-    for site in &home.sites {
-        findings.push(match sources.person.get() {
-            Some(person) => site_finding(home, person, site).await,
-            None => NEWEST.skip(&format!("{}/{}", site.tenant, site.site), "core cannot be asked"),
-        });
-    }
+    findings.extend(site_findings(home, sources.person.get()).await);
     findings.push(ready_finding(home).await);
     findings
 }

@@ -218,3 +218,64 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: Optio
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use time::OffsetDateTime;
+
+    use super::super::finding::Level;
+    use super::*;
+    use crate::operator::OperatorStore;
+
+    fn said(server: &str, data: Value) -> Said {
+        Said { server: server.to_owned(), version: "2.15.1".to_owned(), time: None, data }
+    }
+
+    #[test]
+    fn a_hub_server_that_is_silent_and_one_that_is_a_stranger_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["hub", "hub-2"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("hub.conf"), format!("server_name: \"{name}\"\n")).unwrap();
+        }
+        let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
+        let settings = vec![said("hub", json!({"uptime": "5s"})), said("hub-9", json!({}))];
+        let hub = Hub { settings, ..Hub::default() };
+        let levels: Vec<(String, Level)> =
+            server_findings(&home, &hub).into_iter().map(|finding| (finding.subject, finding.level)).collect();
+        let expected = [("hub", Level::Ok), ("hub-2", Level::Fail), ("hub-9", Level::Warn)];
+        assert_eq!(levels, expected.map(|(name, level)| (name.to_owned(), level)));
+    }
+
+    #[test]
+    fn a_leaf_is_linked_in_its_own_account_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
+        let operator = OperatorStore::open(folder.path().join("nsc"), 1_000).unwrap();
+        let account = operator.system().unwrap();
+        let site = Site { tenant: "acme-corp".parse().unwrap(), site: "oslo".parse().unwrap(), pollers: vec![] };
+        let judge = |leafs: Value| {
+            let answers = [said("hub-1", json!({"leafs": leafs}))];
+            linked_finding(&home, &site, Some(&account), &answers)
+        };
+        let own = json!({"name": "leaf-acme-corp-oslo", "account": account.key.as_str()});
+        assert_eq!(judge(json!([own])).level, Level::Ok);
+        assert_eq!(judge(json!([])).found, "it is not linked");
+        let foreign = json!([{"name": "leaf-acme-corp-oslo", "account": "AOTHER"}]);
+        assert_eq!(judge(foreign).found, "it is linked in account AOTHER");
+    }
+
+    #[test]
+    fn core_is_known_by_the_key_that_signed_it_and_not_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
+        let judge = |connections: Value| {
+            connected_finding(&home, Role::CoreRpc, Some("AKEY"), &[said("hub-1", json!({"connections": connections}))])
+        };
+        assert_eq!(judge(json!([{"issuer_key": "AKEY"}])).level, Level::Ok);
+        assert_eq!(judge(json!([{"name": "core-rpc", "issuer_key": "AOTHER"}])).level, Level::Fail);
+        assert_eq!(judge(json!([])).level, Level::Fail);
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_runtime::Chain;
+use futures_util::StreamExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -18,9 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::finding::{Area, Finding, Look};
-use super::home::Home;
+use super::home::{Home, HubFolder};
 use super::trust::Certificate;
 use crate::certificates::CertificateFiles;
+use crate::profile::Profile;
+use crate::up::Site;
 
 static SERVED: Look = Look {
     area: Area::Certificates,
@@ -32,6 +35,8 @@ static SERVED: Look = Look {
 pub(super) const LOOKS: &[&Look] = &[&SERVED];
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
+/// Listeners that are visited at once.
+const AT_ONCE: usize = 32;
 
 /// When TLS begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,42 +157,55 @@ fn addresses(config: &Path) -> Vec<String> {
     values.filter_map(|value| serde_json::from_str(value.trim_end()).ok()).collect()
 }
 
-fn listeners(home: &Home) -> Vec<Listener> {
-    let mut all = Vec::new();
-    let person = CertificateFiles::named(&home.layout.profile("ops").with_extension(""), "admin");
-    for hub in &home.hubs {
-        let kinds = [("clients", Handshake::AfterInfo), ("leaves", Handshake::First)];
-        for ((kind, handshake), address) in kinds.into_iter().zip(addresses(&hub.config_file())) {
-            let subject = format!("{} for {kind}", hub.server_name);
-            let cert_file = hub.folder.join("hub.crt");
-            all.push(Listener { subject, address, handshake, cert_file, visitor: person.clone() });
-        }
+fn hub_listeners(home: &Home) -> Result<Vec<Listener>, String> {
+    let person = Profile::read(&home.layout.profile("ops")).map_err(|error| Chain(&error).to_string())?;
+    let visitor = CertificateFiles { cert_file: person.cert_file, key_file: person.key_file };
+    let kinds = [("clients", Handshake::AfterInfo), ("leaves", Handshake::First)];
+    let of_hub = |hub: &HubFolder| {
+        let cert_file = hub.folder.join("hub.crt");
+        let listener = |((kind, handshake), address): ((&str, Handshake), String)| Listener {
+            subject: format!("{} for {kind}", hub.server_name),
+            address,
+            handshake,
+            cert_file: cert_file.clone(),
+            visitor: visitor.clone(),
+        };
+        kinds.into_iter().zip(addresses(&hub.config_file())).map(listener).collect::<Vec<_>>()
+    };
+    Ok(home.hubs.iter().flat_map(of_hub).collect())
+}
+
+fn leaf_listener(home: &Home, site: &Site) -> Option<Listener> {
+    let folder = home.layout.site(&site.tenant, &site.site);
+    let poller = home.layout.poller(&site.tenant, &site.site, site.pollers.first()?);
+    Some(Listener {
+        subject: format!("leaf {}/{}", site.tenant, site.site),
+        address: addresses(&folder.join("leaf.conf")).into_iter().next()?,
+        handshake: Handshake::AfterInfo,
+        cert_file: folder.join("tls").join("listener.crt"),
+        visitor: CertificateFiles::named(&poller, "forwarder"),
+    })
+}
+
+async fn listener_finding(home: &Home, listener: Listener) -> Finding {
+    let subject = &listener.subject;
+    let seen = match tokio::time::timeout(HANDSHAKE_LIMIT, served(&listener)).await {
+        Ok(seen) => seen,
+        Err(_) => Err(format!("no handshake within {HANDSHAKE_LIMIT:?}")),
+    };
+    match seen {
+        Ok(certificate) => judge(home, &listener, &certificate, home.now),
+        Err(why) if home.up.is_none() => SERVED.skip(subject, format!("nothing runs ({why})")),
+        Err(why) => SERVED.fail(subject, format!("{}: {why}", listener.address), home.restart_advice()),
     }
-    for site in &home.sites {
-        let folder = home.layout.site(&site.tenant, &site.site);
-        let Some(poller) = site.pollers.first() else { continue };
-        let visitor = CertificateFiles::named(&home.layout.poller(&site.tenant, &site.site, poller), "forwarder");
-        let Some(address) = addresses(&folder.join("leaf.conf")).into_iter().next() else { continue };
-        let subject = format!("leaf {}/{}", site.tenant, site.site);
-        let cert_file = folder.join("tls").join("listener.crt");
-        all.push(Listener { subject, address, handshake: Handshake::AfterInfo, cert_file, visitor });
-    }
-    all
 }
 
 pub(super) async fn look(home: &Home) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for listener in listeners(home) {
-        let subject = &listener.subject;
-        let seen = match tokio::time::timeout(HANDSHAKE_LIMIT, served(&listener)).await {
-            Ok(seen) => seen,
-            Err(_) => Err(format!("no handshake within {HANDSHAKE_LIMIT:?}")),
-        };
-        findings.push(match seen {
-            Ok(certificate) => judge(home, &listener, &certificate, home.now),
-            Err(why) if home.up.is_none() => SERVED.skip(subject, format!("nothing runs ({why})")),
-            Err(why) => SERVED.fail(subject, format!("{}: {why}", listener.address), home.restart_advice()),
-        });
-    }
+    let hub = hub_listeners(home);
+    let unasked = hub.as_ref().err().map(|why| SERVED.fail("hub", why, home.restart_advice()));
+    let leaves = home.sites.iter().filter_map(|site| leaf_listener(home, site));
+    let looking = hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, listener));
+    let mut findings: Vec<Finding> = futures_util::stream::iter(looking).buffered(AT_ONCE).collect().await;
+    findings.extend(unasked);
     findings
 }

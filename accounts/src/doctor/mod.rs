@@ -132,7 +132,7 @@ impl Seen<'_> {
             Area::Streams => streams::look(home, sources, streams).await,
             Area::Lag => lag::look(home, sources, streams).await,
             Area::Drift => {
-                let accounts = drift::look(home, sources, known).await;
+                let accounts = drift::look(home, sources, hub, known).await;
                 [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()
             }
             Area::Permissions => {
@@ -140,5 +140,43 @@ impl Seen<'_> {
                 [permissions::look(home), database, rights::look(home, known)].concat()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_look_with_its_rule_and_what_it_means() {
+        let page = include_str!("../../../docs/doctor.md");
+        for look in looks() {
+            let row = format!("| `{}` | {} | {} | ", look.name, look.rule, look.meaning);
+            let section = page.split(&format!("\n## {}\n", look.area)).nth(1).unwrap_or_default();
+            let section = section.split("\n## ").next().unwrap_or_default();
+            assert!(section.contains(&row), "in section {}: {row}", look.area);
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, looks().len(), "a row is about no look");
+    }
+
+    #[test]
+    fn every_look_has_a_word_of_its_own() {
+        let names: BTreeSet<&str> = looks().iter().map(|look| look.name).collect();
+        assert_eq!(names.len(), looks().len());
+        let is_word = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        assert!(names.iter().all(|name| is_word(name)));
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_a_deployment_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = Programs { core: folder.path().join("core"), poller: folder.path().join("poller") };
+        let home = folder.path().to_owned();
+        let options = Options { home, areas: vec![], programs, now: OffsetDateTime::UNIX_EPOCH };
+        let refused = examine(&options, &|_| {}).await.unwrap_err().to_string();
+        assert!(refused.contains("bulkhead up") && refused.contains("--home"), "{refused}");
     }
 }

@@ -30,7 +30,7 @@ static OWNER: Look = Look {
 static WRITABLE: Look = Look {
     area: Area::Permissions,
     name: "writable-by-others",
-    rule: "nobody but its owner may write what the deployment reads",
+    rule: "nobody but its owner may write a file or folder of the deployment",
     meaning: "other users of this machine can change configuration, certificates or who is trusted",
 };
 static DATABASE: Look = Look {
@@ -87,6 +87,13 @@ fn mode_findings(
     summed(look, subject, entries.len(), broken.collect())
 }
 
+fn writable_findings(home: &Home, entries: &[(PathBuf, u32)]) -> Vec<Finding> {
+    let broken = entries.iter().filter(|(_, mode)| mode & 0o022 != 0).map(|(path, mode)| {
+        WRITABLE.fail(&home.shown(path), format!("mode {mode:03o}"), format!("chmod go-w {}", path.display()))
+    });
+    summed(&WRITABLE, "files and folders", entries.len(), broken.collect())
+}
+
 fn owner_findings(home: &Home, owner: u32, secrets: &[&Entry]) -> Vec<Finding> {
     let is_foreign = |entry: &&&Entry| entry.data.uid() != owner;
     let broken = secrets.iter().filter(is_foreign).map(|entry| {
@@ -120,12 +127,13 @@ pub(super) fn look(home: &Home) -> Vec<Finding> {
         let meant = entries.iter().filter(|entry| is_meant(&entry.path));
         meant.map(|entry| (entry.path.clone(), mode(&entry.data))).collect()
     };
-    let plain = modes(&files, &|path| !is_secret(path));
+    let mut plain = modes(&files, &|path| !is_secret(path));
+    plain.extend(modes(&folders, &|_| true));
     let (secret_modes, folder_modes) = (modes(&secrets, &|_| true), modes(&folders, &|path| closed.contains(path)));
     let mut findings = mode_findings(home, &SECRET, ("secrets", 0o600), &secret_modes, 0o077);
     findings.extend(mode_findings(home, &FOLDER, ("folders", 0o700), &folder_modes, 0o077));
     findings.extend(owner_findings(home, owner, &secrets));
-    findings.extend(mode_findings(home, &WRITABLE, ("files", 0o644), &plain, 0o022));
+    findings.extend(writable_findings(home, &plain));
     findings.push(database_finding(&database_folder(root)));
     findings
 }
@@ -171,6 +179,10 @@ mod tests {
         set_mode(&public, 0o666);
         assert_eq!(broken(&home), ["writable-by-others hub/hub.conf"]);
         set_mode(&public, 0o644);
+        let logs = folder.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        set_mode(&logs, 0o777);
+        assert_eq!(broken(&home), ["writable-by-others logs"]);
     }
 
     #[test]

@@ -54,3 +54,44 @@ pub(super) async fn output_of(program: &Path, args: &[&str]) -> Result<String, S
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(text) } else { Err(format!("{}: {}", output.status, text.trim())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_pid_file_and_a_replaced_program_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
+        std::fs::create_dir_all(home.layout.run()).unwrap();
+        let names = |home: &Home| processes(home).into_iter().map(|process| process.name).collect::<Vec<_>>();
+        assert_eq!(names(&home), ["core", "hub", "postgres"]);
+        let program = folder.path().join("program");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("600").spawn().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
+        std::fs::write(home.layout.pid("hub-2"), format!("{} {started}\n", child.id())).unwrap();
+        assert_eq!(names(&home), ["core", "hub-2", "postgres"]);
+        let own = |home: &Home| processes(home).into_iter().find(|process| process.name == "hub-2").unwrap();
+        assert_eq!(own(&home).pid, Some(child.id()));
+        assert!(!own(&home).is_replaced());
+        std::fs::remove_file(&program).unwrap();
+        assert!(own(&home).is_replaced());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(own(&home).pid, None);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_answer_is_an_error_and_no_wait() {
+        assert_eq!(output_of(Path::new("/bin/echo"), &["1"]).await.as_deref(), Ok("1\n"));
+        assert!(output_of(Path::new("/nonexistent"), &[]).await.is_err());
+        assert!(output_of(Path::new("/bin/false"), &[]).await.is_err());
+        tokio::time::pause();
+        let error = output_of(Path::new("/bin/sleep"), &["600"]).await.unwrap_err();
+        assert!(error.contains("no answer within"), "{error}");
+    }
+}

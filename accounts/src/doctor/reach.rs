@@ -23,7 +23,7 @@ use crate::up::{Site, issued_settings};
 pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(4);
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);
 /// Leaves that are asked at once.
-const LEAVES_AT_ONCE: usize = 8;
+const LEAVES_AT_ONCE: usize = 32;
 const NAME: &str = "bulkhead doctor";
 const DATABASE: &str = "bulkhead";
 

@@ -10,7 +10,7 @@ use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::servers::time_ms;
 
 /// Streams that are asked about at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 /// The stream of each leaf.
 const EDGE: [StreamName; 1] = [StreamName::ResultsEdge];
 

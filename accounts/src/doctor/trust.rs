@@ -175,3 +175,34 @@ fn signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> R
     }
     certificate.verify_signature(Some(issuer.public_key())).map_err(|_| "the signature is not its issuer's".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_say_different_things_are_told() {
+        let certificate = |dns: &str, uri: &str| Certificate {
+            not_before: OffsetDateTime::UNIX_EPOCH,
+            not_after: OffsetDateTime::UNIX_EPOCH,
+            public_key: vec![],
+            common_name: "p1.oslo.acme-corp.x".to_owned(),
+            dns_names: vec![dns.to_owned()],
+            uris: vec![uri.to_owned()],
+        };
+        let own = "p1.oslo.acme-corp.x";
+        let uri = "spiffe://x/tenant/acme-corp/site/oslo/poller/p1";
+        assert_eq!(certificate(own, uri).disagreement(), None);
+        assert!(certificate("p2.oslo.acme-corp.x", uri).disagreement().is_some());
+        for wrong in [
+            "spiffe://x/tenant/xyz-inc/site/oslo/poller/p1",
+            "spiffe://x/tenant/acme-corp/user/p1",
+            "spiffe://y/tenant/acme-corp/site/oslo/poller/p1",
+            "https://x/",
+        ] {
+            assert!(certificate(own, wrong).disagreement().is_some(), "{wrong}");
+        }
+        assert_eq!(dns_name_of("spiffe://x/platform/service/core").as_deref(), Some("core.platform.x"));
+        assert_eq!(dns_name_of("spiffe://x/platform/user/ann").as_deref(), Some("ann.user.platform.x"));
+    }
+}

@@ -61,12 +61,6 @@ impl Bus {
             }
         }
     }
-
-    /// Ends the connection and does not make it again.
-    pub async fn close(&self) {
-        // It is about to be dropped; an error here changes nothing.
-        let _ = self.client.drain().await;
-    }
 }
 
 /// A stream's configuration as this release makes it, in the words of the server.
