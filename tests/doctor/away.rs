@@ -132,7 +132,7 @@ pub(crate) async fn nothing_runs(patient: Patient) -> anyhow::Result<()> {
     assert_eq!(output.status.code(), Some(3), "{text}");
     let failures = text.lines().filter(|line| line.starts_with("  fail ")).collect::<Vec<_>>();
     assert!(failures.len() == 1 && failures[0].contains("deployment-runs"), "{text}");
-    assert!(text.contains("bulkhead --home") && text.contains("nothing runs"), "{text}");
+    assert!(text.contains("start it: bulkhead --home") && text.contains("what they need is away"), "{text}");
     refuses_what_is_no_home().await
 }
 

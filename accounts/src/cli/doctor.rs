@@ -81,6 +81,14 @@ fn entry(finding: &Finding) -> String {
     }
 }
 
+/// One line for an area's skipped looks, which have their cause elsewhere.
+fn skipped_together(skipped: &[&Finding]) -> String {
+    let mut names: Vec<&str> = skipped.iter().map(|finding| finding.look.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    format!("  skip {}: what they need is away (--verbose says why)\n", names.join(", "))
+}
+
 fn human(report: &Report, is_verbose: bool) -> String {
     let mut text = String::new();
     for area in Area::ALL {
@@ -89,10 +97,81 @@ fn human(report: &Report, is_verbose: bool) -> String {
             continue;
         }
         text.push_str(&format!("{area}: {}\n", summed(found.iter().copied())));
-        let shown = found.into_iter().filter(|finding| is_verbose || finding.level != Level::Ok);
-        text.extend(shown.map(entry));
+        let (skipped, looked): (Vec<&Finding>, Vec<&Finding>) =
+            found.into_iter().partition(|finding| finding.level == Level::Skip);
+        text.extend(looked.into_iter().filter(|finding| is_verbose || finding.level != Level::Ok).map(entry));
+        match skipped.as_slice() {
+            [] => {}
+            [_, _, ..] if !is_verbose => text.push_str(&skipped_together(&skipped)),
+            each => text.extend(each.iter().copied().map(entry)),
+        }
     }
     let all = &report.findings;
     text.push_str(&format!("\n{} looks: {}\n", all.len(), summed(all.iter())));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::doctor::Look;
+
+    static SPACE: Look = Look { area: Area::Disks, name: "disk-space", rule: "some is free", meaning: "streams stop" };
+    static SECRET: Look =
+        Look { area: Area::Permissions, name: "secret-mode", rule: "secrets are 600", meaning: "others can read it" };
+
+    fn finding(look: &'static Look, level: Level, subject: &str, found: &str, advice: &str) -> Finding {
+        let [subject, found, advice] = [subject, found, advice].map(str::to_owned);
+        Finding { look, subject, level, found, advice }
+    }
+
+    fn report() -> Report {
+        let findings = vec![
+            finding(&SECRET, Level::Ok, "secrets", "all 9 are right", ""),
+            finding(&SECRET, Level::Fail, "a.key", "mode 644", "chmod 600 a.key"),
+            finding(&SPACE, Level::Ok, "hub", "80 % free", ""),
+            finding(&SPACE, Level::Warn, "state", "9 % free", "make room"),
+            finding(&SPACE, Level::Skip, "leaf", "it cannot be asked", ""),
+        ];
+        Report { findings }
+    }
+
+    #[test]
+    fn what_is_wrong_comes_with_what_to_do_and_the_last_line_adds_up() {
+        expect![[r#"
+            disks: 1 ok, 1 warning, 1 not looked at
+              warn disk-space              state: 9 % free
+                   rule   some is free
+                   means  streams stop
+                   do     make room
+              skip disk-space              leaf: it cannot be asked
+            permissions: 1 ok, 1 failure
+              fail secret-mode             a.key: mode 644
+                   rule   secrets are 600
+                   means  others can read it
+                   do     chmod 600 a.key
+
+            5 looks: 2 ok, 1 warning, 1 failure, 1 not looked at
+        "#]]
+        .assert_eq(&human(&report(), false));
+        let mut more = report();
+        more.findings.push(finding(&SPACE, Level::Skip, "other leaf", "it cannot be asked", ""));
+        assert!(human(&more, false).contains("  skip disk-space: what they need is away (--verbose says why)\n"));
+        assert!(human(&more, true).contains("other leaf: it cannot be asked\n"));
+        let all = human(&report(), true);
+        assert!(all.contains("  ok   disk-space              hub: 80 % free\n"), "{all}");
+    }
+
+    #[test]
+    fn the_code_is_that_of_the_worst() {
+        let mut report = report();
+        assert_eq!(code(&report), FAILURES);
+        report.findings.retain(|finding| finding.level != Level::Fail);
+        assert_eq!(code(&report), WARNINGS);
+        report.findings.retain(|finding| finding.level != Level::Warn);
+        assert_eq!(code(&report), DONE, "what is skipped has its cause elsewhere");
+        assert_eq!(code(&Report::default()), DONE);
+    }
 }

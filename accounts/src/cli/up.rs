@@ -184,7 +184,8 @@ impl Screen {
              {program} --home {home} status\n  \
              {program} --home {home} results tail\n  \
              {program} --home {home} results list --tenant acme-corp --json\n  \
-             {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n\
+             {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n  \
+             {program} --home {home} doctor\n\
              Logs are in {home}/logs. Ctrl-C ends everything; the next start goes on from here.\n",
         );
         Self { is_terminal: std::io::stdout().is_terminal(), printed: None, help }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bulkhead_bus::Tenant;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 
 use crate::StoreError;
 use crate::admin;
@@ -84,6 +84,8 @@ impl Inspection {
             .application_name("bulkhead doctor")
             .options([("statement_timeout", limit.as_str()), ("default_transaction_read_only", "on")])
             .disable_statement_logging();
+        // A pool would try until its limit and then forget why: whoever is woken wants the reason, and at once.
+        options.connect().await.map_err(&connecting)?.close().await.map_err(&connecting)?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
             // As the owner, under forced row security: the login role itself inherits nothing.
             |connection, _| {
