@@ -61,7 +61,7 @@ pub struct LeafConfig {
 }
 
 /// A local user of a leaf; its name is the DNS name of its certificate.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeafUser {
     pub name: String,
     pub publish: Vec<String>,

@@ -16,7 +16,8 @@ use crate::keys::{KeyError, KeyKind, KeyStore, SigningKey};
 use crate::render::{RoleKey, system_account};
 
 const OPERATOR: &str = "bulkhead";
-const SYSTEM: &str = "sys";
+/// The system account's name.
+pub const SYSTEM: &str = "sys";
 
 /// What went wrong with the store; names the account or file.
 #[derive(Debug, thiserror::Error)]
@@ -80,18 +81,37 @@ impl OperatorStore {
     /// # Errors
     /// When the store is damaged or cannot be written. `now` is unix seconds.
     pub fn open(folder: PathBuf, now: i64) -> Result<Self, OperatorError> {
-        let keys = KeyStore::new(folder.join("keys"));
-        let path = folder.join("stores").join(OPERATOR).join(format!("{OPERATOR}.jwt"));
-        if path.exists() {
-            let token = read_state(&path).map_err(OperatorError::File)?;
-            let claims = decode::<OperatorBody>(&token).map_err(|source| OperatorError::Token {
-                name: OPERATOR.to_owned(),
-                path: path.display().to_string(),
-                source,
-            })?;
-            return Ok(Self { folder, keys, token, claims });
+        match Self::read(folder.clone())? {
+            Some(store) => Ok(store),
+            None => Self::create(folder.clone(), KeyStore::new(folder.join("keys")), now),
         }
-        Self::create(folder, keys, now)
+    }
+
+    /// Opens the store in `folder` as it is; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the store is damaged.
+    pub fn read(folder: PathBuf) -> Result<Option<Self>, OperatorError> {
+        let path = folder.join("stores").join(OPERATOR).join(format!("{OPERATOR}.jwt"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        let token = read_state(&path).map_err(OperatorError::File)?;
+        let damaged =
+            |source| OperatorError::Token { name: OPERATOR.to_owned(), path: path.display().to_string(), source };
+        let claims = decode::<OperatorBody>(&token).map_err(damaged)?;
+        let keys = KeyStore::new(folder.join("keys"));
+        Ok(Some(Self { folder, keys, token, claims }))
+    }
+
+    /// The names of all accounts, the system's among them.
+    #[must_use]
+    pub fn account_names(&self) -> Vec<String> {
+        let folder = self.folder.join("stores").join(OPERATOR).join("accounts");
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
     }
 
     fn create(folder: PathBuf, keys: KeyStore, now: i64) -> Result<Self, OperatorError> {
@@ -114,6 +134,16 @@ impl OperatorStore {
         let path = folder.join(format!("{OPERATOR}.jwt"));
         write_secret(&path, store.token.as_bytes()).map_err(OperatorError::File)?;
         Ok(store)
+    }
+
+    /// Renders the system account anew, so that a newer release has the rights that it needs.
+    ///
+    /// # Errors
+    /// When the store is damaged or incomplete, or cannot be written.
+    pub fn ensure_system(&self, now: i64) -> Result<AccountRecord, OperatorError> {
+        // One that is gone cannot be made anew: the operator's token names it by its key.
+        self.system()?;
+        self.ensure_account(SYSTEM, &[Role::SystemOperator], now, |_, keys| system_account(keys))
     }
 
     /// # Errors

@@ -24,13 +24,15 @@ pub struct RoleKey {
     pub public: String,
 }
 
+/// A role's signing key with exactly what the role may do.
+#[must_use]
+pub fn scoped_key(role: Role, public: String) -> ScopedKey {
+    let kinds = if role == Role::Leaf { LEAF } else { CLIENT };
+    ScopedKey::new(public, role.name(), PermissionTemplate::new(role_permissions(role), kinds))
+}
+
 fn scoped(keys: &[RoleKey]) -> Vec<ScopedKey> {
-    let scoped = |key: &RoleKey| {
-        let kinds = if key.role == Role::Leaf { LEAF } else { CLIENT };
-        let template = PermissionTemplate::new(role_permissions(key.role), kinds);
-        ScopedKey::new(key.public.clone(), key.role.name(), template)
-    };
-    keys.iter().map(scoped).collect()
+    keys.iter().map(|key| scoped_key(key.role, key.public.clone())).collect()
 }
 
 fn export(name: &str, subject: &str, kind: ExportKind, position: Option<u32>) -> Export {

@@ -10,8 +10,12 @@ use bulkhead_runtime::{Chain, ConnectError, RequestError};
 use crate::client::ClientError;
 use crate::up::DeploymentError;
 
-const DONE: u8 = 0;
+pub(super) const DONE: u8 = 0;
 pub(super) const FAILED: u8 = 1;
+/// The doctor found something that will hurt.
+pub(super) const WARNINGS: u8 = 2;
+/// The doctor found something that hurts now.
+pub(super) const FAILURES: u8 = 3;
 pub(super) const INVALID: u8 = 4;
 pub(super) const NOT_READY: u8 = 5;
 pub(super) const UNREACHABLE: u8 = 6;
@@ -42,12 +46,17 @@ impl Failure {
         Self { code: DONE, message: String::new() }
     }
 
+    /// What was printed says it all; only the code is left to say.
+    pub(super) fn silent(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
     pub(super) fn not_ready(message: String) -> Self {
         Self { code: NOT_READY, message }
     }
 
     pub(super) fn report(&self) -> ExitCode {
-        if self.code != DONE {
+        if !self.message.is_empty() {
             // Nobody may be listening there either.
             let _ = writeln!(std::io::stderr(), "bulkhead: {}", self.message);
         }

@@ -2,7 +2,9 @@
 //!
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
+mod doctor;
 mod exit;
+mod progress;
 mod query;
 mod rows;
 mod show;
@@ -18,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use exit::Failure;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings\n  3  doctor: failures\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -55,6 +57,21 @@ enum Command {
     /// Every tenant at a glance: checks, results, dead letters, live view.
     #[command(after_help = "Examples:\n  bulkhead status\n  bulkhead status --tenant acme-corp --json")]
     Status(Scope),
+    /// Look at everything and say what is wrong and what to do. Changes nothing.
+    #[command(
+        after_help = "Examples:\n  bulkhead doctor\n  bulkhead doctor --verbose --area certificates --area disks\n  bulkhead doctor --json\n\nEnds with 0 when all is well, 2 when there are warnings, 3 when there are failures."
+    )]
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Only this area: links, versions, clock, certificates, disks, streams, lag, drift or permissions. May be repeated.
+    #[arg(long = "area", value_name = "AREA")]
+    areas: Vec<crate::doctor::Area>,
+    /// Show what is well, too.
+    #[arg(long)]
+    verbose: bool,
 }
 
 /// Where tools are looked for and kept.
@@ -182,6 +199,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up::run(home, args, cli.json).await,
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
+        Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
         Command::Tenant(TenantCommand::List(scope)) => query::list_tenants(&home, &scope, cli.json).await,
         Command::Poller(PollerCommand::List(scope)) => query::list_pollers(&home, &scope, cli.json).await,

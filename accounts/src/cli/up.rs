@@ -1,15 +1,15 @@
 //! `bulkhead up`: starts a deployment, shows what it stores, and ends it at Ctrl-C.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::payload::{Query, StateRow};
 use bulkhead_bus::{CoreVerb, PollerName, SiteName};
 use bulkhead_runtime::{Bus, Stop, now_ms, stop_on_signals};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::Failure;
+use super::progress::Progress;
 use super::show::{json_lines, table, write_lines};
 use super::{ToolArgs, UpArgs};
 use crate::client::query;
@@ -22,39 +22,6 @@ const REFRESH: Duration = Duration::from_secs(1);
 const REPRINT: Duration = Duration::from_secs(30);
 const FIRST_RESULTS_LIMIT: Duration = Duration::from_secs(90);
 
-/// Steps as they happen: a spinner on a terminal, a line each elsewhere. Always on standard error.
-struct Progress {
-    bar: ProgressBar,
-    started: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, started: Instant::now() }
-    }
-
-    fn say(&self, step: &str) {
-        if self.bar.is_hidden() {
-            let _ = writeln!(std::io::stderr(), "[{:5.1}s] {step}", self.started.elapsed().as_secs_f32());
-        } else {
-            self.bar.set_message(step.to_owned());
-        }
-    }
-
-    fn note(&self, note: &str) {
-        if self.bar.is_hidden() {
-            let _ = writeln!(std::io::stderr(), "note: {note}");
-        } else {
-            self.bar.println(format!("note: {note}"));
-        }
-    }
-}
-
 fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools, Failure> {
     let folder = args.tools_dir.clone().unwrap_or_else(|| home.join("tools"));
     let folder = std::path::absolute(folder).map_err(Failure::failed)?;
@@ -64,7 +31,7 @@ fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools,
 pub(super) fn show_tools(home: &Path, args: &ToolArgs, is_json: bool) -> Result<(), Failure> {
     let progress = Progress::new();
     let found = tools(home, args, &|step| progress.say(step))?;
-    progress.bar.finish_and_clear();
+    progress.clear();
     found.notes.iter().for_each(|note| progress.note(note));
     let rows = [("nats-server", &found.nats_server), ("postgres", &found.postgres)];
     let mut text = String::new();
@@ -94,7 +61,7 @@ fn trial_tenants() -> Result<Vec<TenantOptions>, Failure> {
 }
 
 /// The services' programs, beside this one.
-fn programs() -> Result<Programs, Failure> {
+pub(super) fn programs() -> Result<Programs, Failure> {
     let own = std::env::current_exe().map_err(Failure::failed)?;
     Ok(Programs { core: own.with_file_name("bulkhead-core"), poller: own.with_file_name("bulkhead-poller") })
 }
@@ -130,7 +97,7 @@ pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<()
     let mut deployment = match deployment {
         Ok(deployment) => deployment,
         Err(error) => {
-            progress.bar.finish_and_clear();
+            progress.clear();
             return Err(error.into());
         }
     };
@@ -138,7 +105,7 @@ pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<()
     progress.say("waiting for the first results");
     let view = View { is_json, ends_with_first_results: args.until_first_results };
     let watched = watch(&mut deployment, &view, &progress, &stop).await;
-    progress.bar.finish_and_clear();
+    progress.clear();
     progress.say("stopping");
     let stopped = deployment.stop().await;
     signals.abort();
@@ -179,7 +146,7 @@ async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, st
         let is_complete = is_complete(&rows, deployment.checks, since_ms);
         if is_complete && !was_complete {
             progress.say("every check has a stored result");
-            progress.bar.finish_and_clear();
+            progress.clear();
             was_complete = true;
         }
         if was_complete {
@@ -220,7 +187,8 @@ impl Screen {
              {program} --home {home} status\n  \
              {program} --home {home} results tail\n  \
              {program} --home {home} results list --tenant acme-corp --json\n  \
-             {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n\
+             {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n  \
+             {program} --home {home} doctor\n\
              Metrics: {pages}; beside them /livez and /readyz.\n\
              Logs are in {home}/logs. Ctrl-C ends everything; the next start goes on from here.\n",
         );

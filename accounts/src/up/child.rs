@@ -271,6 +271,22 @@ pub fn log_tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].iter().map(|line| format!("    {line}\n")).collect()
 }
 
+/// What a pid file holds: the process and where it began.
+fn recorded(pid_file: &Path) -> Option<(u32, u64)> {
+    let text = fs::read_to_string(pid_file).ok()?;
+    let mut words = text.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+/// The process of a pid file, if it still runs. One that has ended and was not waited for does not.
+#[must_use]
+pub fn running_process(pid_file: &Path) -> Option<u32> {
+    let (pid, started) = recorded(pid_file)?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let is_zombie = stat.rsplit_once(')')?.1.trim_start().starts_with('Z');
+    (start_time(pid) == Some(started) && !is_zombie).then_some(pid)
+}
+
 /// Ends what an earlier `up` that was killed has left behind, by its pid files in `folder`.
 ///
 /// # Errors
@@ -280,11 +296,7 @@ pub async fn end_leftovers(folder: &Path) -> Result<Vec<u32>, ChildError> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(ended) };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "pid"))
     {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let mut words = text.split_whitespace();
-        let pid = words.next().and_then(|word| word.parse::<u32>().ok());
-        let started = words.next().and_then(|word| word.parse::<u64>().ok());
-        if let (Some(pid), Some(started)) = (pid, started)
+        if let Some((pid, started)) = recorded(&path)
             && start_time(pid) == Some(started)
         {
             end_process(pid, started).await?;
@@ -349,6 +361,9 @@ mod tests {
         fs::write(folder.path().join("ours.pid"), format!("{} {started}\n", ours.id())).unwrap();
         // The pid was given to somebody else since.
         fs::write(folder.path().join("other.pid"), format!("{} {}\n", other.id(), 1)).unwrap();
+        assert_eq!(running_process(&folder.path().join("ours.pid")), Some(ours.id()));
+        assert_eq!(running_process(&folder.path().join("other.pid")), None);
+        assert_eq!(running_process(&folder.path().join("none.pid")), None);
         // A zombie stays visible until it is waited for, so wait beside it.
         let pid = ours.id();
         let waiter = std::thread::spawn(move || ours.wait());

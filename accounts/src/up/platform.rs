@@ -2,7 +2,7 @@
 //!
 //! Everything is rendered from what should be, so a second run changes nothing and finishes what a killed one left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{Role, StreamName, Tenant, TenantId, TenantSlug, TenantState, UserName};
@@ -105,8 +105,7 @@ impl Platform {
             let render = |own: &str, keys: &[_]| tenant_account(plan, own, core.key.as_str(), keys);
             operator.ensure_account(name, roles, now, render).map_err(PlatformError::Operator)
         };
-        let ops_plan = Plan { leaf_links: 0, ..Plan::of(PlanName::Pro) };
-        let ops = tenant_account_of(OPS, &ops_plan, &[Role::PlatformAdmin])?;
+        let ops = tenant_account_of(OPS, &ops_plan(), &[Role::PlatformAdmin])?;
         let mut records = Vec::new();
         for tenant in tenants {
             self.authority.ensure_tenant(&tenant.slug, self.now).map_err(PlatformError::Certificate)?;
@@ -128,23 +127,14 @@ impl Platform {
         &self,
         user: &UserRequest<'_>,
         identity: &ClientIdentity,
-        folder: &std::path::Path,
+        folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
         let files = CertificateFiles::named(folder, user.name);
         self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
-        let creds_file = folder.join(format!("{}.creds", user.name));
+        let creds_file = credentials_file(folder, user.name);
         let text = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, text.as_bytes()).map_err(PlatformError::File)?;
-        Ok(BusSettings {
-            urls: vec![self.hub_url.clone()],
-            tls: TlsFiles {
-                ca_file: self.authority.server_root_file(),
-                cert_file: files.cert_file,
-                key_file: files.key_file,
-            },
-            creds_file: Some(creds_file),
-            inbox_prefix: format!("_INBOX_{}", user.name),
-        })
+        Ok(issued_settings(folder, user.name, &self.authority, vec![self.hub_url.clone()]))
     }
 
     /// One of the platform's own services, under the role's name.
@@ -156,7 +146,7 @@ impl Platform {
         account: &str,
         role: Role,
         service: &'static str,
-        folder: &std::path::Path,
+        folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
         let user = UserRequest { account, role, name: role.name(), site: None, expires: self.credentials_expire() };
         self.issue(&user, &ClientIdentity::Service { service }, folder)
@@ -261,6 +251,28 @@ impl Platform {
         }
         Ok(tenants)
     }
+}
+
+fn credentials_file(folder: &Path, user: &str) -> PathBuf {
+    folder.join(format!("{user}.creds"))
+}
+
+/// How a user connects whose certificate and credentials were issued into `folder`.
+#[must_use]
+pub fn issued_settings(folder: &Path, user: &str, authority: &Authority, urls: Vec<String>) -> BusSettings {
+    let files = CertificateFiles::named(folder, user);
+    BusSettings {
+        urls,
+        tls: TlsFiles { ca_file: authority.server_root_file(), cert_file: files.cert_file, key_file: files.key_file },
+        creds_file: Some(credentials_file(folder, user)),
+        inbox_prefix: format!("_INBOX_{user}"),
+    }
+}
+
+/// OPS is built like a tenant without sites.
+#[must_use]
+pub fn ops_plan() -> Plan {
+    Plan { leaf_links: 0, ..Plan::of(PlanName::Pro) }
 }
 
 /// Connects as soon as the server is up and admits us.

@@ -86,7 +86,7 @@ pub(super) fn open_to_stand_in(home: &Path) {
 
 /// Where the database lives: in `home`, or beside it when root's home is closed to the user that stands in for root.
 #[must_use]
-pub(super) fn database_folder(home: &Path) -> PathBuf {
+pub fn database_folder(home: &Path) -> PathBuf {
     let inside = home.join("postgres");
     if !is_root() || is_reachable(&inside) {
         return inside;

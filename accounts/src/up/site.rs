@@ -13,6 +13,7 @@ use crate::files::{FileError, make_folder, write_public, write_secret};
 use crate::keys::{KeyError, KeyKind, SigningKey};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::operator::{OperatorError, OperatorStore, UserRequest};
+use crate::seal::seal;
 
 /// Both streams of a leaf, and room for their bookkeeping.
 const LEAF_STORE_BYTES: u64 = 1_152 << 20;
@@ -127,9 +128,8 @@ impl SiteMaker<'_> {
             .issue_site_listener(&site.tenant, &site.site, &listener, self.now)
             .map_err(SiteError::Certificate)?;
         let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
-        let leaf = self.client(&identity, &tls, "leaf")?;
+        self.client(&identity, &tls, "leaf")?;
         let creds_file = folder.join("leaf.creds");
-        let name = format!("{}-{}", site.tenant, site.site);
         let user = UserRequest {
             account: site.tenant.as_str(),
             role: Role::Leaf,
@@ -139,40 +139,12 @@ impl SiteMaker<'_> {
         };
         let text = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
         write_secret(&creds_file, text.as_bytes()).map_err(SiteError::File)?;
-        let config = LeafConfig {
-            server_name: format!("leaf-{name}"),
-            client_listen: format!("127.0.0.1:{port}"),
-            store_dir: folder.join("js"),
-            domain: name,
-            max_file_bytes: LEAF_STORE_BYTES,
-            listener_cert_file: listener.cert_file,
-            listener_key_file: listener.key_file,
-            tenant_intermediate_file: self.authority.tenant_intermediate_file(&site.tenant),
-            users: self.leaf_users(site),
-            hub_urls: hub_urls.to_vec(),
-            creds_file,
-            leaf_cert_file: leaf.cert_file,
-            leaf_key_file: leaf.key_file,
-            server_root_file: self.authority.server_root_file(),
-        };
+        let listen = format!("127.0.0.1:{port}");
+        let config = leaf_config(self.layout, self.authority, site, listen, hub_urls.to_vec());
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
         Ok(path)
-    }
-
-    fn leaf_users(&self, site: &Site) -> Vec<LeafUser> {
-        let (tenant, place) = (&site.tenant, &site.site);
-        let forwarder = ClientIdentity::Forwarder { tenant: tenant.clone(), site: place.clone() };
-        let forwarder =
-            LeafUser::new(self.authority.dns_name(&forwarder), edge_permissions(place, &EdgeRole::Forwarder));
-        let poller = |poller: &PollerName| {
-            let identity =
-                ClientIdentity::Poller { tenant: tenant.clone(), site: place.clone(), poller: poller.clone() };
-            let permissions = edge_permissions(place, &EdgeRole::Poller(poller.clone()));
-            LeafUser::new(self.authority.dns_name(&identity), permissions)
-        };
-        std::iter::once(forwarder).chain(site.pollers.iter().map(poller)).collect()
     }
 
     /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.
@@ -226,11 +198,56 @@ impl SiteMaker<'_> {
     }
 }
 
+/// The configuration of a site's leaf. Everything but where it listens and whom it links to follows from the names.
+#[must_use]
+pub fn leaf_config(
+    layout: &Layout,
+    authority: &Authority,
+    site: &Site,
+    client_listen: String,
+    hub_urls: Vec<String>,
+) -> LeafConfig {
+    let folder = layout.site(&site.tenant, &site.site);
+    let tls = folder.join("tls");
+    let (listener, leaf) = (CertificateFiles::named(&tls, "listener"), CertificateFiles::named(&tls, "leaf"));
+    let name = format!("{}-{}", site.tenant, site.site);
+    LeafConfig {
+        server_name: format!("leaf-{name}"),
+        client_listen,
+        store_dir: folder.join("js"),
+        domain: name,
+        max_file_bytes: LEAF_STORE_BYTES,
+        listener_cert_file: listener.cert_file,
+        listener_key_file: listener.key_file,
+        tenant_intermediate_file: authority.tenant_intermediate_file(&site.tenant),
+        users: leaf_users(authority, site),
+        hub_urls,
+        creds_file: folder.join("leaf.creds"),
+        leaf_cert_file: leaf.cert_file,
+        leaf_key_file: leaf.key_file,
+        server_root_file: authority.server_root_file(),
+    }
+}
+
+/// The local users of a site's leaf: its forwarder and its pollers.
+#[must_use]
+pub fn leaf_users(authority: &Authority, site: &Site) -> Vec<LeafUser> {
+    let (tenant, place) = (&site.tenant, &site.site);
+    let forwarder = ClientIdentity::Forwarder { tenant: tenant.clone(), site: place.clone() };
+    let forwarder = LeafUser::new(authority.dns_name(&forwarder), edge_permissions(place, &EdgeRole::Forwarder));
+    let poller = |poller: &PollerName| {
+        let identity = ClientIdentity::Poller { tenant: tenant.clone(), site: place.clone(), poller: poller.clone() };
+        let permissions = edge_permissions(place, &EdgeRole::Poller(poller.clone()));
+        LeafUser::new(authority.dns_name(&identity), permissions)
+    };
+    std::iter::once(forwarder).chain(site.pollers.iter().map(poller)).collect()
+}
+
 /// Writes a settings file that names secrets by path.
 ///
 /// # Panics
 /// Never: settings are made of text, numbers and lists.
 pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(), SiteError> {
     let text = toml::to_string(settings).expect("settings serialize");
-    write_public(path, text.as_bytes()).map_err(SiteError::File)
+    write_public(path, seal(&text).as_bytes()).map_err(SiteError::File)
 }

@@ -23,7 +23,8 @@ use crate::files::{read_secret, write_public, write_secret};
 use crate::nats_config::HubConfig;
 use crate::operator::OperatorStore;
 
-const HUB_STORE_BYTES: u64 = 4 << 30;
+/// What a hub server may write.
+pub const HUB_STORE_BYTES: u64 = 4 << 30;
 const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
 const CORE_HEALTH: &str = "core-health";
@@ -127,6 +128,7 @@ impl Starter<'_> {
         let now = OffsetDateTime::now_utc();
         let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
         let operator = operator.map_err(DeploymentError::Operator)?;
+        operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
         let authority = Authority::new(self.layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
         let hub_url = format!("tls://127.0.0.1:{hub_port}");

@@ -11,6 +11,7 @@ pub mod header;
 mod name;
 pub mod payload;
 mod permission;
+pub mod question;
 mod stream;
 mod subject;
 pub mod table;

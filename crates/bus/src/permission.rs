@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::question::{ServerQuestion, stored_account};
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
@@ -168,17 +169,12 @@ pub fn role_permissions(role: Role) -> Permissions {
     }
     match role {
         Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
-        Role::SystemOperator => permissions.publish.extend(
-            [
-                "$SYS.REQ.CLAIMS.UPDATE",
-                "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP",
-                "$SYS.REQ.SERVER.PING",
-                "$SYS.REQ.SERVER.PING.ACCOUNTZ",
-                "$SYS.REQ.SERVER.PING.CONNZ",
-                "$SYS.REQ.SERVER.PING.LEAFZ",
-            ]
-            .map(str::to_owned),
-        ),
+        Role::SystemOperator => {
+            let claims = ["$SYS.REQ.CLAIMS.UPDATE".to_owned(), stored_account("*"), "$SYS.REQ.SERVER.PING".to_owned()];
+            permissions.publish.extend(claims);
+            // Each by its name: below SERVER.PING are also memory profiles and what every connection subscribes.
+            permissions.publish.extend(ServerQuestion::ALL.map(|question| question.subject().to_owned()));
+        }
         Role::Leaf
         | Role::Poller
         | Role::Admin

@@ -208,7 +208,7 @@ pub struct EnsureError {
 /// A connection to the bus. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    client: Client,
+    pub(crate) client: Client,
     /// How often the connection was lost.
     losses: tokio::sync::watch::Receiver<u64>,
     /// Changes with each connection that is made.

@@ -205,7 +205,7 @@ impl Puller {
     }
 }
 
-fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
+pub(crate) fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
     Config {
         name: spec.name.to_owned(),
         subjects: spec.subjects.clone(),
@@ -219,6 +219,17 @@ fn stream_config(spec: &StreamSpec, replicas: usize) -> Config {
         duplicate_window: DUPLICATE_WINDOW,
         num_replicas: replicas,
         ..Config::default()
+    }
+}
+
+pub(crate) fn consumer_config(spec: ConsumerSpec) -> pull::Config {
+    pull::Config {
+        name: Some(spec.name.to_owned()),
+        durable_name: Some(spec.name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(spec.ack_wait_s),
+        max_ack_pending: spec.max_ack_pending,
+        ..pull::Config::default()
     }
 }
 
@@ -244,14 +255,6 @@ pub(crate) async fn ensure_consumer(
     stream: &'static str,
     spec: ConsumerSpec,
 ) -> Result<(), async_nats::Error> {
-    let consumer = pull::Config {
-        name: Some(spec.name.to_owned()),
-        durable_name: Some(spec.name.to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(spec.ack_wait_s),
-        max_ack_pending: spec.max_ack_pending,
-        ..pull::Config::default()
-    };
-    jetstream.create_consumer_on_stream(consumer, stream).await?;
+    jetstream.create_consumer_on_stream(consumer_config(spec), stream).await?;
     Ok(())
 }

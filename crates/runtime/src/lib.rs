@@ -17,6 +17,7 @@ mod look;
 mod metrics;
 mod settings;
 mod stranded;
+mod survey;
 mod tls;
 mod unreadable;
 mod wait;
@@ -40,6 +41,7 @@ pub use metrics::{
     SecondsGauge, age_seconds,
 };
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
+pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};
 pub use tls::{TlsError, TlsFiles, client_config};
 pub use unreadable::Unreadable;
 pub use wait::{Backoff, LimitReached, eventually};

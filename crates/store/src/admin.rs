@@ -132,6 +132,17 @@ pub(crate) fn expected_versions() -> [(&'static str, i64); 2] {
     [(PLATFORM_SCHEMA, newest(&PLATFORM)), (Isolation::Shared.schema(), newest(&TENANT))]
 }
 
+/// Versions of migrations, each with its checksum.
+pub(crate) type Checksums = Vec<(i64, Vec<u8>)>;
+
+/// Every migration of this release, by schema.
+pub(crate) fn expected_migrations() -> [(&'static str, Checksums); 2] {
+    let all = |migrator: &Migrator| -> Checksums {
+        migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect()
+    };
+    [(PLATFORM_SCHEMA, all(&PLATFORM)), (Isolation::Shared.schema(), all(&TENANT))]
+}
+
 fn in_schema(migrator: &Migrator, schema: &str) -> Migrator {
     let mut migrator = Migrator { migrations: migrator.migrations.clone(), locking: false, ..Migrator::DEFAULT };
     migrator.dangerous_set_table_name(format!("{schema}._migrations"));

@@ -2,12 +2,14 @@
 //! that, and forgetting the tenant is an error of the database and never an empty or a full answer.
 
 pub mod admin;
+pub mod inspection;
 mod isolation;
 mod provisioning;
 mod store;
 mod url;
 
 pub use admin::AdminError;
+pub use inspection::Inspection;
 pub use isolation::{Isolation, isolation_of};
 pub use provisioning::{Provisioning, ProvisioningError};
 pub use store::{Store, StoreError, TenantTx, Tenants};

@@ -63,7 +63,7 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::Sql { action, source }
 }
 

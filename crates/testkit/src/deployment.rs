@@ -27,6 +27,8 @@ use crate::{Endpoint, Exposition, Handshake, Identity, RawClient, find_test_tool
 /// How long a state may take to come about on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 const EVERYTHING: &str = ">";
+/// The two tenants of a trial.
+pub const TRIAL: [&str; 2] = ["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"];
 
 /// A running deployment. Dropping it kills its processes and removes its folder.
 pub struct TestDeployment {
@@ -75,7 +77,7 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await
+        Self::start_with(&TRIAL, &[]).await
     }
 
     /// Other tenants, as [`tenants`] reads them, and further targets.
@@ -134,6 +136,15 @@ impl TestDeployment {
     /// When a process can be neither asked nor killed.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.up.stop().await.context("stop the deployment")
+    }
+
+    /// Ends it in order and keeps its folder.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn stop_and_keep(self) -> anyhow::Result<TempDir> {
+        self.up.stop().await.context("stop the deployment")?;
+        Ok(self.home)
     }
 
     /// The real `bulkhead` program, asked about this deployment.

@@ -10,15 +10,17 @@ use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 const PREFIX: &str = "BULKHEAD_CORE_";
+const USAGE: &str = "bulkhead-core [check-config] [--config FILE] [--version]";
 
 /// What the process is asked to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Run(Option<PathBuf>),
     CheckConfig(Option<PathBuf>),
+    Version,
 }
 
-/// Reads the arguments: `[check-config] [--config FILE]`.
+/// Reads the arguments: `[check-config] [--config FILE]`, or `--version`.
 ///
 /// # Errors
 /// A sentence that shows what is allowed.
@@ -29,8 +31,9 @@ pub fn command_line(args: impl Iterator<Item = String>) -> Result<Command, Strin
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "check-config" => is_check = true,
+            "--version" => return Ok(Command::Version),
             "--config" => file = Some(PathBuf::from(args.next().ok_or("--config needs a file")?)),
-            other => return Err(format!("{other:?} is not understood: bulkhead-core [check-config] [--config FILE]")),
+            other => return Err(format!("{other:?} is not understood: {USAGE}")),
         }
     }
     Ok(if is_check { Command::CheckConfig(file) } else { Command::Run(file) })
@@ -150,6 +153,7 @@ mod tests {
     fn arguments_are_few_and_named() {
         assert_eq!(line(&[]), Ok(Command::Run(None)));
         assert_eq!(line(&["check-config", "--config", "x"]), Ok(Command::CheckConfig(Some("x".into()))));
+        assert_eq!(line(&["--version"]), Ok(Command::Version));
         assert!(line(&["--config"]).is_err());
         assert!(line(&["--conf"]).unwrap_err().contains("--conf"));
     }

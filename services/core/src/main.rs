@@ -6,7 +6,7 @@ use bulkhead_core::config::{Command, Config, command_line};
 use bulkhead_runtime::{Chain, EXIT_SETTINGS, Stop, init_logs};
 use tracing::{error, info};
 
-#[expect(clippy::print_stderr, clippy::print_stdout, reason = "before logging starts, and for check-config")]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "before logging starts, and where the answer is a line")]
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = match command_line(std::env::args().skip(1)) {
@@ -16,7 +16,14 @@ async fn main() -> ExitCode {
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
-    let (Command::Run(file) | Command::CheckConfig(file)) = &command;
+    let (file, is_check) = match command {
+        Command::Run(file) => (file, false),
+        Command::CheckConfig(file) => (file, true),
+        Command::Version => {
+            println!("bulkhead-core {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+    };
     let loaded = Config::load(file.as_deref()).and_then(|config| {
         init_logs(config.log_format, &config.log_filter).map(|()| config).map_err(|error| error.to_string())
     });
@@ -27,7 +34,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
-    if let Command::CheckConfig(_) = command {
+    if is_check {
         println!("settings are valid");
         return ExitCode::SUCCESS;
     }

@@ -9,13 +9,14 @@ use bulkhead_poller::{Config, run};
 use bulkhead_runtime::{Chain, EXIT_SETTINGS, Stop, init_logs};
 use tracing::error;
 
-const USAGE: &str = "usage: bulkhead-poller [check-config] [--config FILE]";
+const USAGE: &str = "usage: bulkhead-poller [check-config] [--config FILE] [--version]";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Order {
     Run,
     CheckConfig,
     Help,
+    Version,
 }
 
 /// The order and the settings file of a command line.
@@ -26,6 +27,7 @@ fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<(Ord
         match argument.to_str() {
             Some("check-config") => order = Order::CheckConfig,
             Some("-h" | "--help") => order = Order::Help,
+            Some("--version") => order = Order::Version,
             Some("--config") => match arguments.next() {
                 Some(path) => file = Some(PathBuf::from(path)),
                 None => return Err("--config needs the name of a file".to_owned()),
@@ -51,6 +53,7 @@ fn say(line: &str) -> ExitCode {
 fn main() -> ExitCode {
     let (order, file) = match parse_arguments(std::env::args_os().skip(1)) {
         Ok((Order::Help, _)) => return say(USAGE),
+        Ok((Order::Version, _)) => return say(concat!("bulkhead-poller ", env!("CARGO_PKG_VERSION"))),
         Ok(parsed) => parsed,
         Err(problem) => return settings_exit(&format!("{problem}\n{USAGE}")),
     };
@@ -91,6 +94,7 @@ mod tests {
         check("--config a.toml", Ok((Order::Run, Some("a.toml"))));
         check("check-config --config a.toml", Ok((Order::CheckConfig, Some("a.toml"))));
         check("--help", Ok((Order::Help, None)));
+        check("--version", Ok((Order::Version, None)));
         check("--config", Err("--config needs the name of a file"));
         check("--confg a", Err("argument \"--confg\" is not known"));
     }

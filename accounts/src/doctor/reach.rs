@@ -1,0 +1,178 @@
+//! Everything that the doctor asks, reached as the users of the last start: it issues no credentials of its own.
+//!
+//! Each connection and each question has a limit, and what is away is a finding and no error.
+
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
+
+use bulkhead_bus::{Role, UserName};
+use bulkhead_runtime::{Bus, BusSettings, Chain};
+use bulkhead_store::Inspection;
+use futures_util::StreamExt;
+use serde::Deserialize;
+
+use super::finding::Area;
+use super::home::Home;
+use crate::certificates::{Authority, TrustDomain};
+use crate::files::read_state;
+use crate::profile::Profile;
+use crate::up::{Site, issued_settings};
+
+/// How long anybody may take for an answer.
+pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(4);
+const CONNECT_LIMIT: Duration = Duration::from_secs(6);
+/// Leaves that are asked at once.
+const LEAVES_AT_ONCE: usize = 32;
+const NAME: &str = "bulkhead doctor";
+const DATABASE: &str = "bulkhead";
+
+/// Something that can be asked, or why it cannot.
+pub(super) enum Source<T> {
+    Here(T),
+    Away(String),
+    /// No selected area needs it.
+    Unasked,
+}
+
+impl<T> Source<T> {
+    pub(super) fn get(&self) -> Option<&T> {
+        match self {
+            Self::Here(source) => Some(source),
+            Self::Away(_) | Self::Unasked => None,
+        }
+    }
+
+    async fn when(is_needed: bool, reached: impl Future<Output = Result<T, String>>) -> Self {
+        if !is_needed {
+            return Self::Unasked;
+        }
+        match reached.await {
+            Ok(source) => Self::Here(source),
+            Err(why) => Self::Away(why),
+        }
+    }
+}
+
+/// Core, asked as a person of the platform.
+pub(super) struct Person {
+    pub(super) bus: Bus,
+    pub(super) user: UserName,
+}
+
+/// One site's leaf, asked as its forwarder.
+pub(super) struct Leaf {
+    pub(super) site: Site,
+    pub(super) name: String,
+    pub(super) bus: Source<Bus>,
+}
+
+/// All that is asked.
+pub(super) struct Sources {
+    pub(super) system: Source<Bus>,
+    pub(super) provisioner: Source<Bus>,
+    pub(super) person: Source<Person>,
+    pub(super) database: Source<Inspection>,
+    pub(super) leaves: Vec<Leaf>,
+}
+
+/// An answer within the limit, or why there is none.
+pub(super) async fn limited<T, E: Error + 'static>(answer: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    within(QUESTION_LIMIT, answer).await
+}
+
+async fn within<T, E: Error + 'static>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+/// What a poller's settings say that matters here.
+#[derive(Deserialize)]
+pub(super) struct PollerSettings {
+    forwarder: ForwarderSettings,
+    #[serde(default)]
+    pub(super) checks: Vec<CheckSettings>,
+}
+
+#[derive(Deserialize)]
+struct ForwarderSettings {
+    leaf: BusSettings,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CheckSettings {
+    pub(super) interval_s: u32,
+}
+
+impl PollerSettings {
+    /// Of the first poller of a site.
+    pub(super) fn of_site(home: &Home, site: &Site) -> Result<Self, String> {
+        let poller = site.pollers.first().ok_or("the site has no poller")?;
+        let path = home.layout.poller(&site.tenant, &site.site, poller).join("poller.toml");
+        let text = read_state(&path).map_err(|error| Chain(&error).to_string())?;
+        toml::from_str(&text).map_err(|error| format!("{} is not readable: {}", home.shown(&path), error.message()))
+    }
+}
+
+async fn connect(settings: &BusSettings) -> Result<Bus, String> {
+    within(CONNECT_LIMIT, Bus::connect(settings, NAME)).await
+}
+
+fn profile(home: &Home) -> Result<Profile, String> {
+    Profile::read(&home.layout.profile("ops")).map_err(|error| Chain(&error).to_string())
+}
+
+async fn connect_service(home: &Home, role: Role) -> Result<Bus, String> {
+    let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+    // The hub's addresses are those of the platform's own people.
+    let urls = profile(home)?.urls;
+    connect(&issued_settings(&home.layout.provisioning(), role.name(), &authority, urls)).await
+}
+
+async fn connect_person(home: &Home) -> Result<Person, String> {
+    let profile = profile(home)?;
+    Ok(Person { bus: connect(&profile.bus_settings()).await?, user: profile.user })
+}
+
+async fn connect_database(home: &Home) -> Result<Inspection, String> {
+    let port = home.ports.get("postgres").ok_or("ports.json names no port of the database")?;
+    let path = home.layout.secrets().join("postgres-provision.password");
+    let password = read_state(&path).map_err(|error| Chain(&error).to_string())?;
+    let url = format!("postgres://bulkhead_provision:{}@127.0.0.1:{port}/{DATABASE}", password.trim());
+    within(CONNECT_LIMIT, Inspection::connect(&url)).await
+}
+
+async fn connect_leaf(home: &Home, site: &Site, is_needed: bool) -> Leaf {
+    let reached = async {
+        let settings = PollerSettings::of_site(home, site)?;
+        connect(&settings.forwarder.leaf).await
+    };
+    let bus = Source::when(is_needed, reached).await;
+    Leaf { site: site.clone(), name: format!("{}/{}", site.tenant, site.site), bus }
+}
+
+/// Connects to whatever the selected areas need.
+pub(super) async fn reach(home: &Home, areas: &[Area]) -> Sources {
+    let is_for = |needing: &[Area]| areas.iter().any(|area| needing.contains(area));
+    let system = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Disks, Area::Drift]);
+    let provisioner = is_for(&[Area::Links, Area::Disks, Area::Streams, Area::Lag]);
+    let person = is_for(&[Area::Links, Area::Lag]);
+    let database = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Streams, Area::Drift, Area::Permissions]);
+    let leaves = is_for(&[Area::Links, Area::Versions, Area::Disks, Area::Streams, Area::Lag]);
+    let connecting = home.sites.iter().map(|site| connect_leaf(home, site, leaves));
+    let connecting = futures_util::stream::iter(connecting).buffered(LEAVES_AT_ONCE);
+    let (system, provisioner, person, database, leaves) = tokio::join!(
+        Source::when(system, connect_service(home, Role::SystemOperator)),
+        Source::when(provisioner, connect_service(home, Role::Provisioner)),
+        Source::when(person, connect_person(home)),
+        Source::when(database, connect_database(home)),
+        connecting.collect(),
+    );
+    Sources { system, provisioner, person, database, leaves }
+}

@@ -1,0 +1,77 @@
+//! Questions about the servers themselves: what the system account and JetStream are asked. They only look.
+
+use crate::stream::StreamName;
+
+/// What every hub server is asked at once, in the system account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServerQuestion {
+    /// Which accounts are loaded, or one account's token as it is in force.
+    Accounts,
+    /// Who is connected.
+    Connections,
+    /// Whether it can do its work; the only one that tells of a stream that stopped at a write error.
+    Health,
+    /// What JetStream holds and may hold, and how its servers stand to each other.
+    JetStream,
+    /// Which leaves are linked.
+    Leaves,
+    /// Version, clock, ports, and which configuration is loaded.
+    Settings,
+}
+
+impl ServerQuestion {
+    pub const ALL: [Self; 6] =
+        [Self::Accounts, Self::Connections, Self::Health, Self::JetStream, Self::Leaves, Self::Settings];
+
+    #[must_use]
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Accounts => "$SYS.REQ.SERVER.PING.ACCOUNTZ",
+            Self::Connections => "$SYS.REQ.SERVER.PING.CONNZ",
+            Self::Health => "$SYS.REQ.SERVER.PING.HEALTHZ",
+            Self::JetStream => "$SYS.REQ.SERVER.PING.JSZ",
+            Self::Leaves => "$SYS.REQ.SERVER.PING.LEAFZ",
+            Self::Settings => "$SYS.REQ.SERVER.PING.VARZ",
+        }
+    }
+}
+
+/// Asks the servers' resolver for an account's token as it is stored.
+#[must_use]
+pub fn stored_account(account: &str) -> String {
+    format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP")
+}
+
+/// Asks JetStream for a stream's configuration and state.
+#[must_use]
+pub fn stream_info(stream: StreamName) -> String {
+    format!("$JS.API.STREAM.INFO.{}", stream.as_str())
+}
+
+/// Asks JetStream for the configuration and state of a stream's consumer.
+#[must_use]
+pub fn consumer_info(stream: StreamName) -> String {
+    format!("$JS.API.CONSUMER.INFO.{}.{}", stream.as_str(), stream.consumer().name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EdgeRole, Role, edge_permissions, role_permissions};
+
+    #[test]
+    fn whoever_asks_may_ask() {
+        let system = role_permissions(Role::SystemOperator).publish;
+        for question in ServerQuestion::ALL {
+            assert!(system.contains(&question.subject().to_owned()), "{question:?}");
+        }
+        assert!(system.contains(&stored_account("*")));
+        let provisioner = role_permissions(Role::Provisioner).publish;
+        for stream in StreamName::HUB {
+            assert!(provisioner.contains(&stream_info(stream)) && provisioner.contains(&consumer_info(stream)));
+        }
+        let forwarder = edge_permissions(&"oslo".parse().unwrap(), &EdgeRole::Forwarder).publish;
+        let edge = StreamName::ResultsEdge;
+        assert!(forwarder.contains(&stream_info(edge)) && forwarder.contains(&consumer_info(edge)));
+    }
+}
