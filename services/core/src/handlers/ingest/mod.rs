@@ -16,7 +16,8 @@ use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, now_ms};
 use bulkhead_store::{Store, StoreError};
-use tokio::sync::mpsc;
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, mpsc};
 use tracing::{info, warn};
 
 use self::letters::{letter, row_letters};
@@ -34,6 +35,9 @@ use crate::precedence::Candidate;
 /// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,
 /// or the queue would deliver again what still lies here.
 const HELD_AHEAD_S: usize = 10;
+/// Transactions of one stream at a time: while one waits for the disk, the other works. They take rows in one order, so that
+/// neither waits for the other in a circle.
+const WRITERS: usize = 2;
 
 /// What ingesting one stream works with.
 #[derive(Clone)]
@@ -92,6 +96,15 @@ struct Prepared {
     strangers: Vec<Stranger>,
 }
 
+impl Prepared {
+    /// A transaction at a time, so that no writer has more to do than another.
+    fn one_by_one(self) -> impl Iterator<Item = Self> {
+        let strangers = Self { works: vec![], strangers: self.strangers };
+        let works = self.works.into_iter().map(|work| Self { works: vec![work], strangers: vec![] });
+        works.chain(std::iter::once(strangers)).filter(|one| !(one.works.is_empty() && one.strangers.is_empty()))
+    }
+}
+
 /// The batches of one delivery, each with what becomes of it.
 type Decided = Vec<(Part, Verdict)>;
 
@@ -109,12 +122,14 @@ impl Ingesting {
     /// Never by itself: whatever fails is tried again.
     pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
         let (prepared, waiting) = mpsc::channel(1);
-        let settler = Settler::new(self.clone());
+        let waiting = Mutex::new(waiting);
+        let writers = (0..WRITERS).map(|_| Settler::new(self.clone()).run(&waiting, &stop));
+        let writers = join_all(writers);
         let (stranded, metrics) = (self.stream, Arc::clone(&self.metrics));
         let looking = bus.clone();
-        let (taken, (), ()) = tokio::join!(
+        let (taken, _, ()) = tokio::join!(
             self.take(bus, readiness, (part, prepared), &stop),
-            settler.run(waiting, &stop),
+            writers,
             looking.free_stranded(stranded, &stop, || add(&metrics.stranded_freed, 1)),
         );
         taken
@@ -193,9 +208,11 @@ impl Ingesting {
             };
             pace.reset();
             let rows = decided.works.iter().map(|work| work.rows).sum();
-            // The other end waits for this one to be dropped.
-            if heart.while_waiting(prepared.send(decided)).await.is_err() {
-                return;
+            for one in decided.one_by_one() {
+                // The other end waits for this one to be dropped.
+                if heart.while_waiting(prepared.send(one)).await.is_err() {
+                    return;
+                }
             }
             heart.while_waiting(self.hold_rate(rows, stop)).await;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::{AccountKey, CoreSubject};
 use bulkhead_runtime::{Bus, Chain, Delivery, Stop, now_ms};
 use bulkhead_store::StoreError;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tracing::warn;
 
 use super::letters::{letter, unreadable_letter};
@@ -45,10 +45,11 @@ impl Settler {
     }
 
     /// Runs until nothing more is prepared.
-    pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Prepared>, stop: &Stop) {
+    pub(super) async fn run(mut self, waiting: &Mutex<mpsc::Receiver<Prepared>>, stop: &Stop) {
         let mut pace = retry_pace();
         let hearts = Arc::clone(&self.ingesting.hearts);
-        while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
+        let next = || async { waiting.lock().await.recv().await };
+        while let Some(prepared) = hearts.writing.while_waiting(next()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
                 Settled::Away => pause(&mut pace, stop).await,
