@@ -4,4 +4,4 @@
 
 pub mod bench;
 pub mod chaos;
-mod streams;
+pub mod streams;

@@ -32,7 +32,7 @@ impl Waiting {
     }
 }
 
-pub(crate) async fn look(bus: &Bus, stream: StreamName) -> anyhow::Result<Waiting> {
+async fn look(bus: &Bus, stream: StreamName) -> anyhow::Result<Waiting> {
     let name = stream.as_str();
     let answer = bus.request(&format!("$JS.API.STREAM.INFO.{name}"), Vec::new().into(), ANSWER_LIMIT).await?;
     let answer: Value = serde_json::from_slice(&answer).context("read a stream's state")?;
@@ -57,7 +57,10 @@ pub(crate) async fn look(bus: &Bus, stream: StreamName) -> anyhow::Result<Waitin
 }
 
 /// Connects anew for each look: what is looked at may have been killed since the last one.
-pub(crate) async fn look_at(settings: &BusSettings, streams: &[StreamName]) -> anyhow::Result<Vec<Waiting>> {
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn look_at(settings: &BusSettings, streams: &[StreamName]) -> anyhow::Result<Vec<Waiting>> {
     let bus = Bus::connect(settings, "chaos").await.context("connect to look at streams")?;
     let mut all = Vec::new();
     for stream in streams {

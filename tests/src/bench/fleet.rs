@@ -18,12 +18,12 @@ const BACKFILL_AFTER_S: i64 = 86_400;
 
 /// One tenant's leaf, as a poller reaches it.
 #[derive(Clone)]
-pub(super) struct Station {
-    pub(super) tenant: TenantSlug,
-    pub(super) site: SiteName,
-    pub(super) poller: PollerName,
-    pub(super) leaf: BusSettings,
-    pub(super) seed: String,
+pub struct Station {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+    pub leaf: BusSettings,
+    pub seed: String,
 }
 
 pub(super) struct Fleet {
@@ -82,6 +82,22 @@ impl Fleet {
 }
 
 impl Station {
+    /// A poller of a deployment, by its own files.
+    ///
+    /// # Errors
+    /// When a name is none or a file is missing.
+    pub fn of(deployment: &TestDeployment, tenant: &str, site: &str, poller: &str) -> anyhow::Result<Self> {
+        let (tenant, site, poller): (TenantSlug, SiteName, PollerName) =
+            (tenant.parse()?, site.parse()?, poller.parse()?);
+        let folder = deployment.up.layout.poller(&tenant, &site, &poller);
+        let text = std::fs::read_to_string(folder.join("poller.toml")).context("read poller settings")?;
+        let settings: toml::Table = toml::from_str(&text).context("read poller settings")?;
+        let leaf = settings.get("leaf").cloned().context("a poller's settings name its leaf")?;
+        let seed = std::fs::read_to_string(folder.join("batch.nk")).context("read a batch key")?;
+        let leaf = leaf.try_into().context("read bus settings")?;
+        Ok(Self { tenant, site, poller, leaf, seed: seed.trim().to_owned() })
+    }
+
     pub(super) fn key(&self) -> anyhow::Result<KeyPair> {
         KeyPair::from_seed(&self.seed).context("read a batch key")
     }

@@ -70,20 +70,18 @@ async fn fill(station: &Station, batches: Vec<(Headers, Bytes)>) -> anyhow::Resu
 }
 
 /// What was loaded, and how long publishing alone took.
-pub(super) struct Loaded {
-    pub(super) rows: usize,
-    pub(super) batches: usize,
-    pub(super) body_bytes: usize,
-    pub(super) took: Duration,
+pub struct Loaded {
+    pub rows: usize,
+    pub batches: usize,
+    pub body_bytes: usize,
+    pub took: Duration,
 }
 
 /// Signs first, so that only publishing is measured; then fills all leaves at the same time.
-pub(super) async fn fill_all(
-    stations: &[Station],
-    rows_each: usize,
-    batch: usize,
-    from_ms: i64,
-) -> anyhow::Result<Loaded> {
+///
+/// # Errors
+/// When a leaf does not take a batch.
+pub async fn fill_all(stations: &[Station], rows_each: usize, batch: usize, from_ms: i64) -> anyhow::Result<Loaded> {
     let mut prepared = Vec::new();
     let (mut total, mut batches, mut body_bytes) = (0, 0, 0);
     for station in stations {

@@ -10,5 +10,7 @@ mod ingest;
 mod load;
 mod report;
 
+pub use fleet::Station;
 pub use ingest::{Cell, Grid, Measured, run_ingest};
+pub use load::{Loaded, fill_all};
 pub use report::{render, row};
