@@ -7,6 +7,8 @@ pub mod claims;
 pub mod cli;
 pub mod client;
 pub mod files;
+pub mod hub_size;
+pub mod hub_state;
 pub mod keys;
 pub mod nats_config;
 pub mod operator;

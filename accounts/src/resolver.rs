@@ -87,18 +87,17 @@ async fn is_in_force(system: &Bus, account: &AccountRecord, servers: usize) -> R
         match answer.data.and_then(|data| data.account_detail) {
             Some(detail) if detail.jwt == account.token => {}
             Some(_) => return Err("a server has an older token in memory".to_owned()),
-            None => is_stored(system, account).await?,
+            None => is_stored(system, account, servers).await?,
         }
     }
     Ok(())
 }
 
-/// For a server that has not loaded the account: what it would load.
-async fn is_stored(system: &Bus, account: &AccountRecord) -> Result<(), String> {
-    let stored = system.request(&lookup_subject(account), Vec::new().into(), ANSWER_LIMIT).await;
-    match stored {
-        Ok(token) if token.as_ref() == account.token.as_bytes() => Ok(()),
-        Ok(_) => Err("a server has another token in its store".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+/// For servers that have not loaded the account: what they would load. The answers do not say whose they are, so all are
+/// waited for.
+async fn is_stored(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), String> {
+    let stored = system.request_all(&lookup_subject(account), Vec::new().into(), servers, ANSWER_LIMIT).await;
+    let stored = stored.map_err(|error| error.to_string())?;
+    let same = stored.iter().filter(|token| token.as_ref() == account.token.as_bytes()).count();
+    if same == servers { Ok(()) } else { Err(format!("{same} of {servers} servers have the token in their store")) }
 }

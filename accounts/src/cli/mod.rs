@@ -18,6 +18,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use exit::Failure;
 
+use crate::hub_size::HubSize;
+
 const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
@@ -72,6 +74,9 @@ struct UpArgs {
     /// Forget what an earlier start has left and begin anew.
     #[arg(long)]
     fresh: bool,
+    /// How many servers the hub has: 1, or 3 that keep a copy of everything each [default: as before; 1 at the first start].
+    #[arg(long, value_name = "1|3")]
+    hub: Option<HubSize>,
     /// Watch this as well, from both sites: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated.
     #[arg(long = "target", value_name = "URL")]
     targets: Vec<crate::up::Target>,

@@ -2,20 +2,25 @@
 //!
 //! What it starts is what an installation runs; what it makes (accounts, certificates, configuration) is final in form.
 
+mod backbone;
 pub mod child;
 mod deployment;
 mod fetch;
+mod home;
+mod hub;
 mod layout;
 mod pins;
 mod platform;
 mod ports;
 mod postgres;
+mod resize;
 mod site;
 mod start;
 mod target;
 mod tools;
 
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub use hub::{HubPlace, HubServer};
 pub use layout::Layout;
 pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};
 pub use postgres::{Postgres, PostgresError};

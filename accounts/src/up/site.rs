@@ -46,7 +46,7 @@ pub(super) struct SiteMaker<'a> {
     pub layout: &'a Layout,
     pub operator: &'a OperatorStore,
     pub authority: &'a Authority,
-    pub hub_leaf_url: String,
+    pub hub_leaf_urls: Vec<String>,
     pub now: OffsetDateTime,
     /// Unix seconds until which the leaf's credentials are good.
     pub credentials_expire: i64,
@@ -106,11 +106,12 @@ impl SiteMaker<'_> {
         Ok(files)
     }
 
-    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path.
+    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path. How many sites
+    /// came before it decides which server of the hub it looks for first.
     ///
     /// # Errors
     /// [`SiteError`].
-    pub(super) fn write_leaf(&self, site: &Site, port: u16) -> Result<PathBuf, SiteError> {
+    pub(super) fn write_leaf(&self, site: &Site, port: u16, place_in_order: usize) -> Result<PathBuf, SiteError> {
         let folder = self.layout.site(&site.tenant, &site.site);
         let tls = folder.join("tls");
         make_folder(&tls).map_err(SiteError::File)?;
@@ -141,7 +142,7 @@ impl SiteMaker<'_> {
             listener_key_file: listener.key_file,
             tenant_intermediate_file: self.authority.tenant_intermediate_file(&site.tenant),
             users: self.leaf_users(site),
-            hub_urls: vec![self.hub_leaf_url.clone()],
+            hub_urls: order_for(place_in_order, &self.hub_leaf_urls),
             creds_file,
             leaf_cert_file: leaf.cert_file,
             leaf_key_file: leaf.key_file,
@@ -217,6 +218,20 @@ impl SiteMaker<'_> {
     }
 }
 
+/// The order in which the `index`th site tries the servers of the hub: first choices take turns, and so do the second
+/// choices of those that share a first one, so that the leaves of a server that dies do not all go to the same other.
+fn order_for(index: usize, urls: &[String]) -> Vec<String> {
+    let mut order = urls.to_vec();
+    let count = order.len().max(1);
+    order.rotate_left(index % count);
+    if (index / count) % 2 == 1
+        && let [_, others @ ..] = order.as_mut_slice()
+    {
+        others.reverse();
+    }
+    order
+}
+
 /// Writes a settings file that names secrets by path.
 ///
 /// # Panics
@@ -224,4 +239,26 @@ impl SiteMaker<'_> {
 pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(), SiteError> {
     let text = toml::to_string(settings).expect("settings serialize");
     write_public(path, text.as_bytes()).map_err(SiteError::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn sites_take_turns_in_whom_they_try_first_and_second() {
+        let urls: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let orders: Vec<Vec<String>> = (0..6).map(|index| order_for(index, &urls)).collect();
+        assert_eq!(orders.iter().collect::<BTreeSet<_>>().len(), 6, "{orders:?}");
+        for place in 0..2 {
+            for url in &urls {
+                let count = orders.iter().filter(|order| order[place] == *url).count();
+                assert_eq!(count, 2, "{url} in place {place} of {orders:?}");
+            }
+        }
+        assert_eq!(order_for(6, &urls), orders[0]);
+        assert_eq!(order_for(5, &urls[..1]), ["a"]);
+        assert_eq!(order_for(5, &[]), Vec::<String>::new());
+    }
 }

@@ -163,6 +163,8 @@ pub fn role_permissions(role: Role) -> Permissions {
                 "$SYS.REQ.SERVER.PING",
                 "$SYS.REQ.SERVER.PING.ACCOUNTZ",
                 "$SYS.REQ.SERVER.PING.CONNZ",
+                "$SYS.REQ.SERVER.PING.HEALTHZ",
+                "$SYS.REQ.SERVER.PING.JSZ",
                 "$SYS.REQ.SERVER.PING.LEAFZ",
             ]
             .map(str::to_owned),

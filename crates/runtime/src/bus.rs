@@ -181,8 +181,17 @@ pub enum Ensured {
 #[derive(Debug, thiserror::Error)]
 #[error("make {what}")]
 pub struct EnsureError {
-    what: String,
-    source: async_nats::Error,
+    pub(crate) what: String,
+    pub(crate) is_passing: bool,
+    pub(crate) source: async_nats::Error,
+}
+
+impl EnsureError {
+    /// Whether trying again may help: the server cannot yet, as opposed to will not.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.is_passing
+    }
 }
 
 /// A connection to the bus. Clones share it.
@@ -424,9 +433,7 @@ impl Bus {
     /// # Errors
     /// When the server refuses, for example because a limit of the account is reached.
     pub async fn ensure_stream(&self, spec: &StreamSpec, replicas: usize) -> Result<Ensured, EnsureError> {
-        crate::durable::ensure_stream(&self.jetstream, spec, replicas)
-            .await
-            .map_err(|source| EnsureError { what: format!("stream {}", spec.name), source })
+        crate::durable::ensure_stream(&self.jetstream, spec, replicas).await
     }
 
     /// Waits until everything that was published has reached the server.

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_accounts::claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
+use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::keys::{KeyKind, SigningKey};
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::resolver::push;
-use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
+use bulkhead_accounts::up::{Deployment, HubServer, Options, Programs, Target, TenantOptions};
 use bulkhead_runtime::{eventually, now_ms};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -81,12 +82,25 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start_with(lines: &[&str], targets: &[&str]) -> anyhow::Result<Self> {
+        Self::start_sized(lines, targets, HubSize::One).await
+    }
+
+    /// Tenants as [`tenants`] reads them, on a hub of three servers.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_cluster(lines: &[&str]) -> anyhow::Result<Self> {
+        Self::start_sized(lines, &[], HubSize::Three).await
+    }
+
+    async fn start_sized(lines: &[&str], targets: &[&str], hub: HubSize) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
         // So that the database's user may pass; what is secret has closed folders of its own.
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
         let options = Options {
             home: home.path().to_owned(),
             fresh: false,
+            hub_servers: Some(hub),
             tools: find_test_tools()?,
             programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
             tenants: tenants(lines)?,
@@ -180,13 +194,20 @@ impl TestDeployment {
     /// Where clients connect.
     #[must_use]
     pub fn hub(&self) -> Endpoint {
-        Self::endpoint(self.up.hub_port, Handshake::AfterInfo)
+        self.hub_servers().swap_remove(0)
+    }
+
+    /// Where clients connect, for each server of the hub.
+    #[must_use]
+    pub fn hub_servers(&self) -> Vec<Endpoint> {
+        let endpoint = |server: &HubServer| Self::endpoint(server.place.client_port, Handshake::AfterInfo);
+        self.up.hub_servers.iter().map(endpoint).collect()
     }
 
     /// Where leaves connect.
     #[must_use]
     pub fn hub_for_leaves(&self) -> Endpoint {
-        Self::endpoint(self.up.hub_leaf_port, Handshake::First)
+        Self::endpoint(self.up.hub_servers[0].place.leaf_port, Handshake::First)
     }
 
     fn trusting_hub(&self) -> Identity {
@@ -243,7 +264,7 @@ impl TestDeployment {
         let mut body = self.account(name)?.claims.nats;
         change(&mut body);
         let signed = self.up.platform.operator.sign_body(name, body, now_ms() / 1_000).context("sign account")?;
-        push(&self.up.system, &signed, 1).await.context("push account")?;
+        push(&self.up.system, &signed, self.up.hub_size().servers()).await.context("push account")?;
         Ok(signed)
     }
 
