@@ -16,7 +16,7 @@ use bulkhead_accounts::keys::{KeyKind, SigningKey};
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::resolver::push;
-use bulkhead_accounts::up::{Deployment, HubServer, Options, Programs, Target, TenantOptions};
+use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
 use bulkhead_runtime::{eventually, now_ms};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -186,7 +186,7 @@ impl TestDeployment {
         waited.await.context("wait for results")
     }
 
-    fn endpoint(port: u16, handshake: Handshake) -> Endpoint {
+    pub(crate) fn endpoint(port: u16, handshake: Handshake) -> Endpoint {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Endpoint { addr, server_name: "localhost".to_owned(), handshake }
     }
@@ -194,14 +194,7 @@ impl TestDeployment {
     /// Where clients connect.
     #[must_use]
     pub fn hub(&self) -> Endpoint {
-        self.hub_servers().swap_remove(0)
-    }
-
-    /// Where clients connect, for each server of the hub.
-    #[must_use]
-    pub fn hub_servers(&self) -> Vec<Endpoint> {
-        let endpoint = |server: &HubServer| Self::endpoint(server.place.client_port, Handshake::AfterInfo);
-        self.up.hub_servers.iter().map(endpoint).collect()
+        Self::endpoint(self.up.hub_servers[0].place.client_port, Handshake::AfterInfo)
     }
 
     /// Where leaves connect.

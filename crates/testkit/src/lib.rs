@@ -3,6 +3,7 @@
 //! Attackers here are free of every rule that honest clients keep: whatever they are not able to do, a server refused.
 //! Nothing in this crate stands in for a server.
 
+mod cluster;
 pub mod database;
 pub mod deployment;
 mod dial;

@@ -1,0 +1,113 @@
+//! Results of two tenants flow through a hub whose servers die one after the other; no slot is missing afterwards.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bulkhead_accounts::hub_size::HubSize;
+use bulkhead_accounts::hub_state::{ServerState, hub_state};
+use bulkhead_bus::StreamName;
+use bulkhead_runtime::eventually;
+use bulkhead_testkit::{LIMIT, TestDeployment};
+use sqlx::PgPool;
+
+/// Three sites, so that each server of the hub is somebody's first choice.
+const TENANTS: [&str; 2] = ["acme-corp enterprise oslo/p1 bergen/p1", "xyz-inc free lima/p1"];
+
+/// Slots that are missing between the first and the last of each check.
+async fn gaps(witness: &PgPool) -> anyhow::Result<i64> {
+    let sql = "select coalesce(sum(expected - found), 0)::int8 from (
+                   select count(*) as found,
+                          (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
+                   from shared.result group by tenant_id, check_name, vantage
+               ) checks";
+    sqlx::query_scalar(sql).fetch_one(witness).await.context("look for gaps")
+}
+
+async fn wait_until_gapless(witness: &PgPool) -> anyhow::Result<()> {
+    let waited = eventually("every slot stored", LIMIT, || async {
+        match gaps(witness).await.map_err(|error| format!("{error:#}"))? {
+            0 => Ok(()),
+            missing => Err(format!("{missing} slots are missing")),
+        }
+    });
+    waited.await.context("results are missing")
+}
+
+/// The command line shows both tenants' results.
+async fn check_shown(deployment: &TestDeployment) -> anyhow::Result<()> {
+    for profile in ["acme-corp-admin", "xyz-inc-admin"] {
+        let file = deployment.up.layout.profile(profile);
+        let rows = deployment.rows(&["results", "list", "--profile", file.to_str().context("path")?]).await?;
+        let tenant = profile.trim_end_matches("-admin");
+        anyhow::ensure!(!rows.is_empty() && rows.iter().all(|row| row["tenant"] == tenant), "{tenant}: {rows:?}");
+    }
+    let rows = deployment.rows(&["status"]).await?;
+    anyhow::ensure!(rows.len() == 2 && rows.iter().all(|row| row["dead_letters"] == 0), "{rows:?}");
+    Ok(())
+}
+
+/// How long nothing was stored, looking until every check has a new result.
+async fn longest_pause(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<Duration> {
+    let flowing = deployment.wait_for_results(witness);
+    tokio::pin!(flowing);
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    let (mut seen, mut since, mut longest) = (0_i64, Instant::now(), Duration::ZERO);
+    loop {
+        tokio::select! {
+            flows = &mut flowing => return flows.map(|()| longest.max(since.elapsed())),
+            _ = looks.tick() => {
+                let stored = sqlx::query_scalar("select count(*) from shared.result").fetch_one(witness).await?;
+                if stored != seen {
+                    longest = longest.max(since.elapsed());
+                    (seen, since) = (stored, Instant::now());
+                }
+            }
+        }
+    }
+}
+
+async fn missing(deployment: &TestDeployment, number: usize) -> Option<String> {
+    let states: Vec<ServerState> = hub_state(&deployment.up.system, HubSize::Three).await;
+    states.into_iter().find(|state| state.server == HubSize::server_name(number)).and_then(|state| state.missing)
+}
+
+/// Kills a server while results flow, and starts it again once they flow without it.
+async fn kill_and_go_on(deployment: &mut TestDeployment, witness: &PgPool, number: usize) -> anyhow::Result<Duration> {
+    deployment.hub_server(number)?.child.kill()?;
+    let pause = longest_pause(deployment, witness).await?;
+    check_shown(deployment).await?;
+    assert!(missing(deployment, number).await.is_some(), "a dead server is taken for a whole one");
+    deployment.up.restart_hub_server(number)?;
+    deployment.up.wait_until_replicas_current().await?;
+    Ok(pause)
+}
+
+/// A server loses its disk and comes back under its old name; it is no longer in the way of another's death.
+async fn replace(deployment: &mut TestDeployment, witness: &PgPool, number: usize) -> anyhow::Result<()> {
+    deployment.lose_hub_server(number)?;
+    deployment.wait_for_results(witness).await?;
+    deployment.up.restart_hub_server(number)?;
+    assert!(missing(deployment, number).await.is_some(), "an empty server is taken for a whole one");
+    deployment.up.wait_until_replicas_current().await?;
+    let other = number % 3 + 1;
+    kill_and_go_on(deployment, witness, other).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn results_go_on_when_a_server_of_the_hub_dies_and_when_one_is_replaced() -> anyhow::Result<()> {
+    let mut deployment = TestDeployment::start_cluster(&TENANTS).await?;
+    let witness = deployment.witness().await?;
+    deployment.wait_for_results(&witness).await?;
+    check_shown(&deployment).await?;
+    let spread = deployment.leaves_by_server().await?;
+    assert!(spread.len() == 3 && spread.values().all(|&leaves| leaves == 1), "{spread:?}");
+
+    let leader = deployment.stream_leader(StreamName::Results).await?;
+    let pause = kill_and_go_on(&mut deployment, &witness, leader).await?;
+    println!("leader killed: nothing stored for {pause:?}");
+    let follower = deployment.stream_leader(StreamName::Results).await? % 3 + 1;
+    replace(&mut deployment, &witness, follower).await?;
+    wait_until_gapless(&witness).await?;
+    deployment.stop().await
+}
