@@ -31,7 +31,27 @@ const EVERYTHING: &str = ">";
 /// A running deployment. Dropping it kills its processes and removes its folder.
 pub struct TestDeployment {
     pub up: Deployment,
+    options: Options,
     home: TempDir,
+}
+
+/// A deployment that was ended in order, with all that it has left in its folder.
+pub struct StoppedDeployment {
+    /// What it is started with the next time.
+    pub options: Options,
+    home: TempDir,
+}
+
+impl StoppedDeployment {
+    /// Starts it again from what it has left.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start(self) -> anyhow::Result<TestDeployment> {
+        let Self { options, home } = self;
+        let up = Deployment::start(options.clone(), &|_| {}).await.context("start a deployment")?;
+        Ok(TestDeployment { up, options, home })
+    }
 }
 
 /// A program that was built beside this test.
@@ -106,8 +126,16 @@ impl TestDeployment {
             tenants: tenants(lines)?,
             targets: targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?,
         };
-        let up = Deployment::start(options, &|_| {}).await.context("start a deployment")?;
-        Ok(Self { up, home })
+        StoppedDeployment { options, home }.start().await
+    }
+
+    /// Ends it in order and keeps its folder, to be started again.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn pause(self) -> anyhow::Result<StoppedDeployment> {
+        self.up.stop().await.context("stop the deployment")?;
+        Ok(StoppedDeployment { options: self.options, home: self.home })
     }
 
     #[must_use]
@@ -254,10 +282,23 @@ impl TestDeployment {
         name: &str,
         change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
     ) -> anyhow::Result<AccountRecord> {
+        self.change_account_on(self.up.hub_size().servers(), name, change).await
+    }
+
+    /// As [`TestDeployment::change_account`] when only `servers` of the hub's servers run.
+    ///
+    /// # Errors
+    /// When those do not take it.
+    pub async fn change_account_on(
+        &self,
+        servers: usize,
+        name: &str,
+        change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
+    ) -> anyhow::Result<AccountRecord> {
         let mut body = self.account(name)?.claims.nats;
         change(&mut body);
         let signed = self.up.platform.operator.sign_body(name, body, now_ms() / 1_000).context("sign account")?;
-        push(&self.up.system, &signed, self.up.hub_size().servers()).await.context("push account")?;
+        push(&self.up.system, &signed, servers).await.context("push account")?;
         Ok(signed)
     }
 

@@ -19,7 +19,7 @@ mod settings;
 mod wire;
 
 pub use database::TestDatabase;
-pub use deployment::{LIMIT, TestDeployment};
+pub use deployment::{LIMIT, StoppedDeployment, TestDeployment};
 pub use dial::ConnectError;
 pub use fake_hub::{FakeHub, Visit};
 pub use identity::{CertificatePair, Endpoint, Handshake, Identity};
