@@ -89,9 +89,19 @@ impl OperatorStore {
                 path: path.display().to_string(),
                 source,
             })?;
-            return Ok(Self { folder, keys, token, claims });
+            let store = Self { folder, keys, token, claims };
+            store.renew_system(now)?;
+            return Ok(store);
         }
         Self::create(folder, keys, now)
+    }
+
+    /// Renders the system account as it should be now: a store of an earlier release may grant less. Servers take it from
+    /// their configuration at their next start.
+    fn renew_system(&self, now: i64) -> Result<(), OperatorError> {
+        // Never a new one: the operator's token names the one there is.
+        self.system()?;
+        self.ensure_account(SYSTEM, &[Role::SystemOperator], now, |_, keys| system_account(keys)).map(drop)
     }
 
     fn create(folder: PathBuf, keys: KeyStore, now: i64) -> Result<Self, OperatorError> {
@@ -261,6 +271,21 @@ mod tests {
         fn role_key_all(&self) -> Vec<String> {
             Role::TENANT.iter().filter_map(|&role| self.role_key(role).map(str::to_owned)).collect()
         }
+    }
+
+    #[test]
+    fn the_system_account_of_an_earlier_release_is_renewed_with_its_key_and_a_lost_one_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap();
+        let known = store.system().unwrap();
+        let mut less = known.claims.nats.clone();
+        less.limits.conn = 1;
+        store.sign_body(SYSTEM, less, 1_000).unwrap();
+        let renewed = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap().system().unwrap();
+        assert_eq!((renewed.claims.nats, renewed.key), (known.claims.nats, known.key));
+        assert_eq!(renewed.claims.iat, 1_002, "servers take only what is newer");
+        std::fs::remove_file(store.account_path(SYSTEM)).unwrap();
+        assert!(OperatorStore::open(folder.path().to_owned(), 1_000).is_err());
     }
 
     #[test]

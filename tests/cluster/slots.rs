@@ -17,7 +17,12 @@ pub(crate) async fn gaps(witness: &PgPool, (since_ms, until_ms): Period) -> anyh
                    where extract(epoch from slot) * 1000 between $1::float8 and $2::float8
                    group by tenant_id, check_name, vantage
                ) checks";
-    sqlx::query_scalar(sql).bind(since_ms as f64).bind(until_ms as f64).fetch_one(witness).await.context("look for gaps")
+    sqlx::query_scalar(sql)
+        .bind(since_ms as f64)
+        .bind(until_ms as f64)
+        .fetch_one(witness)
+        .await
+        .context("look for gaps")
 }
 
 pub(crate) async fn wait_until_gapless(witness: &PgPool, period: Period) -> anyhow::Result<()> {

@@ -1,19 +1,23 @@
 //! Results of two tenants flow through a hub whose servers die one after the other; no slot is missing afterwards.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_accounts::hub_state::{ServerState, hub_state};
+use bulkhead_accounts::hub_state::hub_state;
 use bulkhead_bus::StreamName;
-use bulkhead_runtime::now_ms;
-use bulkhead_testkit::TestDeployment;
+use bulkhead_runtime::{eventually, now_ms};
+use bulkhead_testkit::{LIMIT, TestDeployment};
+use serde_json::Value;
 use sqlx::PgPool;
+use tokio::sync::Mutex;
 
 use crate::slots::{gaps, wait_until_gapless};
 
 /// What an election (4 to 9 s) and a puller that hears nothing (10 s) may cost on a busy machine; 6 s were measured.
 const PAUSE_MOST: Duration = Duration::from_secs(30);
+const SILENT: &str = "it does not answer";
 /// Three sites, so that each server of the hub is somebody's first choice.
 const TENANTS: [&str; 2] = ["acme-corp enterprise oslo/p1 bergen/p1", "xyz-inc free lima/p1"];
 
@@ -50,9 +54,12 @@ async fn longest_pause(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
     }
 }
 
-async fn missing(deployment: &TestDeployment, number: usize) -> Option<String> {
-    let states: Vec<ServerState> = hub_state(&deployment.up.system, HubSize::Three).await;
-    states.into_iter().find(|state| state.server == HubSize::server_name(number)).and_then(|state| state.missing)
+/// Servers that miss something, as `bulkhead hub status` shows it.
+async fn behind(deployment: &TestDeployment) -> anyhow::Result<Vec<String>> {
+    let rows = deployment.rows(&["hub", "status"]).await?;
+    anyhow::ensure!(rows.len() == 3, "{rows:?}");
+    let is_behind = |row: &&Value| !row["missing"].is_null();
+    Ok(rows.iter().filter(is_behind).filter_map(|row| row["server"].as_str().map(str::to_owned)).collect())
 }
 
 /// Kills a server while results flow, and starts it again once they flow without it.
@@ -60,10 +67,30 @@ async fn kill_and_go_on(deployment: &mut TestDeployment, witness: &PgPool, numbe
     deployment.hub_server(number)?.child.kill()?;
     let pause = longest_pause(deployment, witness).await?;
     check_shown(deployment).await?;
-    assert!(missing(deployment, number).await.is_some(), "a dead server is taken for a whole one");
+    assert_eq!(behind(deployment).await?, [HubSize::server_name(number)]);
+    let waited = deployment.bulkhead(&["hub", "wait", "--limit-s", "3"]).await?;
+    assert_eq!(waited.status.code(), Some(5), "a dead server is taken for a whole one");
     deployment.up.restart_hub_server(number)?;
-    deployment.up.wait_until_replicas_current().await?;
+    deployment.rows(&["hub", "wait", "--limit-s", "60"]).await?;
     Ok(pause)
+}
+
+/// What a server said it misses, from its start until it missed nothing.
+async fn said_until_whole(deployment: &TestDeployment, number: usize) -> anyhow::Result<BTreeSet<String>> {
+    let said = Mutex::new(BTreeSet::new());
+    let whole = eventually("the server having everything", LIMIT, || async {
+        let states = hub_state(&deployment.up.system, HubSize::Three).await;
+        let state = states.into_iter().find(|state| state.server == HubSize::server_name(number));
+        match state.context("no such server").map_err(|error| error.to_string())?.missing {
+            None => Ok(()),
+            Some(missing) => {
+                said.lock().await.insert(missing.clone());
+                Err(missing)
+            }
+        }
+    });
+    whole.await?;
+    Ok(said.into_inner())
 }
 
 /// A server loses its disk and comes back under its old name; it is no longer in the way of another's death.
@@ -71,8 +98,9 @@ async fn replace(deployment: &mut TestDeployment, witness: &PgPool, number: usiz
     deployment.lose_hub_server(number)?;
     deployment.wait_for_results(witness).await?;
     deployment.up.restart_hub_server(number)?;
-    assert!(missing(deployment, number).await.is_some(), "an empty server is taken for a whole one");
-    deployment.up.wait_until_replicas_current().await?;
+    let said = said_until_whole(deployment, number).await?;
+    assert!(said.iter().any(|said| said != SILENT), "an empty server is taken for a whole one: {said:?}");
+    assert_eq!(behind(deployment).await?, Vec::<String>::new());
     let other = number % 3 + 1;
     kill_and_go_on(deployment, witness, other).await?;
     Ok(())

@@ -172,6 +172,14 @@ pub(super) fn known_size(layout: &Layout) -> Result<Option<HubSize>, DeploymentE
     Ok(Some(record.servers))
 }
 
+/// How many servers the hub of a home has; a new home will have one.
+///
+/// # Errors
+/// When the home's record is damaged.
+pub fn hub_size(layout: &Layout) -> Result<HubSize, DeploymentError> {
+    known_size(layout).map(Option::unwrap_or_default)
+}
+
 /// # Errors
 /// When the file cannot be written.
 pub(super) fn remember_size(layout: &Layout, servers: HubSize) -> Result<(), DeploymentError> {

@@ -20,9 +20,9 @@ mod target;
 mod tools;
 
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
-pub use hub::{HubPlace, HubServer};
+pub use hub::{HubPlace, HubServer, hub_size};
 pub use layout::Layout;
-pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan};
+pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, system_settings};
 pub use postgres::{Postgres, PostgresError};
 pub use site::Site;
 pub use target::{CheckSetting, Target, TargetError};

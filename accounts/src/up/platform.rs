@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::layout::Layout;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, TrustDomain};
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
@@ -144,16 +144,7 @@ impl Platform {
         let creds_file = folder.join(format!("{}.creds", user.name));
         let text = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, text.as_bytes()).map_err(PlatformError::File)?;
-        Ok(BusSettings {
-            urls: self.hub_urls.clone(),
-            tls: TlsFiles {
-                ca_file: self.authority.server_root_file(),
-                cert_file: files.cert_file,
-                key_file: files.key_file,
-            },
-            creds_file: Some(creds_file),
-            inbox_prefix: format!("_INBOX_{}", user.name),
-        })
+        Ok(issued(&self.authority, self.hub_urls.clone(), folder, user.name))
     }
 
     /// One of the platform's own services, under the role's name.
@@ -294,6 +285,24 @@ impl Platform {
         }
         Ok(tenants)
     }
+}
+
+/// How a user connects whose certificate and credentials were issued into `folder`.
+fn issued(authority: &Authority, urls: Vec<String>, folder: &std::path::Path, name: &str) -> BusSettings {
+    let files = CertificateFiles::named(folder, name);
+    BusSettings {
+        urls,
+        tls: TlsFiles { ca_file: authority.server_root_file(), cert_file: files.cert_file, key_file: files.key_file },
+        creds_file: Some(folder.join(format!("{name}.creds"))),
+        inbox_prefix: format!("_INBOX_{name}"),
+    }
+}
+
+/// How the system operator connects, with what the last start of the deployment has issued.
+#[must_use]
+pub fn system_settings(layout: &Layout, urls: Vec<String>) -> BusSettings {
+    let authority = Authority::new(layout.authority(), TrustDomain::default());
+    issued(&authority, urls, &layout.provisioning(), Role::SystemOperator.name())
 }
 
 /// Connects as soon as the server is up and admits us.

@@ -19,7 +19,8 @@ use crate::tls::{TlsError, TlsFiles, client_config};
 use crate::{Chain, CredentialsError};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// A server that answers none of three is left for another one.
+const PING_EVERY: Duration = Duration::from_secs(5);
 const RECONNECT_MOST: Duration = Duration::from_secs(2);
 const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
 

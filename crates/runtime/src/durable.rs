@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::bus::{Bus, EnsureError, Ensured, Headers};
 
 const EXPIRES: Duration = Duration::from_secs(20);
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Two that are missing end a pull: where the server that held it has died, this is how long nobody notices.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// What JetStream answers as long as it cannot do anything.
 const UNAVAILABLE: usize = 503;
 /// The smallest that the server takes; work queues here must not drop by message id (facts: nats-imports, obligation 2).
