@@ -102,7 +102,8 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start_with(lines: &[&str], targets: &[&str]) -> anyhow::Result<Self> {
-        Self::start_sized(lines, targets, HubSize::One).await
+        let targets = targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?;
+        Self::start_in(Self::home_folder()?, lines, |options| options.targets = targets).await
     }
 
     /// Tenants as [`tenants`] reads them, on a hub of three servers.
@@ -110,22 +111,35 @@ impl TestDeployment {
     /// # Errors
     /// When something does not start; the error holds the end of its log.
     pub async fn start_cluster(lines: &[&str]) -> anyhow::Result<Self> {
-        Self::start_sized(lines, &[], HubSize::Three).await
+        Self::start_in(Self::home_folder()?, lines, |options| options.hub_servers = Some(HubSize::Three)).await
     }
 
-    async fn start_sized(lines: &[&str], targets: &[&str], hub: HubSize) -> anyhow::Result<Self> {
+    /// A folder for a deployment to live in.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn home_folder() -> anyhow::Result<TempDir> {
         let home = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().context("make a folder")?;
         // So that the database's user may pass; what is secret has closed folders of its own.
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).context("open the folder")?;
-        let options = Options {
+        Ok(home)
+    }
+
+    /// In a folder that was prepared, with options that differ.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_in(home: TempDir, lines: &[&str], change: impl FnOnce(&mut Options)) -> anyhow::Result<Self> {
+        let mut options = Options {
             home: home.path().to_owned(),
             fresh: false,
-            hub_servers: Some(hub),
+            hub_servers: None,
             tools: find_test_tools()?,
             programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
             tenants: tenants(lines)?,
-            targets: targets.iter().map(|target| target.parse::<Target>()).collect::<Result<_, _>>()?,
+            targets: vec![],
         };
+        change(&mut options);
         StoppedDeployment { options, home }.start().await
     }
 
