@@ -214,8 +214,8 @@ async fn every_part_may_be_killed_and_no_slot_is_missing_afterwards() -> anyhow:
     deployment.up.core.kill()?;
     deployment.up.core.restart()?;
     deployment.wait_for_results(&witness).await?;
-    deployment.up.hub.kill()?;
-    deployment.up.hub.restart()?;
+    deployment.up.hub().kill()?;
+    deployment.up.hub().restart()?;
     deployment.wait_for_results(&witness).await?;
     for (_, leaf) in &mut deployment.up.leaves {
         leaf.kill()?;

@@ -192,7 +192,7 @@ async fn a_lost_hub_or_leaf_is_named_by_whoever_needs_it_and_restarts_nothing() 
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
 
-    deployment.up.hub.kill()?;
+    deployment.up.hub().kill()?;
     wait_for_readiness(&deployment, CORE, 503, "hub (core-live), hub (core-rpc), hub (core-stream)").await?;
     let stream = [("connection", "stream")];
     assert_eq!(value(&deployment, CORE, "core_hub_connections", &stream).await?, 0.0);
@@ -200,7 +200,7 @@ async fn a_lost_hub_or_leaf_is_named_by_whoever_needs_it_and_restarts_nothing() 
     wait_for_value(&deployment, (OSLO, "poller_hub_open", &[("lane", "results")]), |found| found == 0.0).await?;
     wait_for_value(&deployment, (OSLO, "poller_leaf_batches", &[("lane", "results")]), |found| found > 0.0).await?;
     wait_for_readiness(&deployment, OSLO, 200, "ready").await?;
-    deployment.up.hub.restart()?;
+    deployment.up.hub().restart()?;
     wait_for_readiness(&deployment, CORE, 200, "ready").await?;
     wait_for_value(&deployment, (OSLO, "poller_leaf_batches", &[("lane", "results")]), |found| found == 0.0).await?;
 

@@ -201,10 +201,14 @@ impl Authority {
         self.folder.join(format!("tenant-{tenant}.crt"))
     }
 
-    /// The name by which clients and leaves know the hub.
+    /// The name by which clients and leaves know the hub, whichever of its servers answers.
     #[must_use]
     pub fn hub_name(&self) -> String {
-        format!("hub.platform.{}", self.domain.0)
+        self.hub_server_name("hub")
+    }
+
+    fn hub_server_name(&self, server: &str) -> String {
+        format!("{server}.platform.{}", self.domain.0)
     }
 
     #[must_use]
@@ -297,24 +301,36 @@ impl Authority {
         self.issue(&identity.intermediate(), params, &subject, files)
     }
 
-    /// The hub's certificate: its name, and the loopback names for a hub on this machine.
+    /// The certificate of one server of the hub, such as `hub-1`: its own name, the name that all of them answer to, and
+    /// the loopback names for a hub on this machine.
     ///
     /// # Errors
     /// When the server root is missing or files cannot be written.
-    pub fn issue_hub(&self, files: &CertificateFiles, now: OffsetDateTime) -> Result<(), CertificateError> {
-        let subject = self.hub_name();
+    pub fn issue_hub(
+        &self,
+        server: &str,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<(), CertificateError> {
+        let subject = self.hub_server_name(server);
         let mut params = end_parameters(&subject, vec![ExtendedKeyUsagePurpose::ServerAuth], now);
         let loopback = SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-        params.subject_alt_names = vec![dns(&subject, &subject)?, dns(&subject, "localhost")?, loopback];
+        params.subject_alt_names =
+            vec![dns(&subject, &subject)?, dns(&subject, &self.hub_name())?, dns(&subject, "localhost")?, loopback];
         self.issue("server-root", params, &subject, files)
     }
 
-    /// A hub's certificate towards other hubs.
+    /// The certificate of one server of the hub towards the others.
     ///
     /// # Errors
     /// When the route root is missing or files cannot be written.
-    pub fn issue_route(&self, files: &CertificateFiles, now: OffsetDateTime) -> Result<(), CertificateError> {
-        let subject = self.hub_name();
+    pub fn issue_route(
+        &self,
+        server: &str,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<(), CertificateError> {
+        let subject = self.hub_server_name(server);
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let mut params = end_parameters(&subject, usages, now);
         let loopback = SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
@@ -414,7 +430,7 @@ mod tests {
         assert_eq!(std::fs::read(authority.client_root_file()).unwrap(), root);
         let serial = |name: &str| {
             let files = CertificateFiles::named(folder.path(), name);
-            authority.issue_hub(&files, OffsetDateTime::now_utc()).unwrap();
+            authority.issue_hub("hub-1", &files, OffsetDateTime::now_utc()).unwrap();
             let (_, pem) = parse_x509_pem(&std::fs::read(&files.cert_file).unwrap()).unwrap();
             pem.parse_x509().unwrap().raw_serial_as_string()
         };

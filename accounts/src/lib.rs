@@ -8,6 +8,8 @@ pub mod cli;
 pub mod client;
 pub mod doctor;
 pub mod files;
+pub mod hub_size;
+pub mod hub_state;
 pub mod keys;
 pub mod nats_config;
 pub mod operator;

@@ -294,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn the_system_account_of_an_earlier_release_is_renewed_with_its_key_and_a_lost_one_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap();
+        let known = store.system().unwrap();
+        let mut less = known.claims.nats.clone();
+        less.limits.conn = 1;
+        store.sign_body(SYSTEM, less, 1_000).unwrap();
+        let renewed = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap().system().unwrap();
+        assert_eq!((renewed.claims.nats, renewed.key), (known.claims.nats, known.key));
+        assert_eq!(renewed.claims.iat, 1_002, "servers take only what is newer");
+        std::fs::remove_file(store.account_path(SYSTEM)).unwrap();
+        assert!(OperatorStore::open(folder.path().to_owned(), 1_000).is_err());
+    }
+
+    #[test]
     fn users_are_signed_by_the_scoped_key_of_their_role_and_never_by_an_identity() {
         let folder = tempfile::tempdir().unwrap();
         let store = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap();

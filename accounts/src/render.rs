@@ -7,6 +7,7 @@ use serde_json::Map;
 use crate::claims::{
     AccountBody, AccountLimits, Export, ExportKind, Import, PermissionTemplate, ResponseType, ScopedKey,
 };
+use crate::hub_size::HubSize;
 use crate::plan::Plan;
 
 const CLIENT: &[&str] = &["STANDARD"];
@@ -85,9 +86,11 @@ pub fn system_account(keys: &[RoleKey]) -> AccountBody {
 
 /// CORE: constant however many tenants there are. The exports make the server write token 2.
 #[must_use]
-pub fn core_account(keys: &[RoleKey]) -> AccountBody {
+pub fn core_account(keys: &[RoleKey], hub: HubSize) -> AccountBody {
     let specs: Vec<_> = StreamName::HUB.into_iter().map(StreamName::spec).collect();
-    let disk = specs.iter().map(|spec| spec.max_bytes).sum::<i64>();
+    // Every copy of a stream counts against the account (facts: hub-of-three).
+    let copies = i64::try_from(hub.servers()).unwrap_or(i64::MAX);
+    let disk = specs.iter().map(|spec| spec.max_bytes).sum::<i64>() * copies;
     let limits = AccountLimits {
         subs: 20_000,
         data: -1,
@@ -175,10 +178,13 @@ mod tests {
 
     #[test]
     fn core_stays_the_same_size() {
-        let body = core_account(&keys(&Role::CORE));
+        let body = core_account(&keys(&Role::CORE), HubSize::One);
         assert!(body.imports.is_empty());
         assert!(body.exports.iter().all(|export| export.account_token_position == Some(2)));
         assert!(body.limits.disk_storage > 0 && body.limits.max_bytes_required);
+        let three = core_account(&keys(&Role::CORE), HubSize::Three);
+        let slack = HUB_DISK_SLACK;
+        assert_eq!(three.limits.disk_storage - slack, (body.limits.disk_storage - slack) * 3);
     }
 
     #[test]

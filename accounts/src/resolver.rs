@@ -12,7 +12,8 @@ use crate::operator::AccountRecord;
 
 const UPDATE: &str = "$SYS.REQ.CLAIMS.UPDATE";
 const IN_MEMORY: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+const STORED_LIMIT: Duration = Duration::from_secs(15);
 const CONVERGENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why a push is not in force everywhere.
@@ -22,8 +23,8 @@ pub enum PushError {
     Send { account: String, source: PublishError },
     #[error("a server refused account {account}: {answer}")]
     Refused { account: String, answer: String },
-    #[error("account {account}: {answered} of {expected} servers answered")]
-    Unanswered { account: String, answered: usize, expected: usize },
+    #[error("account {account} is not stored by every server")]
+    Unanswered { account: String, source: LimitReached },
     #[error("account {account} is stored but not in force")]
     NotInForce { account: String, source: LimitReached },
 }
@@ -57,8 +58,23 @@ fn lookup_subject(account: &AccountRecord) -> String {
 /// [`PushError`] says what is missing.
 pub async fn push(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), PushError> {
     let name = || account.name.clone();
-    let token = account.token.clone().into_bytes();
-    let answers = system.request_all(UPDATE, token.into(), servers, ANSWER_LIMIT).await;
+    // Again and again, as pushing twice does no harm: the connection may have been on a server that has just died.
+    let stored = eventually("every server storing the token", STORED_LIMIT, || async {
+        match store(system, account, servers).await {
+            Ok(answered) if answered < servers => Err(format!("{answered} of {servers} servers answered")),
+            outcome => Ok(outcome.map(drop)),
+        }
+    });
+    stored.await.map_err(|source| PushError::Unanswered { account: name(), source })??;
+    let converged =
+        eventually("every server showing the new token", CONVERGENCE_LIMIT, || is_in_force(system, account, servers));
+    converged.await.map_err(|source| PushError::NotInForce { account: name(), source })
+}
+
+/// Sends the token to every server; returns how many have stored it.
+async fn store(system: &Bus, account: &AccountRecord, servers: usize) -> Result<usize, PushError> {
+    let name = || account.name.clone();
+    let answers = system.request_all(UPDATE, account.token.clone().into_bytes().into(), servers, ANSWER_LIMIT).await;
     let answers = answers.map_err(|source| PushError::Send { account: name(), source })?;
     for answer in &answers {
         let is_stored = serde_json::from_slice::<Answer>(answer)
@@ -67,12 +83,7 @@ pub async fn push(system: &Bus, account: &AccountRecord, servers: usize) -> Resu
             return Err(PushError::Refused { account: name(), answer: String::from_utf8_lossy(answer).into_owned() });
         }
     }
-    if answers.len() < servers {
-        return Err(PushError::Unanswered { account: name(), answered: answers.len(), expected: servers });
-    }
-    let converged =
-        eventually("every server showing the new token", CONVERGENCE_LIMIT, || is_in_force(system, account, servers));
-    converged.await.map_err(|source| PushError::NotInForce { account: name(), source })
+    Ok(answers.len())
 }
 
 async fn is_in_force(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), String> {
@@ -87,18 +98,17 @@ async fn is_in_force(system: &Bus, account: &AccountRecord, servers: usize) -> R
         match answer.data.and_then(|data| data.account_detail) {
             Some(detail) if detail.jwt == account.token => {}
             Some(_) => return Err("a server has an older token in memory".to_owned()),
-            None => is_stored(system, account).await?,
+            None => is_stored(system, account, servers).await?,
         }
     }
     Ok(())
 }
 
-/// For a server that has not loaded the account: what it would load.
-async fn is_stored(system: &Bus, account: &AccountRecord) -> Result<(), String> {
-    let stored = system.request(&lookup_subject(account), Vec::new().into(), ANSWER_LIMIT).await;
-    match stored {
-        Ok(token) if token.as_ref() == account.token.as_bytes() => Ok(()),
-        Ok(_) => Err("a server has another token in its store".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+/// For servers that have not loaded the account: what they would load. The answers do not say whose they are, so all are
+/// waited for.
+async fn is_stored(system: &Bus, account: &AccountRecord, servers: usize) -> Result<(), String> {
+    let stored = system.request_all(&lookup_subject(account), Vec::new().into(), servers, ANSWER_LIMIT).await;
+    let stored = stored.map_err(|error| error.to_string())?;
+    let same = stored.iter().filter(|token| token.as_ref() == account.token.as_bytes()).count();
+    if same == servers { Ok(()) } else { Err(format!("{same} of {servers} servers have the token in their store")) }
 }

@@ -80,7 +80,7 @@ async fn database(patient: &mut Patient) -> anyhow::Result<()> {
 /// They take connections and never say a word: the worst that servers can do to whoever waits.
 async fn everything_hangs(patient: &mut Patient) -> anyhow::Result<()> {
     let up = &patient.deployment.up;
-    let children = [&up.hub, &up.core, &up.postgres.child, &up.leaves[0].1];
+    let children = [&up.hub_servers[0].child, &up.core, &up.postgres.child, &up.leaves[0].1];
     children.iter().try_for_each(|child| child.pause())?;
     let said = patient.ask(&[]).await;
     children.iter().try_for_each(|child| child.resume())?;
@@ -103,7 +103,7 @@ async fn everything_hangs(patient: &mut Patient) -> anyhow::Result<()> {
 }
 
 async fn a_hub_that_is_dead(patient: &mut Patient) -> anyhow::Result<()> {
-    patient.deployment.up.hub.kill()?;
+    patient.deployment.up.hub().kill()?;
     let said = patient.ask(&["links", "disks", "streams", "drift"]).await?;
     let users = ["system operator", "provisioner", "a person"].map(|user| format!("fail hub-answers hub as {user}"));
     let [one, two, three] = &users;
@@ -117,7 +117,7 @@ async fn a_hub_that_is_dead(patient: &mut Patient) -> anyhow::Result<()> {
     ] {
         assert_eq!(said.level(look, subject)?, "skip", "{look}");
     }
-    patient.deployment.up.hub.restart()?;
+    patient.deployment.up.hub().restart()?;
     patient.is_well(&[]).await?;
     Ok(())
 }

@@ -26,7 +26,7 @@ async fn a_stream_changed_by_hand(patient: &Patient) -> anyhow::Result<()> {
     let platform = &patient.deployment.up.platform;
     let role = Role::Provisioner.name();
     let folder = platform.layout.provisioning();
-    let settings = issued_settings(&folder, role, &platform.authority, vec![platform.hub_url.clone()]);
+    let settings = issued_settings(&folder, role, &platform.authority, platform.hub_urls.clone());
     let bus = Bus::connect(&settings, "somebody").await?;
     let spec = StreamName::Results.spec();
     let consumer = ConsumerSpec { max_ack_pending: 7, ..spec.consumer };

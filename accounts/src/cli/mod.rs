@@ -4,6 +4,7 @@
 
 mod doctor;
 mod exit;
+mod hub;
 mod progress;
 mod query;
 mod rows;
@@ -19,6 +20,8 @@ use bulkhead_bus::{CheckName, SiteName, TenantSlug};
 use clap::{Args, Parser, Subcommand};
 
 pub use exit::Failure;
+
+use crate::hub_size::HubSize;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings\n  3  doctor: failures\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
 
@@ -40,11 +43,14 @@ struct Cli {
 enum Command {
     /// Run the whole product on this machine until Ctrl-C: hub, two sites, core, database.
     #[command(
-        after_help = "Examples:\n  bulkhead up\n  bulkhead up --target tcp://127.0.0.1:22 --target https://example.com/\n  bulkhead up --home /tmp/second --fresh"
+        after_help = "Examples:\n  bulkhead up\n  bulkhead up --target tcp://127.0.0.1:22 --target https://example.com/\n  bulkhead up --home /tmp/second --fresh\n  bulkhead up --hub 3"
     )]
     Up(UpArgs),
     /// Find nats-server and PostgreSQL, or fetch them, and say where they are.
     Tools(ToolArgs),
+    /// The servers of the hub of this machine's deployment.
+    #[command(subcommand)]
+    Hub(HubCommand),
     /// Tenants.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -89,6 +95,9 @@ struct UpArgs {
     /// Forget what an earlier start has left and begin anew.
     #[arg(long)]
     fresh: bool,
+    /// How many servers the hub has: 1, or 3 that keep a copy of everything each [default: as before; 1 at the first start].
+    #[arg(long, value_name = "1|3")]
+    hub: Option<HubSize>,
     /// Watch this as well, from both sites: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated.
     #[arg(long = "target", value_name = "URL")]
     targets: Vec<crate::up::Target>,
@@ -108,6 +117,20 @@ struct Scope {
     /// How to reach the hub, and as whom [default: <home>/profiles/ops.toml, a person of the platform].
     #[arg(long, value_name = "FILE", env = "BULKHEAD_PROFILE")]
     profile: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum HubCommand {
+    /// Each server: whether it has all that the others have, and what it holds.
+    #[command(after_help = "Example:\n  bulkhead hub status --json")]
+    Status,
+    /// Wait until every server has everything. Until then none of the others may be stopped.
+    #[command(after_help = "Example:\n  bulkhead hub wait --limit-s 600")]
+    Wait {
+        /// How long to wait, in seconds.
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        limit_s: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -200,6 +223,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => up::run(home, args, cli.json).await,
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
+        Command::Hub(HubCommand::Status) => hub::show_hub(&home, cli.json).await,
+        Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
         Command::Tenant(TenantCommand::List(scope)) => query::list_tenants(&home, &scope, cli.json).await,
         Command::Poller(PollerCommand::List(scope)) => query::list_pollers(&home, &scope, cli.json).await,
@@ -221,6 +246,15 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_number_of_servers_that_makes_no_hub_is_refused_with_the_rule() {
+        for bad in ["0", "2", "5", "three", ""] {
+            let error = Cli::try_parse_from(["bulkhead", "up", "--hub", bad]).unwrap_err().to_string();
+            assert!(error.contains("write 1, or 3"), "{bad:?}: {error}");
+        }
+        assert!(Cli::try_parse_from(["bulkhead", "up", "--hub", "3"]).is_ok());
     }
 
     #[test]

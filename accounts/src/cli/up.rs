@@ -15,7 +15,7 @@ use super::{ToolArgs, UpArgs};
 use crate::client::query;
 use crate::plan::PlanName;
 use crate::profile::Profile;
-use crate::up::{Deployment, DeploymentError, Options, Programs, TenantOptions, Tools, find_tools};
+use crate::up::{Deployment, Options, Programs, TenantOptions, Tools, find_tools};
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// Where the output is no terminal, the table is printed again only this often.
@@ -80,6 +80,7 @@ pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<()
     let options = Options {
         home: home.clone(),
         fresh: args.fresh,
+        hub_servers: args.hub,
         tools,
         programs: programs()?,
         tenants: trial_tenants()?,
@@ -137,7 +138,7 @@ async fn watch(deployment: &mut Deployment, view: &View, progress: &Progress, st
             _ = ticks.tick() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        deployment.check_running().map_err(|error: DeploymentError| Failure::from(error))?;
+        deployment.look_after()?.iter().for_each(|note| progress.note(note));
         let rows: Vec<StateRow> = match query(&bus, &profile.user, CoreVerb::ListStates, &Query::default()).await {
             Ok(rows) => rows,
             // Core or the hub may be starting again; a process that has ended is reported above.

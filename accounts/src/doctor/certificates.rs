@@ -255,8 +255,8 @@ mod tests {
         authority.ensure_roots(now).unwrap();
         authority.ensure_tenant(&tenant, now).unwrap();
         let hub = |name: &str| CertificateFiles::named(&home.layout.hub(), name);
-        authority.issue_hub(&hub("hub"), now).unwrap();
-        authority.issue_route(&hub("route"), now).unwrap();
+        authority.issue_hub("hub-1", &hub("hub"), now).unwrap();
+        authority.issue_route("hub-1", &hub("route"), now).unwrap();
         let tls = home.layout.site(&tenant, &site).join("tls");
         authority.issue_site_listener(&tenant, &site, &CertificateFiles::named(&tls, "listener"), now).unwrap();
         let leaf = ClientIdentity::Leaf { tenant, site };

@@ -19,10 +19,11 @@ use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::rights::roles_of;
 use super::servers::{Hub, Said, ask, ask_account};
 use crate::claims::AccountBody;
+use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::plan::{Plan, PlanName};
 use crate::render::{RoleKey, core_account, intake_account, system_account, tenant_account};
-use crate::up::{CORE, INTAKE, OPS, ops_plan};
+use crate::up::{CORE, INTAKE, OPS, hub_size, ops_plan};
 
 static IN_FORCE: Look = Look {
     area: Area::Drift,
@@ -139,14 +140,14 @@ fn role_keys(record: &AccountRecord) -> Vec<RoleKey> {
 fn rendered(
     record: &AccountRecord,
     records: &[AccountRecord],
-    plans: &BTreeMap<String, String>,
+    (plans, hub): (&BTreeMap<String, String>, HubSize),
 ) -> Option<AccountBody> {
     let keys = role_keys(record);
     let core = records.iter().find(|record| record.name == CORE)?.key.to_string();
     let own = record.key.as_str();
     Some(match record.name.as_str() {
         SYSTEM => system_account(&keys),
-        CORE => core_account(&keys),
+        CORE => core_account(&keys, hub),
         OPS => tenant_account(&ops_plan(), own, &core, &keys),
         INTAKE => {
             let is_imported = |other: &&AccountRecord| is_tenant(&other.name);
@@ -189,12 +190,16 @@ fn body_trouble(expected: &AccountBody, found: &AccountBody) -> Vec<String> {
 }
 
 fn rendered_findings(home: &Home, records: &[AccountRecord], tenants: Option<&Tenants>) -> Vec<Finding> {
+    // A damaged record of the size is found where the next start would refuse it.
+    let hub = hub_size(&home.layout).unwrap_or_default();
     let plans = tenants.map(|tenants| &tenants.tenants[..]).unwrap_or_default();
     let plans: BTreeMap<String, String> =
         plans.iter().map(|(_, tenant)| (tenant.slug.to_string(), tenant.plan.clone())).collect();
     let judged: Vec<(&AccountRecord, Vec<String>)> = records
         .iter()
-        .filter_map(|record| Some((record, body_trouble(&rendered(record, records, &plans)?, &record.claims.nats))))
+        .filter_map(|record| {
+            Some((record, body_trouble(&rendered(record, records, (&plans, hub))?, &record.claims.nats)))
+        })
         .collect();
     let broken = judged.iter().filter(|(_, trouble)| !trouble.is_empty());
     let broken = broken.map(|(record, trouble)| RENDERED.fail(&record.name, trouble.join("; "), home.restart_advice()));

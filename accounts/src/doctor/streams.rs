@@ -10,6 +10,7 @@ use super::home::Home;
 use super::reach::{Sources, limited};
 use super::servers::time_ms;
 use super::stream_state::StreamState;
+use crate::up::hub_size;
 
 static STREAM: Look = Look {
     area: Area::Streams,
@@ -195,7 +196,7 @@ async fn dead_letter_findings(database: &Inspection, now_ms: i64) -> Result<Vec<
 }
 
 pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState]) -> Vec<Finding> {
-    let replicas = home.hubs.len().max(1);
+    let replicas = hub_size(&home.layout).unwrap_or_default().servers();
     let of_state = |state: &StreamState| {
         let replicas = if state.is_hub() { replicas } else { 1 };
         stream_findings(home, state, replicas)

@@ -1,33 +1,35 @@
 //! Starts the servers and services of one deployment in order, waits for states, and ends them in reverse.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bulkhead_bus::payload::{Query, StatusRow};
-use bulkhead_bus::{CoreVerb, PollerName, SiteName, TenantSlug};
-use bulkhead_runtime::{Bus, LimitReached, eventually};
+use bulkhead_bus::{PollerName, SiteName, TenantSlug};
+use bulkhead_runtime::{Bus, Chain, LimitReached, eventually};
 use bulkhead_store::ProvisioningError;
 use bulkhead_store::admin::Passwords;
 
+use super::backbone::{Base, stop_hub};
 use super::child::{Child, ChildError, ChildSpec, end_leftovers};
+use super::home::{empty, lock};
+use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
-use super::platform::{Accounts, Platform, PlatformError, TenantPlan};
+use super::platform::{Accounts, Platform, PlatformError};
 use super::ports::{PortError, Ports};
-use super::postgres::{Postgres, PostgresError, database_folder, open_to_stand_in};
+use super::postgres::{Postgres, PostgresError};
 use super::site::{Site, SiteError};
-use super::start::{MadeSite, Starter, child_spec, health_ports};
+use super::start::{MadeSite, Starter, child_spec, health_ports, server_spec};
 use super::target::Target;
 use super::tools::Tools;
 use crate::certificates::CertificateError;
-use crate::client::{ClientError, query};
 use crate::files::{FileError, make_folder};
+use crate::hub_size::HubSize;
+use crate::hub_state::{ServerState, wait_until_whole};
 use crate::nats_config::RenderError;
 use crate::operator::OperatorError;
 use crate::plan::PlanName;
-use crate::profile::{Profile, ProfileError};
+use crate::profile::ProfileError;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,8 @@ pub struct Options {
     pub home: PathBuf,
     /// Throw away what an earlier start has left in `home`.
     pub fresh: bool,
+    /// `None`: as many as this home's hub has, and one for a new home.
+    pub hub_servers: Option<HubSize>,
     pub tools: Tools,
     pub programs: Programs,
     pub tenants: Vec<TenantOptions>,
@@ -94,6 +98,13 @@ pub enum DeploymentError {
     Platform(#[source] PlatformError),
     #[error("site {0}")]
     Site(String, #[source] SiteError),
+    #[error("{path} does not say how many servers the hub has: write {{\"servers\":1}} or {{\"servers\":3}} into it")]
+    HubRecord { path: String, source: serde_json::Error },
+    #[error(
+        "the hub keeps {from} for now, because core has not stored all that it holds: go on without --hub, see why core \
+         stores nothing (logs/core.log), and try again"
+    )]
+    Undrained { from: HubSize, source: LimitReached },
     #[error("process")]
     Child(#[source] ChildError),
     #[error("profile")]
@@ -109,12 +120,11 @@ pub struct Deployment {
     pub accounts: Accounts,
     pub system: Bus,
     pub postgres: Postgres,
-    pub hub: Child,
+    /// The servers of the hub, in the order of their numbers.
+    pub hub_servers: Vec<HubServer>,
     pub core: Child,
     pub leaves: Vec<(Site, Child)>,
     pub pollers: Vec<(Site, PollerName, Child)>,
-    pub hub_port: u16,
-    pub hub_leaf_port: u16,
     pub passwords: Passwords,
     /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, and each poller as `<tenant>/<site>/<poller>`.
     pub health_ports: Vec<(String, u16)>,
@@ -124,55 +134,6 @@ pub struct Deployment {
     pub notes: Vec<String>,
     // Released last: nobody else may use the folder while processes still end.
     _lock: File,
-}
-
-fn lock(layout: &Layout) -> Result<File, DeploymentError> {
-    let is_new = !layout.home().exists();
-    make_folder(layout.home()).map_err(DeploymentError::File)?;
-    if is_new {
-        open_to_stand_in(layout.home());
-    }
-    let path = layout.lock_file();
-    let failed = |source| DeploymentError::Lock { path: path.display().to_string(), source };
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(failed)?;
-            let home = layout.home().display().to_string();
-            return Err(DeploymentError::InUse { home, pid: pid.trim().to_owned() });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
-    Ok(file)
-}
-
-/// Removes what earlier starts have made, but for the lock that we hold and the tools that were fetched.
-fn empty(layout: &Layout) -> Result<(), DeploymentError> {
-    let failed = |path: &std::path::Path| {
-        let path = path.display().to_string();
-        move |source| DeploymentError::Fresh { path: path.clone(), source }
-    };
-    // Only what a deployment makes, by name: the folder may be one that holds other things.
-    for path in layout.made() {
-        let removed = match std::fs::symlink_metadata(&path) {
-            Err(_) => Ok(()),
-            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
-            Ok(_) => std::fs::remove_file(&path),
-        };
-        removed.map_err(failed(&path))?;
-    }
-    let database = database_folder(layout.home());
-    if database.exists() {
-        std::fs::remove_dir_all(&database).map_err(failed(&database))?;
-    }
-    Ok(())
 }
 
 impl Deployment {
@@ -201,37 +162,24 @@ impl Deployment {
         let mut ports = Ports::read(&layout.ports_file());
         announce("starting PostgreSQL");
         let mut starter = Starter { options: &options, layout: &layout, ports: &mut ports, announce };
-        let (postgres, passwords, database) = starter.start_database().await?;
-        announce("making operator, accounts and certificates");
-        let (platform, hub_port, hub_leaf_port) = starter.make_platform()?;
-        let plans: Vec<TenantPlan> =
-            options.tenants.iter().map(|tenant| TenantPlan { slug: tenant.slug.clone(), plan: tenant.plan }).collect();
-        let accounts = platform.render_accounts(&plans).map_err(DeploymentError::Platform)?;
-        platform.write_profiles(&plans).map_err(DeploymentError::Platform)?;
-        announce("starting the hub");
-        let hub = starter.start_hub(&platform, hub_port, hub_leaf_port)?;
-        let (hub, system) = with_child(hub, platform.connect_system()).await?;
-        announce("pushing accounts until they are in force");
-        platform.push_accounts(&system, &accounts, 1).await.map_err(DeploymentError::Platform)?;
-        platform.ensure_streams(1).await.map_err(DeploymentError::Platform)?;
-        let tenants = platform.write_rows(&database, &accounts).await.map_err(DeploymentError::Platform)?;
-        announce("starting core");
-        let core = starter.start_core(&platform, &postgres, &passwords)?;
-        let (core, ()) = with_child(core, core_answers(&layout)).await?;
+        let base = starter.start_database().await?;
+        let size = starter.settle_size(&base).await?;
+        let backbone = starter.start_backbone(&base, size).await?;
         announce("starting leaves and pollers");
-        let sites = starter.write_sites(&platform, &database, &tenants, hub_leaf_port, postgres.port, hub_port).await?;
+        let places: Vec<HubPlace> = backbone.hub.iter().map(|server| server.place).collect();
+        let (platform, tenants) = (&backbone.platform, &backbone.tenants);
+        let Base { postgres, passwords, database } = base;
+        let sites = starter.write_sites(platform, &database, tenants, &places, postgres.port).await?;
         let mut deployment = Self {
             layout: layout.clone(),
-            platform,
-            accounts,
-            system,
+            platform: backbone.platform,
+            accounts: backbone.accounts,
+            system: backbone.system,
             postgres,
-            hub,
-            core,
+            hub_servers: backbone.hub,
+            core: backbone.core,
             leaves: vec![],
             pollers: vec![],
-            hub_port,
-            hub_leaf_port,
             passwords,
             health_ports: health_ports(&ports, &sites),
             checks: sites.iter().map(|made| made.checks).sum(),
@@ -244,15 +192,17 @@ impl Deployment {
         deployment.notes.append(&mut ports.moved);
         ports.write(&layout.ports_file()).map_err(DeploymentError::Port)?;
         deployment.wait_for_leaves(announce).await?;
+        if let Err(behind) = deployment.wait_until_replicas_current().await {
+            // It works all the same, and goes on catching up.
+            deployment.notes.push(format!("stop no other server of the hub yet: {}", Chain(&behind)));
+        }
         Ok(deployment)
     }
 
     fn start_site(&mut self, options: &Options, made: MadeSite) -> Result<(), DeploymentError> {
         let name = format!("{}-{}", made.site.tenant, made.site.site);
-        let leaf = ChildSpec {
-            args: vec!["-c".to_owned(), made.leaf_config.display().to_string()],
-            ..child_spec(&self.layout, &format!("leaf-{name}"), &options.tools.nats_server.path)
-        };
+        let nats_server = &options.tools.nats_server.path;
+        let leaf = server_spec(&self.layout, &format!("leaf-{name}"), nats_server, &made.leaf_config);
         let leaf = Child::start(leaf).map_err(DeploymentError::Child)?;
         self.leaves.push((made.site.clone(), leaf));
         for (poller, settings) in made.pollers {
@@ -266,14 +216,15 @@ impl Deployment {
         Ok(())
     }
 
-    /// One of the hub's servers.
+    /// The process of one of the hub's servers, counted from 0.
     pub fn hub_child(&mut self, number: usize) -> Option<&mut Child> {
-        (number == 0).then_some(&mut self.hub)
+        self.hub_servers.get_mut(number).map(|server| &mut server.child)
     }
 
     async fn wait_for_leaves(&mut self, announce: &dyn Fn(&str)) -> Result<(), DeploymentError> {
         announce("waiting for the leaves to link up");
         let expected = self.leaves.len();
+        let servers = self.hub_servers.len();
         let mut failure = None;
         let system = self.system.clone();
         let linked = eventually("every leaf linked to the hub", READY_LIMIT, || {
@@ -284,7 +235,7 @@ impl Deployment {
                 if is_over {
                     return Ok(());
                 }
-                let linked = linked_leaves(system).await;
+                let linked = linked_leaves(system, servers).await;
                 if linked >= expected { Ok(()) } else { Err(format!("{linked} of {expected} leaves are linked")) }
             }
         });
@@ -300,10 +251,82 @@ impl Deployment {
     /// # Errors
     /// The end of that process's log.
     pub fn check_running(&mut self) -> Result<(), DeploymentError> {
+        let mut hub = self.hub_servers.iter_mut().map(|server| &mut server.child);
+        hub.try_for_each(Child::check_running).map_err(DeploymentError::Child)?;
+        self.check_all_but_hub()
+    }
+
+    fn check_all_but_hub(&mut self) -> Result<(), DeploymentError> {
         let leaves = self.leaves.iter_mut().map(|(_, child)| child);
         let pollers = self.pollers.iter_mut().map(|(_, _, child)| child);
-        let own = [&mut self.postgres.child, &mut self.hub, &mut self.core];
-        own.into_iter().chain(leaves).chain(pollers).try_for_each(Child::check_running).map_err(DeploymentError::Child)
+        let mut all = [&mut self.postgres.child, &mut self.core].into_iter().chain(leaves).chain(pollers);
+        all.try_for_each(Child::check_running).map_err(DeploymentError::Child)
+    }
+
+    /// Looks whether everything runs. A server of a hub of three that has ended is started again, because two of them go
+    /// on meanwhile; the answer says which and why.
+    ///
+    /// # Errors
+    /// When another process has ended, or such a server does not come up several times in a row.
+    pub fn look_after(&mut self) -> Result<Vec<String>, DeploymentError> {
+        match self.hub_size() {
+            HubSize::One => self.check_running().map(|()| vec![]),
+            HubSize::Three => self.mend_hub().and_then(|notes| self.check_all_but_hub().map(|()| notes)),
+        }
+    }
+
+    #[must_use]
+    pub fn hub_size(&self) -> HubSize {
+        if self.hub_servers.len() == 1 { HubSize::One } else { HubSize::Three }
+    }
+
+    /// The first server of the hub, which is all of a hub of one.
+    ///
+    /// # Panics
+    /// Never: a hub has at least one server.
+    pub fn hub(&mut self) -> &mut Child {
+        &mut self.hub_servers.first_mut().expect("a hub has a server").child
+    }
+
+    /// Starts a server of the hub again, after ending what still runs of it. Its configuration and certificates are made
+    /// anew: when its folder is gone it comes back empty, and the others fill it.
+    ///
+    /// # Errors
+    /// When it cannot be ended, written or started.
+    pub fn restart_hub_server(&mut self, number: usize) -> Result<(), DeploymentError> {
+        let places: Vec<HubPlace> = self.hub_servers.iter().map(|server| server.place).collect();
+        let Some(server) = self.hub_servers.iter_mut().find(|server| server.place.number == number) else {
+            return Ok(());
+        };
+        let nats_server = server.child.spec().program.clone();
+        let (authority, operator) = (&self.platform.authority, &self.platform.operator);
+        HubMaker { layout: &self.layout, authority, operator, nats_server: &nats_server, places: &places }
+            .restart(server)
+    }
+
+    fn mend_hub(&mut self) -> Result<Vec<String>, DeploymentError> {
+        let mut ended = Vec::new();
+        for server in &mut self.hub_servers {
+            let end = server.end_to_mend().map_err(DeploymentError::Child)?;
+            ended.extend(end.map(|end| (server.place.number, end.to_string())));
+        }
+        let mut notes = Vec::new();
+        for (number, end) in ended {
+            self.restart_hub_server(number)?;
+            notes.push(format!("starting it again while the others go on: {end}"));
+        }
+        Ok(notes)
+    }
+
+    /// Waits until every server of the hub has all that the others have. Until then none of the others may be stopped: a
+    /// server that was emptied has forgotten what it voted for, and could help one that is behind to lead
+    /// (docs/adr/0008-replacing-a-hub-server.md).
+    ///
+    /// # Errors
+    /// When that takes too long; the error says which server misses what.
+    pub async fn wait_until_replicas_current(&self) -> Result<Vec<ServerState>, DeploymentError> {
+        let whole = wait_until_whole(&self.system, self.hub_size(), READY_LIMIT).await;
+        whole.map_err(|source| DeploymentError::NotReady("a server of the hub is behind".to_owned(), source))
     }
 
     /// Ends everything, in the reverse order of the start, so that what is under way is stored.
@@ -318,14 +341,15 @@ impl Deployment {
             leaf.stop().await.map_err(DeploymentError::Child)?;
         }
         self.core.stop().await.map_err(DeploymentError::Child)?;
-        self.hub.stop().await.map_err(DeploymentError::Child)?;
+        stop_hub(&mut self.hub_servers).await.map_err(DeploymentError::Child)?;
         self.postgres.child.stop().await.map_err(DeploymentError::Child)
     }
 }
 
-/// Leaf links that the hub has now.
-async fn linked_leaves(system: &Bus) -> usize {
-    let answers = system.request_all("$SYS.REQ.SERVER.PING.LEAFZ", Vec::new().into(), 1, Duration::from_secs(2)).await;
+/// Leaf links that the servers of the hub have now, all together.
+async fn linked_leaves(system: &Bus, servers: usize) -> usize {
+    let limit = Duration::from_secs(2);
+    let answers = system.request_all("$SYS.REQ.SERVER.PING.LEAFZ", Vec::new().into(), servers, limit).await;
     let count = |answer: &bytes::Bytes| {
         let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
         answer["data"]["leafs"].as_array().map_or(0, Vec::len)
@@ -333,35 +357,8 @@ async fn linked_leaves(system: &Bus) -> usize {
     answers.unwrap_or_default().iter().map(count).sum()
 }
 
-/// Waits for `ready` while `child` runs; its early end is the better error.
-async fn with_child<T, E: Into<DeploymentError>>(
-    mut child: Child,
-    ready: impl Future<Output = Result<T, E>>,
-) -> Result<(Child, T), DeploymentError> {
-    let mut ready = std::pin::pin!(ready);
-    let mut looks = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        tokio::select! {
-            done = &mut ready => return done.map(|value| (child, value)).map_err(Into::into),
-            _ = looks.tick() => child.check_running().map_err(DeploymentError::Child)?,
-        }
-    }
-}
-
 impl From<PlatformError> for DeploymentError {
     fn from(error: PlatformError) -> Self {
         Self::Platform(error)
     }
-}
-
-/// Asks core over the bus, as a person of the platform would.
-async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
-    let profile = Profile::read(&layout.profile("ops")).map_err(DeploymentError::Profile)?;
-    let answered = eventually("an answer of core", READY_LIMIT, || async {
-        let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await.map_err(|error| error.to_string())?;
-        let reply: Result<Vec<StatusRow>, ClientError> =
-            query(&bus, &profile.user, CoreVerb::ShowStatus, &Query::default()).await;
-        reply.map(|_| ()).map_err(|error| error.to_string())
-    });
-    answered.await.map_err(|source| DeploymentError::NotReady("core is not ready".to_owned(), source))
 }

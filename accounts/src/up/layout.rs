@@ -32,6 +32,9 @@ impl Layout {
         let names = [
             "core",
             "hub",
+            "hub-2",
+            "hub-3",
+            "hub.json",
             "logs",
             "nsc",
             "pki",
@@ -66,9 +69,28 @@ impl Layout {
         self.home.join("secrets")
     }
 
+    /// The folder of the hub's first server: the same in a hub of one and of three.
     #[must_use]
     pub fn hub(&self) -> PathBuf {
-        self.home.join("hub")
+        self.hub_server(1)
+    }
+
+    /// The folder of a server of the hub, by its number from 1.
+    #[must_use]
+    pub fn hub_server(&self, number: usize) -> PathBuf {
+        self.home.join(Self::hub_process(number))
+    }
+
+    /// What a server of the hub is called in paths, ports and logs: `hub`, `hub-2`, `hub-3`.
+    #[must_use]
+    pub fn hub_process(number: usize) -> String {
+        if number == 1 { "hub".to_owned() } else { format!("hub-{number}") }
+    }
+
+    /// How many servers the hub of this home has.
+    #[must_use]
+    pub fn hub_file(&self) -> PathBuf {
+        self.home.join("hub.json")
     }
 
     #[must_use]

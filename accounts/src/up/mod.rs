@@ -2,14 +2,18 @@
 //!
 //! What it starts is what an installation runs; what it makes (accounts, certificates, configuration) is final in form.
 
+mod backbone;
 pub mod child;
 mod deployment;
 mod fetch;
+mod home;
+mod hub;
 mod layout;
 mod pins;
 mod platform;
 mod ports;
 mod postgres;
+mod resize;
 mod site;
 mod start;
 mod target;
@@ -17,10 +21,12 @@ mod tools;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub use hub::{HUB_STORE_BYTES, HubPlace, HubServer, hub_size};
 pub use layout::Layout;
-pub use platform::{Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, issued_settings, ops_plan};
+pub use platform::{
+    Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, issued_settings, ops_plan, system_settings,
+};
 pub use postgres::{Postgres, PostgresError, database_folder};
 pub use site::{Site, leaf_config, leaf_users};
-pub use start::HUB_STORE_BYTES;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{Role, StreamName, Tenant, TenantId, TenantSlug, TenantState, UserName};
-use bulkhead_runtime::{Bus, BusSettings, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
+use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
 use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::layout::Layout;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, TrustDomain};
 use crate::files::{FileError, write_secret};
+use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
 use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
@@ -23,7 +24,10 @@ use crate::resolver::{PushError, push};
 pub const CORE: &str = "core";
 pub const INTAKE: &str = "intake-1";
 pub const OPS: &str = "ops";
+const PING_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+/// A hub of three takes streams once its servers have chosen a leader, 4 to 9 seconds after their start.
+const STREAMS_LIMIT: Duration = Duration::from_secs(30);
 /// Credentials are issued anew at every start of `up`, so they need not live long.
 const CREDENTIALS_DAYS: i64 = 30;
 /// Who uses `bulkhead` on this machine, in OPS and in each tenant.
@@ -44,8 +48,12 @@ pub enum PlatformError {
     Push(#[source] PushError),
     #[error("the hub did not admit {0}")]
     Admit(&'static str, #[source] LimitReached),
+    #[error("the servers of the hub do not find each other")]
+    Apart(#[source] LimitReached),
     #[error("make streams")]
     Streams(#[source] EnsureError),
+    #[error("make stream {0}")]
+    NoStreams(&'static str, #[source] LimitReached),
     #[error("database rows")]
     Rows(#[source] ProvisioningError),
     #[error("user name")]
@@ -64,7 +72,8 @@ pub struct Platform {
     pub layout: Layout,
     pub operator: OperatorStore,
     pub authority: Authority,
-    pub hub_url: String,
+    /// Every server of the hub.
+    pub hub_urls: Vec<String>,
     pub now: OffsetDateTime,
 }
 
@@ -97,9 +106,9 @@ impl Platform {
     ///
     /// # Errors
     /// When the operator store is damaged or cannot be written.
-    pub fn render_accounts(&self, tenants: &[TenantPlan]) -> Result<Accounts, PlatformError> {
+    pub fn render_accounts(&self, tenants: &[TenantPlan], hub: HubSize) -> Result<Accounts, PlatformError> {
         let (operator, now) = (&self.operator, self.now_s());
-        let core = operator.ensure_account(CORE, &Role::CORE, now, |_, keys| core_account(keys));
+        let core = operator.ensure_account(CORE, &Role::CORE, now, |_, keys| core_account(keys, hub));
         let core = core.map_err(PlatformError::Operator)?;
         let tenant_account_of = |name: &str, plan: &Plan, roles: &[Role]| {
             let render = |own: &str, keys: &[_]| tenant_account(plan, own, core.key.as_str(), keys);
@@ -134,7 +143,7 @@ impl Platform {
         let creds_file = credentials_file(folder, user.name);
         let text = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, text.as_bytes()).map_err(PlatformError::File)?;
-        Ok(issued_settings(folder, user.name, &self.authority, vec![self.hub_url.clone()]))
+        Ok(issued_settings(folder, user.name, &self.authority, self.hub_urls.clone()))
     }
 
     /// One of the platform's own services, under the role's name.
@@ -193,6 +202,22 @@ impl Platform {
         Ok(path)
     }
 
+    /// Connects to SYS, waiting until every server of the hub is up and knows the others.
+    ///
+    /// # Errors
+    /// When one of them does not answer in time.
+    pub async fn connect_hub(&self, hub: HubSize) -> Result<Bus, PlatformError> {
+        let system = self.connect_system().await?;
+        let all = eventually("every server of the hub", CONNECT_LIMIT, || async {
+            let question = bytes::Bytes::from_static(b"{}");
+            let answers = system.request_all("$SYS.REQ.SERVER.PING.LEAFZ", question, hub.servers(), PING_LIMIT).await;
+            let answered = answers.map_err(|error| error.to_string())?.len();
+            if answered == hub.servers() { Ok(()) } else { Err(format!("{answered} of {hub} answered")) }
+        });
+        all.await.map_err(PlatformError::Apart)?;
+        Ok(system)
+    }
+
     /// Connects to SYS, waiting until the hub is up.
     ///
     /// # Errors
@@ -203,27 +228,35 @@ impl Platform {
         connect_eventually(&settings, "the system operator").await
     }
 
-    /// Pushes every account and waits until it is in force on `servers` servers.
+    /// Pushes every account and waits until it is in force on every server of the hub.
     ///
     /// # Errors
     /// When a server refuses or does not converge.
-    pub async fn push_accounts(&self, system: &Bus, accounts: &Accounts, servers: usize) -> Result<(), PlatformError> {
+    pub async fn push_accounts(&self, system: &Bus, accounts: &Accounts, hub: HubSize) -> Result<(), PlatformError> {
         for account in accounts.all() {
-            push(system, account, servers).await.map_err(PlatformError::Push)?;
+            push(system, account, hub.servers()).await.map_err(PlatformError::Push)?;
         }
         Ok(())
     }
 
-    /// Makes the hub's streams.
+    /// Makes the hub's streams, with a copy on each server.
     ///
     /// # Errors
     /// When the hub refuses them.
-    pub async fn ensure_streams(&self, replicas: usize) -> Result<(), PlatformError> {
+    pub async fn ensure_streams(&self, hub: HubSize) -> Result<(), PlatformError> {
         let folder = self.layout.provisioning();
         let settings = self.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
         let bus = connect_eventually(&settings, "the provisioner").await?;
         for stream in StreamName::HUB {
-            bus.ensure_stream(&stream.spec(), replicas).await.map_err(PlatformError::Streams)?;
+            let spec = stream.spec();
+            let made = eventually("a stream on every server", STREAMS_LIMIT, || async {
+                match bus.ensure_stream(&spec, hub.servers()).await {
+                    Err(error) if error.is_passing() => Err(Chain(&error).to_string()),
+                    answer => Ok(answer),
+                }
+            });
+            let made = made.await.map_err(|source| PlatformError::NoStreams(spec.name, source))?;
+            made.map_err(PlatformError::Streams)?;
         }
         Ok(())
     }
@@ -275,10 +308,17 @@ pub fn ops_plan() -> Plan {
     Plan { leaf_links: 0, ..Plan::of(PlanName::Pro) }
 }
 
+/// How the system operator connects, with what the last start of the deployment has issued.
+#[must_use]
+pub fn system_settings(layout: &Layout, urls: Vec<String>) -> BusSettings {
+    let authority = Authority::new(layout.authority(), TrustDomain::default());
+    issued_settings(&layout.provisioning(), Role::SystemOperator.name(), &authority, urls)
+}
+
 /// Connects as soon as the server is up and admits us.
 async fn connect_eventually(settings: &BusSettings, who: &'static str) -> Result<Bus, PlatformError> {
     let connected = eventually("a connection to the hub", CONNECT_LIMIT, || async {
-        Bus::connect(settings, who).await.map_err(|error: ConnectError| bulkhead_runtime::Chain(&error).to_string())
+        Bus::connect(settings, who).await.map_err(|error: ConnectError| Chain(&error).to_string())
     });
     connected.await.map_err(|source| PlatformError::Admit(who, source))
 }

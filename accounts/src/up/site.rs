@@ -115,7 +115,8 @@ impl SiteMaker<'_> {
         Ok(files)
     }
 
-    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path.
+    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path. How many sites
+    /// came before it decides which server of the hub it looks for first.
     ///
     /// # Errors
     /// [`SiteError`].
@@ -243,6 +244,20 @@ pub fn leaf_users(authority: &Authority, site: &Site) -> Vec<LeafUser> {
     std::iter::once(forwarder).chain(site.pollers.iter().map(poller)).collect()
 }
 
+/// The order in which the `index`th site tries the servers of the hub: first choices take turns, and so do the second
+/// choices of those that share a first one, so that the leaves of a server that dies do not all go to the same other.
+pub(super) fn order_for(index: usize, urls: &[String]) -> Vec<String> {
+    let mut order = urls.to_vec();
+    let count = order.len().max(1);
+    order.rotate_left(index % count);
+    if (index / count) % 2 == 1
+        && let [_, others @ ..] = order.as_mut_slice()
+    {
+        others.reverse();
+    }
+    order
+}
+
 /// Writes a settings file that names secrets by path.
 ///
 /// # Panics
@@ -250,4 +265,26 @@ pub fn leaf_users(authority: &Authority, site: &Site) -> Vec<LeafUser> {
 pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(), SiteError> {
     let text = toml::to_string(settings).expect("settings serialize");
     write_public(path, seal(&text).as_bytes()).map_err(SiteError::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn sites_take_turns_in_whom_they_try_first_and_second() {
+        let urls: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let orders: Vec<Vec<String>> = (0..6).map(|index| order_for(index, &urls)).collect();
+        assert_eq!(orders.iter().collect::<BTreeSet<_>>().len(), 6, "{orders:?}");
+        for place in 0..2 {
+            for url in &urls {
+                let count = orders.iter().filter(|order| order[place] == *url).count();
+                assert_eq!(count, 2, "{url} in place {place} of {orders:?}");
+            }
+        }
+        assert_eq!(order_for(6, &urls), orders[0]);
+        assert_eq!(order_for(5, &urls[..1]), ["a"]);
+        assert_eq!(order_for(5, &[]), Vec::<String>::new());
+    }
 }

@@ -10,21 +10,21 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::backbone::Base;
 use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
+use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
 use super::platform::{CORE, INTAKE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, write_settings};
+use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::files::{read_secret, write_public, write_secret};
-use crate::nats_config::HubConfig;
+use crate::files::{read_secret, write_secret};
+use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
 
-/// What a hub server may write.
-pub const HUB_STORE_BYTES: u64 = 4 << 30;
 const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
 const CORE_HEALTH: &str = "core-health";
@@ -91,6 +91,11 @@ pub(super) fn health_ports(ports: &Ports, sites: &[MadeSite]) -> Vec<(String, u1
     core.into_iter().chain(pollers).collect()
 }
 
+/// A nats-server with its configuration.
+pub(super) fn server_spec(layout: &Layout, name: &str, nats_server: &Path, config: &Path) -> ChildSpec {
+    ChildSpec { args: vec!["-c".to_owned(), config.display().to_string()], ..child_spec(layout, name, nats_server) }
+}
+
 /// A site whose files are written.
 pub(super) struct MadeSite {
     pub(super) site: Site,
@@ -108,7 +113,7 @@ pub(super) struct Starter<'a> {
 }
 
 impl Starter<'_> {
-    pub(super) async fn start_database(&mut self) -> Result<(Postgres, Passwords, Provisioning), DeploymentError> {
+    pub(super) async fn start_database(&mut self) -> Result<Base, DeploymentError> {
         let port = self.ports.choose("postgres").map_err(DeploymentError::Port)?;
         let postgres = Postgres::start(self.layout.home(), &self.options.tools, port).await;
         let postgres = postgres.map_err(DeploymentError::Postgres)?;
@@ -119,51 +124,53 @@ impl Starter<'_> {
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
         admin::migrate(&url).await.map_err(DeploymentError::Database)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
-        Ok((postgres, passwords, database))
+        Ok(Base { postgres, passwords, database })
     }
 
-    pub(super) fn make_platform(&mut self) -> Result<(Platform, u16, u16), DeploymentError> {
-        let hub_port = self.ports.choose("hub-client").map_err(DeploymentError::Port)?;
-        let hub_leaf_port = self.ports.choose("hub-leaf").map_err(DeploymentError::Port)?;
+    /// Where the servers of the hub listen: where they did, unless somebody else has taken a port.
+    pub(super) fn choose_places(&mut self, hub: HubSize) -> Result<Vec<HubPlace>, DeploymentError> {
+        let mut places = Vec::new();
+        for number in hub.numbers() {
+            let process = Layout::hub_process(number);
+            let mut choose =
+                |what: &str| self.ports.choose(&format!("{process}-{what}")).map_err(DeploymentError::Port);
+            places.push(HubPlace {
+                number,
+                client_port: choose("client")?,
+                leaf_port: choose("leaf")?,
+                route_port: match hub {
+                    HubSize::One => None,
+                    HubSize::Three => Some(choose("route")?),
+                },
+            });
+        }
+        Ok(places)
+    }
+
+    pub(super) fn make_platform(&self, places: &[HubPlace]) -> Result<Platform, DeploymentError> {
         let now = OffsetDateTime::now_utc();
         let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
         let operator = operator.map_err(DeploymentError::Operator)?;
         operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
         let authority = Authority::new(self.layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
-        let hub_url = format!("tls://127.0.0.1:{hub_port}");
-        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_url, now };
-        Ok((platform, hub_port, hub_leaf_port))
+        let hub_urls = places.iter().map(HubPlace::client_url).collect();
+        Ok(Platform { layout: self.layout.clone(), operator, authority, hub_urls, now })
     }
 
-    pub(super) fn start_hub(&self, platform: &Platform, port: u16, leaf_port: u16) -> Result<Child, DeploymentError> {
-        let folder = self.layout.hub();
-        let files = CertificateFiles::named(&folder, "hub");
-        platform.authority.issue_hub(&files, platform.now).map_err(DeploymentError::Certificate)?;
-        let system = platform.operator.system().map_err(DeploymentError::Operator)?;
-        let config = HubConfig {
-            server_name: "hub-1".to_owned(),
-            client_listen: format!("127.0.0.1:{port}"),
-            leaf_listen: format!("127.0.0.1:{leaf_port}"),
-            operator_token: platform.operator.token.clone(),
-            system_account: system.key.to_string(),
-            system_token: system.token,
-            resolver_dir: folder.join("jwt"),
-            store_dir: folder.join("js"),
-            max_file_bytes: HUB_STORE_BYTES,
-            hub_cert_file: files.cert_file,
-            hub_key_file: files.key_file,
-            client_root_file: platform.authority.client_root_file(),
-            cluster: None,
+    pub(super) fn start_hub(
+        &self,
+        platform: &Platform,
+        places: &[HubPlace],
+    ) -> Result<Vec<HubServer>, DeploymentError> {
+        let maker = HubMaker {
+            layout: self.layout,
+            authority: &platform.authority,
+            operator: &platform.operator,
+            nats_server: &self.options.tools.nats_server.path,
+            places,
         };
-        let path = folder.join("hub.conf");
-        let text = config.render().map_err(DeploymentError::Render)?;
-        write_public(&path, text.as_bytes()).map_err(DeploymentError::File)?;
-        let spec = ChildSpec {
-            args: vec!["-c".to_owned(), path.display().to_string()],
-            ..child_spec(self.layout, "hub", &self.options.tools.nats_server.path)
-        };
-        Child::start(spec).map_err(DeploymentError::Child)
+        places.iter().map(|&place| maker.start(place)).collect()
     }
 
     pub(super) fn start_core(
@@ -201,9 +208,8 @@ impl Starter<'_> {
         platform: &Platform,
         database: &Provisioning,
         tenants: &[bulkhead_bus::Tenant],
-        hub_leaf_port: u16,
+        places: &[HubPlace],
         postgres_port: u16,
-        hub_port: u16,
     ) -> Result<Vec<MadeSite>, DeploymentError> {
         let maker = SiteMaker {
             layout: self.layout,
@@ -212,9 +218,9 @@ impl Starter<'_> {
             now: platform.now,
             credentials_expire: platform.credentials_expire(),
         };
-        let hub_leaf_urls = vec![format!("tls://127.0.0.1:{hub_leaf_port}")];
+        let hub_leaf_urls: Vec<String> = places.iter().map(HubPlace::leaf_url).collect();
         let health_port = self.ports.chosen(CORE_HEALTH);
-        let watched = checks(default_checks(hub_port, postgres_port, health_port), &self.options.targets);
+        let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);
         let mut made = Vec::new();
         for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
             for (site, pollers) in &options.sites {
@@ -223,8 +229,8 @@ impl Starter<'_> {
                 let failed = |error| DeploymentError::Site(name.clone(), error);
                 let port = self.ports.choose(&format!("leaf-{name}")).map_err(DeploymentError::Port)?;
                 database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
-                let hub_urls = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
-                let leaf_config = maker.write_leaf(&site, port, hub_urls).map_err(failed)?;
+                let known = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
+                let leaf_config = maker.write_leaf(&site, port, &order_for(made.len(), known)).map_err(failed)?;
                 let mut written = Vec::new();
                 for poller in pollers {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;
@@ -242,13 +248,16 @@ impl Starter<'_> {
 }
 
 /// The real things that every deployment has: hub, database, resolver, core's health page, this machine.
-fn default_checks(hub_port: u16, postgres_port: u16, health_port: Option<u16>) -> Vec<CheckSetting> {
+fn default_checks(places: &[HubPlace], postgres_port: u16, health_port: Option<u16>) -> Vec<CheckSetting> {
     let own = |name: &str, target: Target| name.parse().ok().map(|name| target.check(name));
-    let mut all = vec![
-        own("hub", Target::Tcp { address: format!("127.0.0.1:{hub_port}") }),
+    let server = |place: &HubPlace| {
+        own(&Layout::hub_process(place.number), Target::Tcp { address: format!("127.0.0.1:{}", place.client_port) })
+    };
+    let mut all: Vec<Option<CheckSetting>> = places.iter().map(server).collect();
+    all.extend([
         own("database", Target::Tcp { address: format!("127.0.0.1:{postgres_port}") }),
         own("this-machine", Target::Icmp { host: "127.0.0.1".to_owned() }),
-    ];
+    ]);
     // A resolver that follows the DNS knows the root's name servers; one that filters may deny them, and then says so.
     let root = own("resolver", Target::Dns { name: ".".to_owned() });
     all.push(root.map(|check| CheckSetting { record: Some("NS"), ..check }));

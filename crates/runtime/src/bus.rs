@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::client::{PublishErrorKind, RequestErrorKind};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, HeaderName, HeaderValue, ServerAddr};
-use bulkhead_bus::{StreamName, StreamSpec, header};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, ServerAddr};
+use bulkhead_bus::{StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -16,11 +16,13 @@ use tracing::{info, warn};
 
 use crate::answer::Answerer;
 use crate::credentials::Credentials;
+use crate::headers::Headers;
 use crate::tls::{TlsError, TlsFiles, client_config};
 use crate::{Chain, CredentialsError};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// A server that answers none of three is left for another one.
+const PING_EVERY: Duration = Duration::from_secs(5);
 const RECONNECT_MOST: Duration = Duration::from_secs(2);
 const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
 
@@ -130,58 +132,6 @@ const LATER: [u64; 6] = [10_023, 10_047, 10_008, 10_077, 10_076, 10_039];
 /// Message size exceeds maximum allowed.
 const TOO_LARGE: u64 = 10_054;
 
-/// Message headers, without naming the client library.
-#[derive(Debug, Clone, Default)]
-pub struct Headers(pub(crate) HeaderMap);
-
-impl Headers {
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(async_nats::HeaderValue::as_str)
-    }
-
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.0.insert(name, value);
-    }
-
-    /// Without those that the server acts on: they are never a sender's to set.
-    #[must_use]
-    pub fn without_server_headers(&self) -> Self {
-        let is_ours = |name: &str| !name.to_ascii_lowercase().starts_with(&header::SERVER_PREFIX.to_ascii_lowercase());
-        let mut kept = HeaderMap::new();
-        for (name, values) in self.0.iter().filter(|(name, _)| is_ours(name.as_ref())) {
-            for value in values {
-                kept.append(name.clone(), value.clone());
-            }
-        }
-        Self(kept)
-    }
-
-    /// From lines as [`Self::to_text`] writes them; what is none is left out.
-    #[must_use]
-    pub fn from_text(text: &str) -> Self {
-        let mut headers = Self::default();
-        for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
-            // What no message could carry is as good as missing.
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-                headers.0.append(name, value);
-            }
-        }
-        headers
-    }
-
-    /// One line a header, for records of messages that could not be read.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        // In one order: the map has another one at each delivery, and this text identifies the message.
-        let mut headers: Vec<_> = self.0.iter().collect();
-        headers.sort_by(|(one, _), (other, _)| AsRef::<str>::as_ref(*one).cmp(other.as_ref()));
-        let lines =
-            headers.into_iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")));
-        lines.collect::<Vec<_>>().join("\n")
-    }
-}
-
 /// A message that was delivered at most once.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -201,8 +151,17 @@ pub enum Ensured {
 #[derive(Debug, thiserror::Error)]
 #[error("make {what}")]
 pub struct EnsureError {
-    what: String,
-    source: async_nats::Error,
+    pub(crate) what: String,
+    pub(crate) is_passing: bool,
+    pub(crate) source: async_nats::Error,
+}
+
+impl EnsureError {
+    /// Whether trying again may help: the server cannot yet, as opposed to will not.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.is_passing
+    }
 }
 
 /// A connection to the bus. Clones share it.
@@ -461,9 +420,7 @@ impl Bus {
     /// # Errors
     /// When the server refuses, for example because a limit of the account is reached.
     pub async fn ensure_stream(&self, spec: &StreamSpec, replicas: usize) -> Result<Ensured, EnsureError> {
-        crate::durable::ensure_stream(&self.jetstream, spec, replicas)
-            .await
-            .map_err(|source| EnsureError { what: format!("stream {}", spec.name), source })
+        crate::durable::ensure_stream(&self.jetstream, spec, replicas).await
     }
 
     /// Makes or updates a stream's durable pull consumer.
@@ -471,8 +428,7 @@ impl Bus {
     /// # Errors
     /// When the server refuses, or the stream is not there.
     pub(crate) async fn ensure_consumer(&self, stream: StreamName) -> Result<(), EnsureError> {
-        let ensured = crate::durable::ensure_consumer(&self.jetstream, stream.as_str(), stream.consumer()).await;
-        ensured.map_err(|source| EnsureError { what: format!("consumer of {}", stream.as_str()), source })
+        crate::durable::ensure_consumer(&self.jetstream, stream.as_str(), stream.consumer()).await
     }
 
     /// Asks the server's own interface, which answers in JSON.

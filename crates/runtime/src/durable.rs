@@ -3,18 +3,25 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::stream::{
+    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{self, AckKind, ErrorCode};
 use bulkhead_bus::{ConsumerSpec, StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bus::{Bus, Ensured, Headers};
+use crate::bus::{Bus, EnsureError, Ensured};
+use crate::headers::Headers;
 
 const EXPIRES: Duration = Duration::from_secs(20);
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Two that are missing end a pull: where the server that held it has died, this is how long nobody notices.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// What JetStream answers as long as it cannot do anything.
+const UNAVAILABLE: usize = 503;
 /// The smallest that the server takes; work queues here must not drop by message id (facts: nats-imports, obligation 2).
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
@@ -233,18 +240,48 @@ pub(crate) fn consumer_config(spec: ConsumerSpec) -> pull::Config {
     }
 }
 
+/// Whether the server says "not now": it starts, or the servers of a cluster have no leader yet or do not know each
+/// other yet.
+fn is_passing(error: &jetstream::Error) -> bool {
+    error.code() == UNAVAILABLE || error.error_code() == ErrorCode::CLUSTER_NO_PEERS
+}
+
+fn stream_trouble(spec: &StreamSpec, error: CreateStreamError) -> EnsureError {
+    let is_passing = match error.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(error) => is_passing(&error),
+        CreateStreamErrorKind::EmptyStreamName
+        | CreateStreamErrorKind::InvalidStreamName
+        | CreateStreamErrorKind::DomainAndExternalSet
+        | CreateStreamErrorKind::Response
+        | CreateStreamErrorKind::NotFound
+        | CreateStreamErrorKind::ResponseParse => false,
+    };
+    EnsureError { what: format!("stream {}", spec.name), is_passing, source: error.into() }
+}
+
+fn consumer_trouble(stream: &str, error: ConsumerError) -> EnsureError {
+    let is_passing = match error.kind() {
+        ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => true,
+        ConsumerErrorKind::JetStream(error) => is_passing(&error),
+        ConsumerErrorKind::InvalidConsumerType | ConsumerErrorKind::InvalidName | ConsumerErrorKind::Other => false,
+    };
+    EnsureError { what: format!("consumer of {stream}"), is_passing, source: error.into() }
+}
+
 pub(crate) async fn ensure_stream(
     jetstream: &jetstream::Context,
     spec: &StreamSpec,
     replicas: usize,
-) -> Result<Ensured, async_nats::Error> {
+) -> Result<Ensured, EnsureError> {
     let config = stream_config(spec, replicas);
     let ensured = match jetstream.update_stream(&config).await {
         Ok(_) => Ensured::Updated,
-        Err(_) => {
-            jetstream.create_stream(config).await?;
+        Err(error) if matches!(error.kind(), CreateStreamErrorKind::NotFound) => {
+            jetstream.create_stream(config).await.map_err(|error| stream_trouble(spec, error))?;
             Ensured::Created
         }
+        Err(error) => return Err(stream_trouble(spec, error)),
     };
     ensure_consumer(jetstream, spec.name, spec.consumer).await?;
     Ok(ensured)
@@ -254,7 +291,7 @@ pub(crate) async fn ensure_consumer(
     jetstream: &jetstream::Context,
     stream: &'static str,
     spec: ConsumerSpec,
-) -> Result<(), async_nats::Error> {
-    jetstream.create_consumer_on_stream(consumer_config(spec), stream).await?;
-    Ok(())
+) -> Result<(), EnsureError> {
+    let made = jetstream.create_consumer_on_stream(consumer_config(spec), stream).await;
+    made.map(|_| ()).map_err(|error| consumer_trouble(stream, error))
 }

@@ -9,6 +9,7 @@ mod chain;
 mod clock;
 mod credentials;
 mod durable;
+mod headers;
 mod health;
 mod life;
 mod liveness;
@@ -24,13 +25,13 @@ mod wait;
 
 pub use answer::{Answerer, Responder};
 pub use bus::{
-    Bus, BusSettings, ConnectError, EnsureError, Ensured, Headers, Message, PublishError, RequestError, StoreError,
-    Stored,
+    Bus, BusSettings, ConnectError, EnsureError, Ensured, Message, PublishError, RequestError, StoreError, Stored,
 };
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};
 pub use credentials::{Credentials, CredentialsError};
 pub use durable::{Delivery, Fetched, Fetcher, Fetching, PullError, Puller};
+pub use headers::Headers;
 pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
 pub use liveness::{Heart, Loops, STUCK_AFTER};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_accounts::claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
+use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::keys::{KeyKind, SigningKey};
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::profile::Profile;
@@ -33,7 +34,27 @@ pub const TRIAL: [&str; 2] = ["acme-corp enterprise oslo/p1", "xyz-inc free lima
 /// A running deployment. Dropping it kills its processes and removes its folder.
 pub struct TestDeployment {
     pub up: Deployment,
+    options: Options,
     home: TempDir,
+}
+
+/// A deployment that was ended in order, with all that it has left in its folder.
+pub struct StoppedDeployment {
+    /// What it is started with the next time.
+    pub options: Options,
+    home: TempDir,
+}
+
+impl StoppedDeployment {
+    /// Starts it again from what it has left.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start(self) -> anyhow::Result<TestDeployment> {
+        let Self { options, home } = self;
+        let up = Deployment::start(options.clone(), &|_| {}).await.context("start a deployment")?;
+        Ok(TestDeployment { up, options, home })
+    }
 }
 
 /// A program that was built beside this one.
@@ -89,6 +110,14 @@ impl TestDeployment {
         Self::start_in(Self::home_folder()?, lines, |options| options.targets = targets).await
     }
 
+    /// Tenants as [`tenants`] reads them, on a hub of three servers.
+    ///
+    /// # Errors
+    /// When something does not start; the error holds the end of its log.
+    pub async fn start_cluster(lines: &[&str]) -> anyhow::Result<Self> {
+        Self::start_in(Self::home_folder()?, lines, |options| options.hub_servers = Some(HubSize::Three)).await
+    }
+
     /// A folder for a deployment to live in.
     ///
     /// # Errors
@@ -108,6 +137,7 @@ impl TestDeployment {
         let mut options = Options {
             home: home.path().to_owned(),
             fresh: false,
+            hub_servers: None,
             tools: find_test_tools()?,
             programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
             tenants: tenants(lines)?,
@@ -115,8 +145,16 @@ impl TestDeployment {
             leaf_urls: BTreeMap::new(),
         };
         change(&mut options);
-        let up = Deployment::start(options, &|_| {}).await.context("start a deployment")?;
-        Ok(Self { up, home })
+        StoppedDeployment { options, home }.start().await
+    }
+
+    /// Ends it in order and keeps its folder, to be started again.
+    ///
+    /// # Errors
+    /// When a process can be neither asked nor killed.
+    pub async fn pause(self) -> anyhow::Result<StoppedDeployment> {
+        self.up.stop().await.context("stop the deployment")?;
+        Ok(StoppedDeployment { options: self.options, home: self.home })
     }
 
     /// Leaves the folder where it is when the deployment ends, for a look.
@@ -230,7 +268,7 @@ impl TestDeployment {
         Exposition::parse(&body).with_context(|| format!("read /metrics of {who}"))
     }
 
-    fn endpoint(port: u16, handshake: Handshake) -> Endpoint {
+    pub(crate) fn endpoint(port: u16, handshake: Handshake) -> Endpoint {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Endpoint { addr, server_name: "localhost".to_owned(), handshake }
     }
@@ -238,13 +276,13 @@ impl TestDeployment {
     /// Where clients connect.
     #[must_use]
     pub fn hub(&self) -> Endpoint {
-        Self::endpoint(self.up.hub_port, Handshake::AfterInfo)
+        Self::endpoint(self.up.hub_servers[0].place.client_port, Handshake::AfterInfo)
     }
 
     /// Where leaves connect.
     #[must_use]
     pub fn hub_for_leaves(&self) -> Endpoint {
-        Self::endpoint(self.up.hub_leaf_port, Handshake::First)
+        Self::endpoint(self.up.hub_servers[0].place.leaf_port, Handshake::First)
     }
 
     fn trusting_hub(&self) -> Identity {
@@ -298,10 +336,23 @@ impl TestDeployment {
         name: &str,
         change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
     ) -> anyhow::Result<AccountRecord> {
+        self.change_account_on(self.up.hub_size().servers(), name, change).await
+    }
+
+    /// As [`TestDeployment::change_account`] when only `servers` of the hub's servers run.
+    ///
+    /// # Errors
+    /// When those do not take it.
+    pub async fn change_account_on(
+        &self,
+        servers: usize,
+        name: &str,
+        change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
+    ) -> anyhow::Result<AccountRecord> {
         let mut body = self.account(name)?.claims.nats;
         change(&mut body);
         let signed = self.up.platform.operator.sign_body(name, body, now_ms() / 1_000).context("sign account")?;
-        push(&self.up.system, &signed, 1).await.context("push account")?;
+        push(&self.up.system, &signed, servers).await.context("push account")?;
         Ok(signed)
     }
 

@@ -3,6 +3,7 @@
 //! Attackers here are free of every rule that honest clients keep: whatever they are not able to do, a server refused.
 //! Nothing in this crate stands in for a server.
 
+mod cluster;
 pub mod database;
 pub mod deployment;
 mod dial;
@@ -20,7 +21,7 @@ mod settings;
 mod wire;
 
 pub use database::TestDatabase;
-pub use deployment::{LIMIT, TestDeployment};
+pub use deployment::{LIMIT, StoppedDeployment, TestDeployment};
 pub use dial::ConnectError;
 pub use exposition::{Exposition, Family, Kind, Malformed, Sample};
 pub use fake_hub::{FakeHub, Visit};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_bus::{PollerName, SiteName, StreamName, TenantSlug};
 use bulkhead_runtime::{BusSettings, eventually};
 use bulkhead_testkit::{LIMIT, TestDeployment};
@@ -37,8 +38,10 @@ impl Fleet {
         let lines: Vec<String> = (0..tenants).map(|number| format!("t{number} enterprise {SITE}/{POLLER}")).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let home = TestDeployment::home_folder()?;
-        let mut deployment =
-            TestDeployment::start_in(home, &lines, |options| set_servers(options, hub_servers)).await?;
+        let mut deployment = TestDeployment::start_in(home, &lines, |options| {
+            options.hub_servers = Some(if hub_servers == 1 { HubSize::One } else { HubSize::Three });
+        })
+        .await?;
         let mut stations = Vec::new();
         for (site, poller, child) in &mut deployment.up.pollers {
             let folder = deployment.up.layout.poller(&site.tenant, &site.site, poller);
@@ -102,8 +105,6 @@ impl Station {
         KeyPair::from_seed(&self.seed).context("read a batch key")
     }
 }
-
-fn set_servers(_options: &mut bulkhead_accounts::up::Options, _servers: usize) {}
 
 /// Takes the checks out of a poller's settings; says how it and its forwarder reach the leaf.
 fn quiet_settings(file: PathBuf) -> anyhow::Result<(BusSettings, BusSettings)> {

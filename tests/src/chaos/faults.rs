@@ -55,6 +55,9 @@ async fn start_again(world: &mut World, part: Part) -> anyhow::Result<()> {
     if part == Part::Database {
         return world.deployment.up.postgres.restart().await.context("start the database again");
     }
+    if let Part::Hub(number) = part {
+        return world.deployment.up.restart_hub_server(number + 1).with_context(|| format!("start {part} again"));
+    }
     child(world, part)?.restart().with_context(|| format!("start {part} again"))
 }
 
@@ -117,6 +120,16 @@ async fn replace_leaf_disk(world: &mut World, orders: &Orders, tenant: Tenant) -
     Ok(())
 }
 
-async fn replace_hub_disk(_world: &mut World, _number: usize) -> anyhow::Result<()> {
-    anyhow::bail!("there is one hub server")
+/// The others stay up until the new one has everything, as the runbook says.
+async fn replace_hub_disk(world: &mut World, number: usize) -> anyhow::Result<()> {
+    let up = &mut world.deployment.up;
+    up.wait_until_replicas_current().await.context("a hub server was behind before its neighbour's disk broke")?;
+    let server = up.hub_servers.get_mut(number).context("there is such a hub server")?;
+    let place = server.place.number;
+    server.child.kill()?;
+    Disk::wipe(&up.layout.hub_server(place).join("js"))?;
+    Disk::wipe(&up.layout.hub_server(place).join("jwt"))?;
+    up.restart_hub_server(place)?;
+    up.wait_until_replicas_current().await.context("the new hub server does not catch up")?;
+    Ok(())
 }

@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use bulkhead_accounts::up::CORE;
+use bulkhead_accounts::hub_size::HubSize;
+use bulkhead_accounts::up::{CORE, Layout};
 use bulkhead_bus::{PollerName, Role, SiteName, StreamName};
 use bulkhead_runtime::BusSettings;
 use bulkhead_testkit::{TcpProxy, TestDeployment};
@@ -119,6 +120,7 @@ impl World {
         let lines = ["acme-corp enterprise oslo/p1 oslo/ledger", "xyz-inc free lima/p1 lima/ledger"];
         let deployment = TestDeployment::start_in(home, &lines, |options| {
             options.leaf_urls = leaf_urls;
+            options.hub_servers = Some(if hub_servers == 1 { HubSize::One } else { HubSize::Three });
         });
         let deployment = deployment.await?;
         let witness = deployment.witness().await?;
@@ -215,8 +217,7 @@ impl World {
 fn mount_disks(home: &std::path::Path, hub_servers: usize) -> anyhow::Result<BTreeMap<DiskOf, Disk>> {
     let mut disks = BTreeMap::new();
     for server in 0..hub_servers {
-        let folder =
-            if hub_servers == 1 { home.join("hub") } else { home.join("hub").join(format!("hub-{}", server + 1)) };
+        let folder = Layout::new(home.to_owned()).hub_server(server + 1);
         disks.insert(DiskOf::Hub(server), Disk::mount(&folder.join("js"), HUB_DISK_MIB)?);
     }
     for tenant in Tenant::ALL {

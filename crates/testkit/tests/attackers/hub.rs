@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bulkhead_accounts::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
 use bulkhead_accounts::files::{make_folder, write_public};
+use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig};
 use bulkhead_accounts::operator::{OperatorStore, UserRequest};
 use bulkhead_accounts::plan::PlanName;
@@ -85,8 +86,8 @@ fn hub_config(platform: &Platform, company: Company) -> HubConfig {
     let folder = platform.layout.hub();
     make_folder(&folder).unwrap();
     let (hub, route) = (CertificateFiles::named(&folder, "hub"), CertificateFiles::named(&folder, "route"));
-    platform.authority.issue_hub(&hub, platform.now).unwrap();
-    platform.authority.issue_route(&route, platform.now).unwrap();
+    platform.authority.issue_hub("hub-1", &hub, platform.now).unwrap();
+    platform.authority.issue_route("hub-1", &route, platform.now).unwrap();
     let system = platform.operator.system().unwrap();
     let free = || "127.0.0.1:-1".to_owned();
     let cluster = ClusterConfig {
@@ -130,17 +131,17 @@ impl Hub {
         let operator = OperatorStore::open(layout.operator(), now.unix_timestamp()).unwrap();
         let authority = Authority::new(layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).unwrap();
-        let mut platform = Platform { layout, operator, authority, hub_url: String::new(), now };
+        let mut platform = Platform { layout, operator, authority, hub_urls: vec![], now };
         let tenants = [(ACME, PlanName::Enterprise), (XYZ, PlanName::Free)];
         let tenants = tenants.map(|(slug, plan)| TenantPlan { slug: slug.parse().unwrap(), plan });
-        let accounts = platform.render_accounts(&tenants).unwrap();
+        let accounts = platform.render_accounts(&tenants, HubSize::One).unwrap();
         let config = hub_config(&platform, company).render().unwrap();
         let (process, log_file) = start_server(folder.path(), "hub", &config, READY).await;
         let log = std::fs::read_to_string(&log_file).unwrap();
         let (client, leaf) = (listener(&log, "client"), listener(&log, "leafnode"));
-        platform.hub_url = format!("tls://{client}");
+        platform.hub_urls = vec![format!("tls://{client}")];
         let system = platform.connect_system().await.unwrap();
-        platform.push_accounts(&system, &accounts, 1).await.unwrap();
+        platform.push_accounts(&system, &accounts, HubSize::One).await.unwrap();
         let route = (company == Company::Routes).then(|| listener(&log, "route"));
         Self { platform, accounts, client, leaf, route, log_file, _process: process, _folder: folder }
     }

@@ -1,0 +1,117 @@
+//! The hub with core behind it: what sites link up to. It is started whole, whatever number of servers the hub has.
+
+use std::time::Duration;
+
+use bulkhead_bus::payload::{Query, StatusRow};
+use bulkhead_bus::{CoreVerb, Tenant};
+use bulkhead_runtime::{Bus, eventually};
+use bulkhead_store::Provisioning;
+use bulkhead_store::admin::Passwords;
+
+use super::child::{Child, ChildError};
+use super::deployment::DeploymentError;
+use super::hub::HubServer;
+use super::layout::Layout;
+use super::platform::{Accounts, Platform, TenantPlan};
+use super::postgres::Postgres;
+use super::start::Starter;
+use crate::client::{ClientError, query};
+use crate::hub_size::HubSize;
+use crate::profile::Profile;
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The database and the ways into it.
+pub(super) struct Base {
+    pub(super) postgres: Postgres,
+    pub(super) passwords: Passwords,
+    pub(super) database: Provisioning,
+}
+
+/// A running hub, and core on it.
+pub(super) struct Backbone {
+    pub(super) platform: Platform,
+    pub(super) accounts: Accounts,
+    pub(super) tenants: Vec<Tenant>,
+    pub(super) system: Bus,
+    pub(super) hub: Vec<HubServer>,
+    pub(super) core: Child,
+}
+
+impl Starter<'_> {
+    /// Starts the hub and core, and returns when core answers.
+    pub(super) async fn start_backbone(&mut self, base: &Base, size: HubSize) -> Result<Backbone, DeploymentError> {
+        let places = self.choose_places(size)?;
+        (self.announce)("making operator, accounts and certificates");
+        let platform = self.make_platform(&places)?;
+        let plan = |tenant: &super::TenantOptions| TenantPlan { slug: tenant.slug.clone(), plan: tenant.plan };
+        let plans: Vec<TenantPlan> = self.options.tenants.iter().map(plan).collect();
+        let accounts = platform.render_accounts(&plans, size).map_err(DeploymentError::Platform)?;
+        platform.write_profiles(&plans).map_err(DeploymentError::Platform)?;
+        (self.announce)(match size {
+            HubSize::One => "starting the hub",
+            HubSize::Three => "starting the hub's three servers",
+        });
+        let mut hub = self.start_hub(&platform, &places)?;
+        let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
+        (self.announce)("pushing accounts until they are in force");
+        while_running(children(&mut hub), platform.push_accounts(&system, &accounts, size)).await?;
+        while_running(children(&mut hub), platform.ensure_streams(size)).await?;
+        let tenants = platform.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Platform)?;
+        (self.announce)("starting core");
+        let mut core = self.start_core(&platform, &base.postgres, &base.passwords)?;
+        while_running(vec![&mut core], core_answers(self.layout)).await?;
+        Ok(Backbone { platform, accounts, tenants, system, hub, core })
+    }
+}
+
+impl Backbone {
+    /// Ends it in order.
+    pub(super) async fn stop(mut self) -> Result<(), ChildError> {
+        self.core.stop().await?;
+        stop_hub(&mut self.hub).await
+    }
+}
+
+/// Ends all servers of the hub.
+pub(super) async fn stop_hub(hub: &mut [HubServer]) -> Result<(), ChildError> {
+    for server in hub {
+        server.child.stop().await?;
+    }
+    Ok(())
+}
+
+fn children(hub: &mut [HubServer]) -> Vec<&mut Child> {
+    hub.iter_mut().map(|server| &mut server.child).collect()
+}
+
+/// Waits for `ready` while `children` run; the early end of one is the better error.
+async fn while_running<T, E: Into<DeploymentError>>(
+    mut children: Vec<&mut Child>,
+    ready: impl Future<Output = Result<T, E>>,
+) -> Result<T, DeploymentError> {
+    let mut ready = std::pin::pin!(ready);
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            done = &mut ready => return done.map_err(Into::into),
+            _ = looks.tick() => {
+                for child in &mut children {
+                    child.check_running().map_err(DeploymentError::Child)?;
+                }
+            }
+        }
+    }
+}
+
+/// Asks core over the bus, as a person of the platform would.
+async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
+    let profile = Profile::read(&layout.profile("ops")).map_err(DeploymentError::Profile)?;
+    let answered = eventually("an answer of core", READY_LIMIT, || async {
+        let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await.map_err(|error| error.to_string())?;
+        let reply: Result<Vec<StatusRow>, ClientError> =
+            query(&bus, &profile.user, CoreVerb::ShowStatus, &Query::default()).await;
+        reply.map(|_| ()).map_err(|error| error.to_string())
+    });
+    answered.await.map_err(|source| DeploymentError::NotReady("core is not ready".to_owned(), source))
+}

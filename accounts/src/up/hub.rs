@@ -1,0 +1,219 @@
+//! The servers of the hub: where each listens, what it is started with, and how it is started again.
+//!
+//! Everything of a server is rendered anew at each of its starts, so that one whose folder is gone comes back empty,
+//! under its old name, and is filled by the others (docs/adr/0008-replacing-a-hub-server.md).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::child::{Child, ChildError};
+use super::deployment::DeploymentError;
+use super::layout::Layout;
+use super::start::server_spec;
+use crate::certificates::{Authority, CertificateFiles};
+use crate::files::{make_folder, write_public};
+use crate::hub_size::HubSize;
+use crate::nats_config::{ClusterConfig, HubConfig};
+use crate::operator::OperatorStore;
+
+/// What a hub server may write.
+pub const HUB_STORE_BYTES: u64 = 4 << 30;
+/// A server that lives shorter than this has not come up.
+const LIFE_LEAST: Duration = Duration::from_secs(10);
+/// So often in a row a server that did not come up is started again.
+const SHORT_LIVES_MOST: u32 = 3;
+
+/// Where one server of the hub listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubPlace {
+    /// From 1.
+    pub number: usize,
+    pub client_port: u16,
+    pub leaf_port: u16,
+    /// Where the other servers connect; none in a hub of one.
+    pub route_port: Option<u16>,
+}
+
+impl HubPlace {
+    #[must_use]
+    pub fn client_url(&self) -> String {
+        format!("tls://127.0.0.1:{}", self.client_port)
+    }
+
+    #[must_use]
+    pub fn leaf_url(&self) -> String {
+        format!("tls://127.0.0.1:{}", self.leaf_port)
+    }
+}
+
+/// A running server of the hub.
+#[derive(Debug)]
+pub struct HubServer {
+    pub place: HubPlace,
+    pub child: Child,
+    started: Instant,
+    short_lives: u32,
+}
+
+/// What servers are made from.
+pub(super) struct HubMaker<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) authority: &'a Authority,
+    pub(super) operator: &'a OperatorStore,
+    pub(super) nats_server: &'a Path,
+    /// All servers of the hub.
+    pub(super) places: &'a [HubPlace],
+}
+
+impl HubMaker<'_> {
+    /// Writes what a server needs and starts it.
+    pub(super) fn start(&self, place: HubPlace) -> Result<HubServer, DeploymentError> {
+        let path = self.write(place)?;
+        let spec = server_spec(self.layout, &Layout::hub_process(place.number), self.nats_server, &path);
+        let child = Child::start(spec).map_err(DeploymentError::Child)?;
+        Ok(HubServer { place, child, started: Instant::now(), short_lives: 0 })
+    }
+
+    /// Ends what is left of a server and starts it with what it needs now.
+    pub(super) fn restart(&self, server: &mut HubServer) -> Result<(), DeploymentError> {
+        server.child.kill().map_err(DeploymentError::Child)?;
+        self.write(server.place)?;
+        server.child.restart().map_err(DeploymentError::Child)?;
+        server.started = Instant::now();
+        Ok(())
+    }
+
+    fn write(&self, place: HubPlace) -> Result<PathBuf, DeploymentError> {
+        let folder = self.layout.hub_server(place.number);
+        make_folder(&folder).map_err(DeploymentError::File)?;
+        let now = OffsetDateTime::now_utc();
+        let name = HubSize::server_name(place.number);
+        let files = CertificateFiles::named(&folder, "hub");
+        self.authority.issue_hub(&name, &files, now).map_err(DeploymentError::Certificate)?;
+        let cluster = match place.route_port {
+            Some(port) => Some(self.cluster(place, port, &folder, now)?),
+            None => None,
+        };
+        let system = self.operator.system().map_err(DeploymentError::Operator)?;
+        let config = HubConfig {
+            server_name: name,
+            client_listen: format!("127.0.0.1:{}", place.client_port),
+            leaf_listen: format!("127.0.0.1:{}", place.leaf_port),
+            operator_token: self.operator.token.clone(),
+            system_account: system.key.to_string(),
+            system_token: system.token,
+            resolver_dir: folder.join("jwt"),
+            store_dir: folder.join("js"),
+            max_file_bytes: HUB_STORE_BYTES,
+            hub_cert_file: files.cert_file,
+            hub_key_file: files.key_file,
+            client_root_file: self.authority.client_root_file(),
+            cluster,
+        };
+        let path = folder.join("hub.conf");
+        let text = config.render().map_err(DeploymentError::Render)?;
+        write_public(&path, text.as_bytes()).map_err(DeploymentError::File)?;
+        Ok(path)
+    }
+
+    fn cluster(
+        &self,
+        place: HubPlace,
+        port: u16,
+        folder: &Path,
+        now: OffsetDateTime,
+    ) -> Result<ClusterConfig, DeploymentError> {
+        let files = CertificateFiles::named(folder, "route");
+        self.authority
+            .issue_route(&HubSize::server_name(place.number), &files, now)
+            .map_err(DeploymentError::Certificate)?;
+        let others = self.places.iter().filter(|other| other.number != place.number);
+        let route = |other: &HubPlace| other.route_port.map(|port| format!("tls://127.0.0.1:{port}"));
+        Ok(ClusterConfig {
+            listen: format!("127.0.0.1:{port}"),
+            routes: others.filter_map(route).collect(),
+            cert_file: files.cert_file,
+            key_file: files.key_file,
+            route_root_file: self.authority.route_root_file(),
+        })
+    }
+}
+
+impl HubServer {
+    /// Why the server has ended, when it has and may be started again: the others go on without it meanwhile.
+    ///
+    /// # Errors
+    /// The end of its log, when it has not come up several times in a row.
+    pub(super) fn end_to_mend(&mut self) -> Result<Option<ChildError>, ChildError> {
+        let Err(error) = self.child.check_running() else { return Ok(None) };
+        self.short_lives = if self.started.elapsed() < LIFE_LEAST { self.short_lives + 1 } else { 0 };
+        if self.short_lives > SHORT_LIVES_MOST { Err(error) } else { Ok(Some(error)) }
+    }
+}
+
+/// How many servers the hub of a home has. Without the file it is a home from before there were three, or a new one.
+///
+/// # Errors
+/// When the file is there and says something else.
+pub(super) fn known_size(layout: &Layout) -> Result<Option<HubSize>, DeploymentError> {
+    let path = layout.hub_file();
+    if !path.exists() {
+        // A lost file must not make one of three servers a hub of its own.
+        return Ok(match (layout.hub_server(2).exists(), layout.hub().join("js").exists()) {
+            (true, _) => Some(HubSize::Three),
+            (false, true) => Some(HubSize::One),
+            (false, false) => None,
+        });
+    }
+    let text = crate::files::read_state(&path).map_err(DeploymentError::File)?;
+    let record: HubRecord = serde_json::from_str(&text)
+        .map_err(|source| DeploymentError::HubRecord { path: path.display().to_string(), source })?;
+    Ok(Some(record.servers))
+}
+
+/// How many servers the hub of a home has; a new home will have one.
+///
+/// # Errors
+/// When the home's record is damaged.
+pub fn hub_size(layout: &Layout) -> Result<HubSize, DeploymentError> {
+    known_size(layout).map(Option::unwrap_or_default)
+}
+
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn remember_size(layout: &Layout, servers: HubSize) -> Result<(), DeploymentError> {
+    let text = serde_json::json!(HubRecord { servers }).to_string();
+    write_public(&layout.hub_file(), text.as_bytes()).map_err(DeploymentError::File)
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct HubRecord {
+    servers: HubSize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_servers_is_remembered_and_a_lost_file_does_not_part_three_servers() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned());
+        assert_eq!(known_size(&layout).unwrap(), None);
+        std::fs::create_dir_all(layout.hub().join("js")).unwrap();
+        assert_eq!(known_size(&layout).unwrap(), Some(HubSize::One), "a home from before there were three");
+        std::fs::create_dir_all(layout.hub_server(2)).unwrap();
+        assert_eq!(known_size(&layout).unwrap(), Some(HubSize::Three));
+        for size in [HubSize::Three, HubSize::One] {
+            remember_size(&layout, size).unwrap();
+            assert_eq!(known_size(&layout).unwrap(), Some(size));
+        }
+        for damaged in ["", "{\"servers\": 2}", "3"] {
+            std::fs::write(layout.hub_file(), damaged).unwrap();
+            let error = known_size(&layout).unwrap_err();
+            assert!(error.to_string().contains("hub.json"), "{damaged:?}: {error}");
+        }
+    }
+}
