@@ -1,8 +1,9 @@
-//! `cargo xtask up | test | chaos | ci | tidy`: builds, runs and checks this workspace.
+//! `cargo xtask up | test | chaos | bench | ci | tidy`: builds, runs and checks this workspace.
 //!
 //! It needs nothing but the standard library and a JSON reader, so that it compiles in seconds. It holds no part of the
 //! product: `up` is a build followed by the product's own `bulkhead up`.
 
+mod bench;
 mod cargo;
 mod chaos;
 mod ci;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   up [args..]     build the product and run `bulkhead up` with these arguments
   test [args..]   build the product, find or fetch the servers, and run `cargo test` with these arguments
   chaos [args..]  break a deployment while results flow and add up the books; --runs N --seed S, --help for more
+  bench [args..]  measure the product, built for release; `bench ingest --help` for more
   ci              everything that a change must pass: format, lints, tidy, docs, tests
   tidy [--write]  check the rules that no compiler checks; --write renders the generated docs anew";
 
@@ -40,6 +42,7 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
         (Some("up"), rest) => up::run(rest),
         (Some("test"), rest) => test::run(rest),
         (Some("chaos"), rest) => chaos::run(rest),
+        (Some("bench"), rest) => bench::run(rest),
         (Some("ci"), []) => ci::run(),
         (Some("tidy"), []) => tidy::run(tidy::Mode::Check),
         (Some("tidy"), [flag]) if flag == "--write" => tidy::run(tidy::Mode::Write),

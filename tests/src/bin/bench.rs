@@ -32,7 +32,7 @@ enum What {
         /// Hub servers: 1 or 3.
         #[arg(long, value_delimiter = ',', default_value = "1,3")]
         hub: Vec<usize>,
-        /// Write the figures between the marks in this page.
+        /// Write the figures between the marks in this page, such as docs/benchmarks.md.
         #[arg(long, value_name = "FILE")]
         page: Option<PathBuf>,
     },
