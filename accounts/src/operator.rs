@@ -301,11 +301,12 @@ mod tests {
         let mut less = known.claims.nats.clone();
         less.limits.conn = 1;
         store.sign_body(SYSTEM, less, 1_000).unwrap();
-        let renewed = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap().system().unwrap();
+        let renewed = OperatorStore::open(folder.path().to_owned(), 1_000).unwrap().ensure_system(1_000).unwrap();
         assert_eq!((renewed.claims.nats, renewed.key), (known.claims.nats, known.key));
         assert_eq!(renewed.claims.iat, 1_002, "servers take only what is newer");
         std::fs::remove_file(store.account_path(SYSTEM)).unwrap();
-        assert!(OperatorStore::open(folder.path().to_owned(), 1_000).is_err());
+        let opened = OperatorStore::open(folder.path().to_owned(), 1_000);
+        assert!(opened.and_then(|store| store.ensure_system(1_000)).is_err());
     }
 
     #[test]

@@ -59,6 +59,27 @@ fn signed(station: &Station, number: u64, results: Vec<Measured>) -> anyhow::Res
     Ok((headers, body.into()))
 }
 
+/// Sends one batch after the other, each acknowledged by the leaf.
+pub(super) struct Sender {
+    station: Station,
+    bus: Bus,
+    next: std::sync::atomic::AtomicU64,
+}
+
+impl Sender {
+    pub(super) async fn connect(station: &Station) -> anyhow::Result<Self> {
+        let bus = Bus::connect(&station.leaf, "bench").await.context("connect to a leaf")?;
+        Ok(Self { station: station.clone(), bus, next: 1.into() })
+    }
+
+    pub(super) async fn send(&self, results: Vec<Measured>) -> anyhow::Result<()> {
+        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (headers, body) = signed(&self.station, number, results)?;
+        let subject = EdgeSubject { lane: Lane::Results, poller: self.station.poller.clone() }.to_string();
+        self.bus.store(&subject, headers, body, STORE_LIMIT).await.context("send to a leaf").map(|_| ())
+    }
+}
+
 async fn fill(station: &Station, batches: Vec<(Headers, Bytes)>) -> anyhow::Result<()> {
     let bus = Bus::connect(&station.leaf, "bench").await.context("connect to a leaf")?;
     let subject = EdgeSubject { lane: Lane::Results, poller: station.poller.clone() }.to_string();

@@ -6,11 +6,13 @@
 mod baseline;
 mod cpu;
 mod fleet;
+mod flood;
 mod ingest;
 mod load;
 mod report;
 
 pub use fleet::Station;
+pub use flood::{Delays, Flooded, run_flood};
 pub use ingest::{Cell, Grid, Measured, run_ingest};
 pub use load::{Loaded, fill_all};
 pub use report::{render, row};

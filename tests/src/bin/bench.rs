@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use bulkhead_tests::bench::{Grid, render, row, run_ingest};
+use bulkhead_tests::bench::{Flooded, Grid, render, row, run_flood, run_ingest};
 use clap::{Parser, Subcommand};
 
 const BEGIN: &str = "<!-- ingest: written by `cargo xtask bench ingest` -->";
@@ -36,6 +36,12 @@ enum What {
         #[arg(long, value_name = "FILE")]
         page: Option<PathBuf>,
     },
+    /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
+    Flood {
+        /// Batches of a hundred results that the attacker sends each second.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        batches_per_second: u32,
+    },
 }
 
 /// Puts `section` between the marks of a page.
@@ -49,7 +55,19 @@ fn replaced(page: &str, section: &str) -> anyhow::Result<String> {
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Args { what: What::Ingest { batch, tenants, hub, page } } = Args::parse();
+    let (batch, tenants, hub, page) = match Args::parse().what {
+        What::Ingest { batch, tenants, hub, page } => (batch, tenants, hub, page),
+        What::Flood { batches_per_second } => {
+            let Flooded { alone, beside, attack_rows_per_second } = run_flood(batches_per_second).await?;
+            println!("alone: p50 {} ms, p99 {} ms ({} results)", alone.p50_ms, alone.p99_ms, alone.results);
+            println!(
+                "beside {attack_rows_per_second:.0} results/s: p50 {} ms, p99 {} ms",
+                beside.p50_ms, beside.p99_ms
+            );
+            println!("p99 beside to alone: {:.2}", beside.p99_ms as f64 / alone.p99_ms.max(1) as f64);
+            return Ok(());
+        }
+    };
     let grid = Grid { batches: batch, tenants, hub_servers: hub };
     let all = run_ingest(&grid, |measured| println!("{}", row(measured))).await?;
     if let Some(path) = page {
