@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use bulkhead_accounts::certificates::{Authority, CertificateFiles, TrustDomain};
-use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, LeafConfig, LeafUser};
+use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, LeafConfig, LeafUser, SYNC_ALWAYS};
 use bulkhead_accounts::operator::OperatorStore;
 use bulkhead_bus::{EdgeRole, edge_permissions};
 use bulkhead_testkit::find_test_tools;
@@ -47,6 +47,7 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
         resolver_dir: folder.join("jwt"),
         store_dir: folder.join("js"),
         max_file_bytes: 1 << 30,
+        sync_interval: SYNC_ALWAYS,
         hub_cert_file: own.cert_file.clone(),
         hub_key_file: own.key_file.clone(),
         client_root_file: authority.client_root_file(),

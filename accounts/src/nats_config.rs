@@ -10,6 +10,9 @@ use serde::Serialize;
 const HUB: &str = include_str!("../../nats-config/hub.conf");
 const LEAF: &str = include_str!("../../nats-config/leaf.conf");
 
+/// Before it is acknowledged. In a hub of three as well: its servers may share one power supply.
+pub const SYNC_ALWAYS: &str = "always";
+
 /// Why a configuration was not rendered.
 #[derive(Debug, thiserror::Error)]
 #[error("render server configuration")]
@@ -26,6 +29,8 @@ pub struct HubConfig {
     pub resolver_dir: PathBuf,
     pub store_dir: PathBuf,
     pub max_file_bytes: u64,
+    /// When what JetStream writes is safe from a power cut, such as [`SYNC_ALWAYS`].
+    pub sync_interval: &'static str,
     pub hub_cert_file: PathBuf,
     pub hub_key_file: PathBuf,
     pub client_root_file: PathBuf,

@@ -75,7 +75,9 @@ async fn kill_and_go_on(deployment: &mut TestDeployment, witness: &PgPool, numbe
     expect_behind(deployment, &[number]).await?;
     let waited = deployment.bulkhead(&["hub", "wait", "--limit-s", "3"]).await?;
     assert_eq!(waited.status.code(), Some(5), "a dead server is taken for a whole one");
-    deployment.up.restart_hub_server(number)?;
+    // What `up` does once a second.
+    let notes = deployment.up.look_after()?;
+    assert!(matches!(notes.as_slice(), [note] if note.contains("starting it again")), "{notes:?}");
     deployment.rows(&["hub", "wait", "--limit-s", "60"]).await?;
     Ok(pause)
 }

@@ -95,7 +95,8 @@ impl From<ClientError> for Failure {
 
 impl From<DeploymentError> for Failure {
     fn from(error: DeploymentError) -> Self {
-        let code = if matches!(error, DeploymentError::NotReady(..)) { NOT_READY } else { FAILED };
+        let is_late = matches!(error, DeploymentError::NotReady(..) | DeploymentError::Undrained { .. });
+        let code = if is_late { NOT_READY } else { FAILED };
         Self::new(code, &error)
     }
 }

@@ -186,6 +186,7 @@ impl Screen {
         let help = format!(
             "\nQuery it from another terminal:\n  \
              {program} --home {home} status\n  \
+             {program} --home {home} hub status\n  \
              {program} --home {home} results tail\n  \
              {program} --home {home} results list --tenant acme-corp --json\n  \
              {program} --home {home} results list --profile {home}/profiles/xyz-inc-admin.toml\n  \

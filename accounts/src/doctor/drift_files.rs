@@ -9,7 +9,7 @@ use super::known::Known;
 use super::processes::{Process, output_of, processes};
 use super::servers::Said;
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::nats_config::{ClusterConfig, HubConfig};
+use crate::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
 use crate::operator::SYSTEM;
 use crate::seal::{Sealed, sealed};
 use crate::up::{HUB_STORE_BYTES, Site, leaf_config};
@@ -73,6 +73,7 @@ fn expected_hub(home: &Home, known: &Known, hub: &HubFolder, config: &str) -> Re
         resolver_dir: hub.folder.join("jwt"),
         store_dir: hub.folder.join("js"),
         max_file_bytes: HUB_STORE_BYTES,
+        sync_interval: SYNC_ALWAYS,
         hub_cert_file: files.cert_file,
         hub_key_file: files.key_file,
         client_root_file: authority.client_root_file(),

@@ -15,7 +15,7 @@ use super::start::server_spec;
 use crate::certificates::{Authority, CertificateFiles};
 use crate::files::{make_folder, write_public};
 use crate::hub_size::HubSize;
-use crate::nats_config::{ClusterConfig, HubConfig};
+use crate::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
 use crate::operator::OperatorStore;
 
 /// What a hub server may write.
@@ -107,6 +107,7 @@ impl HubMaker<'_> {
             resolver_dir: folder.join("jwt"),
             store_dir: folder.join("js"),
             max_file_bytes: HUB_STORE_BYTES,
+            sync_interval: SYNC_ALWAYS,
             hub_cert_file: files.cert_file,
             hub_key_file: files.key_file,
             client_root_file: self.authority.client_root_file(),
@@ -196,6 +197,41 @@ struct HubRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server(folder: &Path, script: &str) -> HubServer {
+        let layout = Layout::new(folder.to_owned());
+        make_folder(&layout.run()).unwrap();
+        make_folder(&layout.home().join("logs")).unwrap();
+        let mut spec = server_spec(&layout, "hub-2", Path::new("/bin/sh"), Path::new(""));
+        spec.args = vec!["-c".to_owned(), script.to_owned()];
+        let place = HubPlace { number: 2, client_port: 1, leaf_port: 2, route_port: Some(3) };
+        HubServer { place, child: Child::start(spec).unwrap(), started: Instant::now(), short_lives: 0 }
+    }
+
+    async fn ended(server: &mut HubServer) {
+        let ended = bulkhead_runtime::eventually("its end", LIFE_LEAST, || {
+            std::future::ready(if server.child.check_running().is_err() { Ok(()) } else { Err("it runs") })
+        });
+        ended.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_come_up_is_given_up_after_a_few_tries_and_one_that_lived_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut broken = server(folder.path(), "echo no such option; exit 1");
+        for _ in 0..SHORT_LIVES_MOST {
+            ended(&mut broken).await;
+            assert!(broken.end_to_mend().unwrap().is_some());
+            broken.child.restart().unwrap();
+        }
+        ended(&mut broken).await;
+        assert!(broken.end_to_mend().unwrap_err().to_string().contains("no such option"));
+        // Had it lived for a while, this would be its first end.
+        broken.started -= LIFE_LEAST;
+        assert!(broken.end_to_mend().unwrap().is_some());
+        let mut well = server(folder.path(), "exec sleep 600");
+        assert!(well.end_to_mend().unwrap().is_none());
+    }
 
     #[test]
     fn the_number_of_servers_is_remembered_and_a_lost_file_does_not_part_three_servers() {

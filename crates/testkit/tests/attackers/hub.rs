@@ -7,7 +7,7 @@ use std::time::Duration;
 use bulkhead_accounts::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
 use bulkhead_accounts::files::{make_folder, write_public};
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig};
+use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
 use bulkhead_accounts::operator::{OperatorStore, UserRequest};
 use bulkhead_accounts::plan::PlanName;
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 
 pub(crate) const ACME: &str = "acme-corp";
 pub(crate) const XYZ: &str = "xyz-inc";
-/// Logged after all listeners.
+/// Logged after all listeners but that for routes.
 pub(crate) const READY: &str = "Server is ready";
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -82,6 +82,16 @@ enum Company {
     Routes,
 }
 
+impl Company {
+    /// What a server logs when it listens everywhere: routes are opened after all other listeners.
+    fn last_line(self) -> &'static str {
+        match self {
+            Self::Alone => READY,
+            Self::Routes => "Listening for route connections on ",
+        }
+    }
+}
+
 fn hub_config(platform: &Platform, company: Company) -> HubConfig {
     let folder = platform.layout.hub();
     make_folder(&folder).unwrap();
@@ -107,6 +117,7 @@ fn hub_config(platform: &Platform, company: Company) -> HubConfig {
         resolver_dir: folder.join("jwt"),
         store_dir: folder.join("js"),
         max_file_bytes: 4 << 30,
+        sync_interval: SYNC_ALWAYS,
         hub_cert_file: hub.cert_file,
         hub_key_file: hub.key_file,
         client_root_file: platform.authority.client_root_file(),
@@ -136,7 +147,7 @@ impl Hub {
         let tenants = tenants.map(|(slug, plan)| TenantPlan { slug: slug.parse().unwrap(), plan });
         let accounts = platform.render_accounts(&tenants, HubSize::One).unwrap();
         let config = hub_config(&platform, company).render().unwrap();
-        let (process, log_file) = start_server(folder.path(), "hub", &config, READY).await;
+        let (process, log_file) = start_server(folder.path(), "hub", &config, company.last_line()).await;
         let log = std::fs::read_to_string(&log_file).unwrap();
         let (client, leaf) = (listener(&log, "client"), listener(&log, "leafnode"));
         platform.hub_urls = vec![format!("tls://{client}")];
