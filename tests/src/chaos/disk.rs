@@ -1,7 +1,7 @@
 //! Small file systems of their own, so that a disk can be full without filling the machine's. They need root.
 //!
-//! Mounts belong to the mount namespace of this process: the program that starts chaos puts it into one of its own, so
-//! that nothing is left behind however it ends.
+//! Nothing is mounted but in a mount namespace of its own, into which the program that starts chaos puts it: so nothing is
+//! left behind, however it ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,10 +19,13 @@ pub(super) struct Disk {
     folder: PathBuf,
 }
 
-/// Whether this process may mount.
+/// Whether this process may mount, and is in a mount namespace of its own.
 pub(super) fn can_mount() -> bool {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
-    is_root && Command::new("mount").arg("--version").output().is_ok_and(|output| output.status.success())
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    // Only root may look at another's, so an unreadable one is as good as our own.
+    let is_apart = namespace("1").is_some_and(|first| namespace("self") != Some(first));
+    is_root && is_apart && Command::new("mount").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 impl Disk {

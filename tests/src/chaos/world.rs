@@ -112,7 +112,9 @@ impl World {
         std::fs::write(home.path().join("ports.json"), serde_json::to_vec(&ports)?).context("write ports")?;
         let disks = if can_mount() { mount_disks(home.path(), hub_servers)? } else { BTreeMap::new() };
         if disks.is_empty() {
-            eprintln!("SKIPPED: full disks: small file systems need root and mount");
+            eprintln!(
+                "SKIPPED: full disks: small file systems need root and a mount namespace of their own (unshare --mount)"
+            );
         }
         let urls = |tenant: &Tenant| links[tenant].iter().map(|link| format!("tls://{}", link.addr)).collect();
         let leaf_urls = Tenant::ALL.iter().map(|tenant| Ok((tenant.slug().parse()?, urls(tenant))));
