@@ -264,7 +264,7 @@ mod tests {
         let config = load(folder.path(), &valid(folder.path())).unwrap();
         assert_eq!(config.identity.poller.as_str(), "p1");
         assert_eq!((config.batch.results_most, config.batch.linger), (100, Duration::from_secs(1)));
-        assert_eq!(config.forwarder.unwrap().window, 64);
+        assert_eq!(config.forwarder.unwrap().window, 256);
         assert_eq!(config.checks.len(), 1);
         let seed = std::fs::read_to_string(folder.path().join("batch.key")).unwrap();
         assert!(!format!("{:?}", config.batch_key).contains(&seed), "the seed is never shown");
