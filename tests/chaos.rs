@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_tests::chaos::{Plan, Storm, World, ledger_of, run};
+use bulkhead_tests::chaos::{Disks, Plan, Storm, World, ledger_of, run};
 use tokio::process::Command;
 
 /// Every kind of fault once, one after the other, takes some minutes.
@@ -17,7 +17,7 @@ async fn chaos(args: &[&str]) -> anyhow::Result<()> {
     let probe = Command::new("unshare").args(namespace).arg("true").stderr(Stdio::null()).status().await;
     let mut command = if probe.is_ok_and(|status| status.success()) {
         let mut command = Command::new("unshare");
-        command.args(namespace).arg(program);
+        command.args(namespace).arg(program).arg("--small-disks");
         command
     } else {
         Command::new(program)
@@ -70,7 +70,7 @@ const DAMAGES: [(&str, &str); 4] = [
 /// Control: the books see a row that is lost, one that is altered, one that nobody sent and a letter that is gone.
 #[tokio::test]
 async fn books_that_do_not_balance_say_so() -> anyhow::Result<()> {
-    let mut world = World::start(1).await?;
+    let mut world = World::start(1, Disks::Shared).await?;
     let mut plan = Plan::draw(1, Storm::Everything, world.surface());
     plan.keep_only("malformed");
     let tenant = plan.faults().find_map(ledger_of).context("a malformed batch is planned")?;

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
     let program = product.bulkhead.with_file_name("bulkhead-chaos");
     let mut command = if may_unshare() {
         let mut command = Command::new("unshare");
-        command.args(NAMESPACE).arg(&program);
+        command.args(NAMESPACE).arg(&program).arg("--small-disks");
         command
     } else {
         Command::new(&program)

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bulkhead_tests::chaos::{Plan, Storm, World, run};
+use bulkhead_tests::chaos::{Disks, Plan, Storm, World, run};
 use clap::Parser;
 
 /// Breaks a deployment while results flow, and adds up what was sent, stored, refused and dead-lettered.
@@ -28,6 +28,9 @@ struct Args {
     /// Only faults whose description contains this, such as "full disk of leaf".
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// This process may mount and is in a mount namespace of its own; `cargo xtask chaos` says so where it is.
+    #[arg(long, hide = true)]
+    small_disks: bool,
     /// Hub servers: 1 or 3.
     #[arg(long, default_value = "1", value_parser = ["1", "3"])]
     hub: String,
@@ -35,7 +38,9 @@ struct Args {
 
 #[expect(clippy::print_stdout, reason = "the books are what this program is for")]
 async fn all_runs(args: &Args) -> anyhow::Result<bool> {
-    let mut world = World::start(args.hub.parse()?).await.context("start a deployment")?;
+    let mut world = World::start(args.hub.parse()?, if args.small_disks { Disks::Small } else { Disks::Shared })
+        .await
+        .context("start a deployment")?;
     let storm = if args.everything { Storm::Everything } else { Storm::Faults(usize::from(args.faults)) };
     for number in 0..args.runs {
         let mut plan = Plan::draw(args.seed.wrapping_add(number), storm, world.surface());

@@ -13,6 +13,7 @@ mod plan;
 mod run;
 mod world;
 
+pub use disk::Disks;
 pub use plan::{Fault, Plan, Storm, ledger_of};
 pub use run::{Report, run};
 pub use world::{Tenant, World};

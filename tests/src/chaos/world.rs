@@ -16,7 +16,7 @@ use nkeys::KeyPair;
 use sqlx::PgPool;
 
 use super::clock::{Clock, ClockLibrary};
-use super::disk::{Disk, can_mount};
+use super::disk::{Disk, Disks};
 use super::ledger::Place;
 use super::plan::Surface;
 use crate::streams::{Waiting, look_at};
@@ -97,7 +97,7 @@ impl World {
     ///
     /// # Errors
     /// When something does not start.
-    pub async fn start(hub_servers: usize) -> anyhow::Result<Self> {
+    pub async fn start(hub_servers: usize, on: Disks) -> anyhow::Result<Self> {
         let home = TestDeployment::home_folder()?;
         let mut ports = BTreeMap::new();
         let mut links: BTreeMap<Tenant, Vec<TcpProxy>> = BTreeMap::new();
@@ -110,7 +110,10 @@ impl World {
             }
         }
         std::fs::write(home.path().join("ports.json"), serde_json::to_vec(&ports)?).context("write ports")?;
-        let disks = if can_mount() { mount_disks(home.path(), hub_servers)? } else { BTreeMap::new() };
+        let disks = match on {
+            Disks::Small => mount_disks(home.path(), hub_servers)?,
+            Disks::Shared => BTreeMap::new(),
+        };
         if disks.is_empty() {
             eprintln!(
                 "SKIPPED: full disks: small file systems need root and a mount namespace of their own (unshare --mount)"
