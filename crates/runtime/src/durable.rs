@@ -180,7 +180,11 @@ impl Bus {
     /// When the consumer is not there or may not be used.
     pub async fn pull(&self, stream: StreamName, ahead: usize) -> Result<Puller, PullError> {
         let name = stream.as_str();
-        let found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        let mut found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        // One that was deleted to be made anew, by somebody who was killed in between, is made here.
+        if found.is_err() && self.ensure_consumer(stream).await.is_ok() {
+            found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        }
         let consumer: consumer::PullConsumer =
             found.map_err(|source| PullError::Find { stream: name, source: source.into() })?;
         let pulling = consumer.stream().max_messages_per_batch(ahead).expires(EXPIRES).heartbeat(HEARTBEAT);

@@ -90,7 +90,7 @@ impl Bus {
 
     async fn remake_consumer(&self, stream: StreamName) -> Result<(), EnsureError> {
         let name = stream.consumer().name;
-        // One that is gone already is as good.
+        // One that is gone already is as good; one that stays is found again. Whoever pulls makes one that is missing.
         if let Err(error) = self.jetstream.delete_consumer_from_stream(name, stream.as_str()).await {
             info!(error = %Chain(&error), "the consumer was not deleted");
         }

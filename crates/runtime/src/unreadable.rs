@@ -64,9 +64,11 @@ fn is_readable(block: &[u8]) -> bool {
     let has_version = lines.next().is_none_or(|line| line.trim_end() == "NATS/1.0");
     let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| (33..=126).contains(&byte));
     let is_line = |line: &str| {
+        // A carriage return within a line ends the client's connection for good (async-nats 0.51).
+        let is_whole = !line.contains('\r');
         line.is_empty()
-            || line.starts_with(char::is_whitespace)
-            || line.split_once(':').is_some_and(|(name, _)| is_name(name))
+            || is_whole && line.starts_with(char::is_whitespace)
+            || is_whole && line.split_once(':').is_some_and(|(name, _)| is_name(name))
     };
     has_version && lines.all(is_line)
 }
@@ -135,7 +137,9 @@ mod tests {
         for good in ["NATS/1.0\r\n\r\n", "NATS/1.0\r\nA: b\r\nC: d\r\n e\r\n\r\n", "NATS/1.0 \r\nX:\r\n\r\n", ""] {
             assert!(is_readable(good.as_bytes()), "{good:?}");
         }
-        let bad: [&[u8]; 7] = [
+        let bad: [&[u8]; 9] = [
+            b"NATS/1.0\r\nX: a\rb\r\n\r\n",
+            b"NATS/1.0\r\nX: a\r\n b\rc\r\n\r\n",
             b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n",
             b"NATS/1.0\r\nno colon\r\n\r\n",
             b"NATS/1.0\r\nb d: x\r\n\r\n",

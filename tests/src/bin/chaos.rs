@@ -46,6 +46,11 @@ async fn all_runs(args: &Args) -> anyhow::Result<bool> {
         let mut plan = Plan::draw(args.seed.wrapping_add(number), storm, world.surface());
         if let Some(text) = &args.only {
             plan.keep_only(text);
+            anyhow::ensure!(
+                plan.faults().count() > 0,
+                "no fault of seed {} is described by {text:?}: use --everything",
+                plan.seed
+            );
         }
         println!("run {} of {}: {plan}", number + 1, args.runs);
         let ended = run(&mut world, plan).await;

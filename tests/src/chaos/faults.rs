@@ -101,7 +101,7 @@ pub(super) async fn drain_leaf(world: &World, tenant: Tenant) -> anyhow::Result<
     drained.await.with_context(|| format!("leaf of {tenant}"))
 }
 
-/// A disk that breaks takes with it what is on it, so nothing may be on it: the real poller is held and the ledger rests.
+/// A disk that breaks takes with it what is on it, so nothing of the ledger may be on it: the ledger rests.
 async fn replace_leaf_disk(world: &mut World, orders: &Orders, tenant: Tenant) -> anyhow::Result<()> {
     let (resting, rests) = oneshot::channel();
     let (_goes_on, over) = oneshot::channel();

@@ -107,19 +107,27 @@ impl Pump {
                 let mut next =
                     tokio::select! { () = stop.cancelled() => return Ok(()), next = fetched.next() => next? };
                 // What has come by now goes together; nothing is waited for.
+                let mut failure = None;
                 let ended = loop {
                     match next {
                         Fetched::Delivery(delivery) => loads.push(Load::new(*delivery)),
                         ended @ (Fetched::End | Fetched::Lost) => break Some(ended),
                     }
                     match fetched.next().now_or_never() {
-                        Some(come) => next = come?,
+                        Some(Ok(come)) => next = come,
+                        Some(Err(error)) => {
+                            failure = Some(error);
+                            break None;
+                        }
                         None => break None,
                     }
                 };
                 for group in bundled(loads) {
                     let permit = permits.split(group.len());
                     self.carry(group, permit);
+                }
+                if let Some(error) = failure {
+                    return Err(error);
                 }
                 match ended {
                     None => {}

@@ -2,7 +2,8 @@
 //!
 //! Acknowledged after the commit and never before. What cannot be stored is dead-lettered in the same transaction; what
 //! cannot be stored now is put back. A batch that comes twice changes nothing (docs/adr/0004). While one transaction is
-//! under way the next one is decoded and verified, and no more than that.
+//! under way the next one is decoded and verified; one stream has one writer, because what the current state is since
+//! follows from the state before.
 
 mod letters;
 mod part;
@@ -16,8 +17,7 @@ use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, now_ms};
 use bulkhead_store::{Store, StoreError};
-use futures_util::future::join_all;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::letters::{letter, row_letters};
@@ -35,9 +35,6 @@ use crate::precedence::Candidate;
 /// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,
 /// or the queue would deliver again what still lies here.
 const HELD_AHEAD_S: usize = 10;
-/// Transactions of one stream at a time: while one waits for the disk, the other works. They take rows in one order, so that
-/// neither waits for the other in a circle.
-const WRITERS: usize = 2;
 
 /// What ingesting one stream works with.
 #[derive(Clone)]
@@ -122,14 +119,12 @@ impl Ingesting {
     /// Never by itself: whatever fails is tried again.
     pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
         let (prepared, waiting) = mpsc::channel(1);
-        let waiting = Mutex::new(waiting);
-        let writers = (0..WRITERS).map(|_| Settler::new(self.clone()).run(&waiting, &stop));
-        let writers = join_all(writers);
+        let settler = Settler::new(self.clone());
         let (stranded, metrics) = (self.stream, Arc::clone(&self.metrics));
         let looking = bus.clone();
-        let (taken, _, ()) = tokio::join!(
+        let (taken, (), ()) = tokio::join!(
             self.take(bus, readiness, (part, prepared), &stop),
-            writers,
+            settler.run(waiting, &stop),
             looking.free_stranded(stranded, &stop, || add(&metrics.stranded_freed, 1)),
         );
         taken
@@ -146,7 +141,8 @@ impl Ingesting {
         let mut pace = retry_pace();
         let mut trouble = None;
         while !stop.is_cancelled() {
-            self.hearts.taking.beat();
+            // What an earlier process was handed and could not read would end this one's connection as well.
+            self.hearts.taking.while_waiting(Settler::new(self.clone()).settle_unreadable(&bus)).await;
             let pulled = tokio::select! {
                 pulled = bus.pull(self.stream, self.ahead()) => pulled,
                 () = stop.cancelled() => return Ok(()),
@@ -183,6 +179,8 @@ impl Ingesting {
         stop: &Stop,
     ) {
         let mut losses = bus.losses();
+        // What was lost before was looked into before this pull.
+        losses.mark_unchanged();
         let mut pace = retry_pace();
         let heart = &self.hearts.taking;
         loop {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::{AccountKey, CoreSubject};
 use bulkhead_runtime::{Bus, Chain, Delivery, Stop, now_ms};
 use bulkhead_store::StoreError;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::letters::{letter, unreadable_letter};
@@ -45,11 +45,10 @@ impl Settler {
     }
 
     /// Runs until nothing more is prepared.
-    pub(super) async fn run(mut self, waiting: &Mutex<mpsc::Receiver<Prepared>>, stop: &Stop) {
+    pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Prepared>, stop: &Stop) {
         let mut pace = retry_pace();
         let hearts = Arc::clone(&self.ingesting.hearts);
-        let next = || async { waiting.lock().await.recv().await };
-        while let Some(prepared) = hearts.writing.while_waiting(next()).await {
+        while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
                 Settled::Away => pause(&mut pace, stop).await,
@@ -127,6 +126,10 @@ impl Settler {
         let decided = self.ingesting.decide(std::slice::from_ref(delivery)).await?;
         let mut total = Counts::default();
         for (part, verdict) in decided.into_iter().flatten() {
+            // Its tenant went away meanwhile: it comes again, and is a stranger's then.
+            if verdict.stranger().is_some() {
+                return Err(StoreError::TimedOut { action: "find a batch's tenant again", limit: STRANGER_WAIT });
+            }
             let mut shares = Shares::default();
             self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
             total.add(self.write_or_bury((delivery, &part), &shares).await?);
