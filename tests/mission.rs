@@ -7,8 +7,9 @@ use anyhow::Context;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{LIMIT, RawClient, TestDeployment};
 
-/// What is spoken beside the tenants' subjects: JetStream, reply subjects made by the server, private inboxes.
-const LISTED: [&str; 4] = ["$JS.API.", "$JS.ACK.", "_R_.", "_INBOX_"];
+/// What is spoken beside the tenants' subjects: JetStream and the server's own record of who asked it, reply subjects made by
+/// the server, private inboxes.
+const LISTED: [&str; 5] = ["$JS.API.", "$JS.ACK.", "$JS.EVENT.ADVISORY.API", "_R_.", "_INBOX_"];
 const SERVICES: [&str; 2] = ["RESULTS", "BACKFILL"];
 
 /// Subjects that nobody should have spoken.
