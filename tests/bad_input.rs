@@ -10,6 +10,8 @@ mod files;
 mod messages;
 #[path = "bad_input/names.rs"]
 mod names;
+#[path = "bad_input/poison.rs"]
+mod poison;
 #[path = "bad_input/programs.rs"]
 mod programs;
 #[path = "bad_input/settings.rs"]

@@ -1,30 +1,22 @@
-//! The connection to the bus. How a process connects is [`Bus::connect`] and nothing else.
-//!
-//! Admission is by credentials file and client certificate, both read anew at every reconnect, so that a renewed file
-//! is used without a restart.
+//! What a process may do on the bus. How it connects is [`Bus::connect`] and nothing else.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::client::{PublishErrorKind, RequestErrorKind};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, ServerAddr};
 use bulkhead_bus::{StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tracing::{info, warn};
 
-use crate::answer::Answerer;
-use crate::credentials::Credentials;
+use crate::CredentialsError;
 use crate::headers::Headers;
-use crate::tls::{TlsError, TlsFiles, client_config};
-use crate::{Chain, CredentialsError};
+use crate::link::Link;
+use crate::listen::{Answerer, Listener};
+use crate::tls::{TlsError, TlsFiles};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A server that answers none of three is left for another one.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const RECONNECT_MOST: Duration = Duration::from_secs(2);
-const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where to connect and as whom.
 #[derive(Debug, Clone, Deserialize)]
@@ -132,14 +124,6 @@ const LATER: [u64; 6] = [10_023, 10_047, 10_008, 10_077, 10_076, 10_039];
 /// Message size exceeds maximum allowed.
 const TOO_LARGE: u64 = 10_054;
 
-/// A message that was delivered at most once.
-#[derive(Debug, Clone)]
-pub struct Message {
-    pub subject: String,
-    pub headers: Headers,
-    pub body: Bytes,
-}
-
 /// What has changed of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
@@ -167,76 +151,7 @@ impl EnsureError {
 /// A connection to the bus. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    pub(crate) client: Client,
-    /// How often the connection was lost.
-    losses: tokio::sync::watch::Receiver<u64>,
-    /// Changes with each connection that is made.
-    connections: tokio::sync::watch::Receiver<u64>,
-    pub(crate) jetstream: async_nats::jetstream::Context,
-}
-
-async fn log_event(name: String, event: Event) {
-    match event {
-        Event::Connected => info!(connection = %name, "{name} connected"),
-        Event::Disconnected => warn!(connection = %name, "{name} lost its connection"),
-        Event::ServerError(error) => warn!(connection = %name, error = %Chain(&error), "server refused {name}"),
-        Event::ClientError(error) => warn!(connection = %name, %error, "connection of {name} failed"),
-        Event::SlowConsumer(_) => warn!(connection = %name, "{name} is too slow and lost messages"),
-        Event::LameDuckMode | Event::Draining | Event::Closed => {}
-    }
-}
-
-fn signed_in(path: &std::path::Path, nonce: &[u8]) -> Result<Auth, AuthError> {
-    let credentials = Credentials::read(path).map_err(AuthError::new)?;
-    let mut auth = Auth::new();
-    auth.signature = Some(credentials.key.sign(nonce).map_err(AuthError::new)?);
-    auth.jwt = Some(credentials.jwt);
-    Ok(auth)
-}
-
-fn options(
-    settings: &BusSettings,
-    name: &str,
-    (made, losses): (tokio::sync::watch::Sender<u64>, tokio::sync::watch::Sender<u64>),
-) -> Result<ConnectOptions, ConnectError> {
-    let tls = client_config(&settings.tls).map_err(ConnectError::Tls)?;
-    let options = match settings.creds_file.clone() {
-        Some(path) => {
-            // Read once before connecting, so that a bad file is an error and not an endless retry.
-            Credentials::read(&path).map_err(ConnectError::Credentials)?;
-            ConnectOptions::with_auth_callback(move |nonce| {
-                let path = path.clone();
-                async move { signed_in(&path, &nonce) }
-            })
-        }
-        None => ConnectOptions::new(),
-    };
-    let event_name = name.to_owned();
-    Ok(options
-        .name(name)
-        .require_tls(true)
-        .tls_client_config(tls)
-        .custom_inbox_prefix(&settings.inbox_prefix)
-        .connection_timeout(CONNECT_LIMIT)
-        .ping_interval(PING_EVERY)
-        .ignore_discovered_servers()
-        .reconnect_delay_callback(|attempt| {
-            let doubled = Duration::from_millis(50) * 2_u32.saturating_pow(u32::try_from(attempt).unwrap_or(8).min(8));
-            doubled.min(RECONNECT_MOST)
-        })
-        .event_callback(move |event| {
-            match event {
-                Event::Disconnected => losses.send_modify(|count| *count += 1),
-                Event::Connected => made.send_modify(|count| *count += 1),
-                Event::ServerError(_)
-                | Event::ClientError(_)
-                | Event::SlowConsumer(_)
-                | Event::LameDuckMode
-                | Event::Draining
-                | Event::Closed => {}
-            }
-            log_event(event_name.clone(), event)
-        }))
+    link: Link,
 }
 
 impl Bus {
@@ -245,42 +160,40 @@ impl Bus {
     /// # Errors
     /// When a file cannot be used or no server admits us now.
     pub async fn connect(settings: &BusSettings, name: &str) -> Result<Self, ConnectError> {
-        let address = |url: &String| url.parse::<ServerAddr>().map_err(|_| ConnectError::Address(url.clone()));
-        let addresses = settings.urls.iter().map(address).collect::<Result<Vec<_>, _>>()?;
-        if addresses.is_empty() {
-            return Err(ConnectError::NoAddress);
-        }
-        let (lost, losses) = tokio::sync::watch::channel(0);
-        let (made, connections) = tokio::sync::watch::channel(0);
-        let connected = options(settings, name, (made, lost))?.connect(addresses).await;
-        let client = connected.map_err(|source| ConnectError::Connect { urls: settings.urls.join(", "), source })?;
-        let jetstream =
-            async_nats::jetstream::context::ContextBuilder::new().timeout(JETSTREAM_LIMIT).build(client.clone());
-        Ok(Self { client, losses, connections, jetstream })
+        Ok(Self { link: Link::connect(settings, name).await? })
+    }
+
+    /// The client of now: another one takes its place when its task ends.
+    pub(crate) fn client(&self) -> Client {
+        self.link.client()
+    }
+
+    pub(crate) fn jetstream(&self) -> async_nats::jetstream::Context {
+        self.link.jetstream()
     }
 
     /// The version of the server that we are connected to, such as `2.14.4`.
     #[must_use]
     pub fn server_version(&self) -> String {
-        self.client.server_info().version
+        self.client().server_info().version
     }
 
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
+        self.link.is_connected()
     }
 
     /// Waits until there is a connection. What is asked without one is sent late or never, and the answer waited for.
     pub async fn until_connected(&self) {
-        let mut seen = self.connections.clone();
-        // The sender lives as long as the client, which lives as long as we do.
-        while !self.is_connected() && seen.changed().await.is_ok() {}
+        let mut made = self.link.made();
+        // The sender lives as long as we do.
+        while !self.is_connected() && made.changed().await.is_ok() {}
     }
 
     /// Counts the losses of this connection; changes with each.
     #[must_use]
     pub fn losses(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.losses.clone()
+        self.link.losses()
     }
 
     /// Publishes at most once: nobody says whether it arrived.
@@ -288,7 +201,7 @@ impl Bus {
     /// # Errors
     /// When the message cannot be handed to the connection.
     pub async fn publish(&self, subject: &str, body: Bytes) -> Result<(), PublishError> {
-        let sent = self.client.publish(subject.to_owned(), body).await;
+        let sent = self.client().publish(subject.to_owned(), body).await;
         sent.map_err(|source| PublishError { subject: subject.to_owned(), source })
     }
 
@@ -304,7 +217,7 @@ impl Bus {
         limit: Duration,
     ) -> Result<Stored, StoreError> {
         let request = async_nats::Request::new().headers(headers.0).payload(body).timeout(Some(limit));
-        let answer = self.client.send_request(subject.to_owned(), request).await.map_err(|source| {
+        let answer = self.client().send_request(subject.to_owned(), request).await.map_err(|source| {
             let subject = subject.to_owned();
             match source.kind() {
                 RequestErrorKind::NoResponders => StoreError::NoStream(subject),
@@ -339,7 +252,7 @@ impl Bus {
     /// When nobody answers, in time or at all.
     pub async fn request(&self, subject: &str, body: Bytes, limit: Duration) -> Result<Bytes, RequestError> {
         let request = async_nats::Request::new().payload(body).timeout(Some(limit));
-        let answer = self.client.send_request(subject.to_owned(), request).await;
+        let answer = self.client().send_request(subject.to_owned(), request).await;
         let answer = answer.map_err(|source| {
             let subject = subject.to_owned();
             match source.kind() {
@@ -366,9 +279,9 @@ impl Bus {
     ) -> Result<Vec<Bytes>, PublishError> {
         let failed = |source| PublishError { subject: subject.to_owned(), source };
         let closed = |_| failed(async_nats::PublishError::new(PublishErrorKind::Send));
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(closed)?;
-        self.client.publish_with_reply(subject.to_owned(), inbox, body).await.map_err(failed)?;
+        let inbox = self.client().new_inbox();
+        let mut answers = self.client().subscribe(inbox.clone()).await.map_err(closed)?;
+        self.client().publish_with_reply(subject.to_owned(), inbox, body).await.map_err(failed)?;
         let mut collected = Vec::new();
         let collect = async {
             while collected.len() < enough
@@ -385,34 +298,17 @@ impl Bus {
     /// Listens; messages are delivered at most once.
     ///
     /// # Errors
-    /// When the connection is closed for good.
-    pub async fn listen(
-        &self,
-        pattern: &str,
-    ) -> Result<impl futures_util::Stream<Item = Message> + use<>, PublishError> {
-        let listening = self.client.subscribe(pattern.to_owned()).await;
-        let listening = listening.map_err(|_| PublishError {
-            subject: pattern.to_owned(),
-            source: async_nats::PublishError::new(PublishErrorKind::Send),
-        })?;
-        Ok(listening.map(|message| Message {
-            subject: message.subject.to_string(),
-            headers: Headers(message.headers.unwrap_or_default()),
-            body: message.payload,
-        }))
+    /// When the connection cannot take the subscription now.
+    pub async fn listen(&self, pattern: &str) -> Result<Listener, PublishError> {
+        Listener::new(self.clone(), pattern.to_owned(), None).await
     }
 
     /// Answers requests on `pattern`, sharing them with every other process of the same `queue`.
     ///
     /// # Errors
-    /// When the connection is closed for good.
+    /// When the connection cannot take the subscription now.
     pub async fn answer(&self, pattern: &str, queue: &str) -> Result<Answerer, PublishError> {
-        let subscribed = self.client.queue_subscribe(pattern.to_owned(), queue.to_owned()).await;
-        let requests = subscribed.map_err(|_| PublishError {
-            subject: pattern.to_owned(),
-            source: async_nats::PublishError::new(PublishErrorKind::Send),
-        })?;
-        Ok(Answerer { requests, client: self.client.clone() })
+        Ok(Answerer(Listener::new(self.clone(), pattern.to_owned(), Some(queue.to_owned())).await?))
     }
 
     /// Makes or updates a stream and its durable pull consumer.
@@ -420,7 +316,7 @@ impl Bus {
     /// # Errors
     /// When the server refuses, for example because a limit of the account is reached.
     pub async fn ensure_stream(&self, spec: &StreamSpec, replicas: usize) -> Result<Ensured, EnsureError> {
-        crate::durable::ensure_stream(&self.jetstream, spec, replicas).await
+        crate::durable::ensure_stream(&self.jetstream(), spec, replicas).await
     }
 
     /// Makes or updates a stream's durable pull consumer.
@@ -428,7 +324,7 @@ impl Bus {
     /// # Errors
     /// When the server refuses, or the stream is not there.
     pub(crate) async fn ensure_consumer(&self, stream: StreamName) -> Result<(), EnsureError> {
-        crate::durable::ensure_consumer(&self.jetstream, stream.as_str(), stream.consumer()).await
+        crate::durable::ensure_consumer(&self.jetstream(), stream.as_str(), stream.consumer()).await
     }
 
     /// Asks the server's own interface, which answers in JSON.
@@ -446,6 +342,6 @@ impl Bus {
     /// # Errors
     /// When the connection is closed.
     pub async fn flush(&self) -> anyhow::Result<()> {
-        Ok(self.client.flush().await?)
+        Ok(self.client().flush().await?)
     }
 }

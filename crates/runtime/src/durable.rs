@@ -169,7 +169,7 @@ impl Bus {
     /// When it is not there or may not be used.
     pub async fn fetcher(&self, stream: StreamName) -> Result<Fetcher, PullError> {
         let name = stream.as_str();
-        let found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        let found = self.jetstream().get_consumer_from_stream(stream.consumer().name, name).await;
         let consumer = found.map_err(|source| PullError::Find { stream: name, source: source.into() })?;
         Ok(Fetcher { stream: name, consumer, losses: self.losses() })
     }
@@ -180,10 +180,10 @@ impl Bus {
     /// When the consumer is not there or may not be used.
     pub async fn pull(&self, stream: StreamName, ahead: usize) -> Result<Puller, PullError> {
         let name = stream.as_str();
-        let mut found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+        let mut found = self.jetstream().get_consumer_from_stream(stream.consumer().name, name).await;
         // One that was deleted to be made anew, by somebody who was killed in between, is made here.
         if found.is_err() && self.ensure_consumer(stream).await.is_ok() {
-            found = self.jetstream.get_consumer_from_stream(stream.consumer().name, name).await;
+            found = self.jetstream().get_consumer_from_stream(stream.consumer().name, name).await;
         }
         let consumer: consumer::PullConsumer =
             found.map_err(|source| PullError::Find { stream: name, source: source.into() })?;

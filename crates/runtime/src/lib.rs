@@ -3,7 +3,6 @@
 //! This is the only crate that names async_nats; everybody else speaks in types of `bulkhead_bus`. It holds no rules
 //! about tenants and never decides who may enter.
 
-mod answer;
 mod bus;
 mod chain;
 mod clock;
@@ -12,6 +11,8 @@ mod durable;
 mod headers;
 mod health;
 mod life;
+mod link;
+mod listen;
 mod liveness;
 mod log;
 mod look;
@@ -23,10 +24,7 @@ mod tls;
 mod unreadable;
 mod wait;
 
-pub use answer::{Answerer, Responder};
-pub use bus::{
-    Bus, BusSettings, ConnectError, EnsureError, Ensured, Message, PublishError, RequestError, StoreError, Stored,
-};
+pub use bus::{Bus, BusSettings, ConnectError, EnsureError, Ensured, PublishError, RequestError, StoreError, Stored};
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};
 pub use credentials::{Credentials, CredentialsError};
@@ -34,6 +32,7 @@ pub use durable::{Delivery, Fetched, Fetcher, Fetching, PullError, Puller};
 pub use headers::Headers;
 pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
+pub use listen::{Answerer, Listener, Message, Responder};
 pub use liveness::{Heart, Loops, STUCK_AFTER};
 pub use log::{LogFormat, check_filter, init_logs};
 pub use look::{ConsumerLook, LookError, StreamLook};
@@ -44,7 +43,7 @@ pub use metrics::{
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};
 pub use tls::{TlsError, TlsFiles, client_config};
-pub use unreadable::Unreadable;
+pub use unreadable::{Readable, Unreadable};
 pub use wait::{Backoff, LimitReached, eventually};
 
 pub use tokio_util::sync::CancellationToken;

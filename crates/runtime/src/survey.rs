@@ -47,10 +47,11 @@ impl Bus {
     ) -> Result<Vec<Answer>, SurveyError> {
         let closed = || SurveyError { subject: subject.to_owned() };
         let end = Instant::now() + limit;
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| closed())?;
+        let client = self.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| closed())?;
         let asked_ms = now_ms();
-        self.client.publish_with_reply(subject.to_owned(), inbox, body).await.map_err(|_| closed())?;
+        client.publish_with_reply(subject.to_owned(), inbox, body).await.map_err(|_| closed())?;
         let mut collected: Vec<Answer> = Vec::new();
         loop {
             let until = if collected.len() < expected { end } else { end.min(Instant::now() + LINGER) };

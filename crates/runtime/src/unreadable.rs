@@ -14,6 +14,16 @@ use crate::bus::{Bus, PublishError, RequestError};
 /// Messages that are looked at in one search; a consumer has no more on their way.
 const SEARCH_MOST: u64 = 5_000;
 
+/// What becomes of messages that were handed out, can be read and are not acknowledged: the lost connection may have taken
+/// them along, or somebody may be at work on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readable {
+    /// Ask for them at once; what comes twice is harmless.
+    AskAgain,
+    /// They come by themselves after their acknowledgement wait.
+    Leave,
+}
+
 /// A message that was delivered and could not be read.
 #[derive(Debug)]
 pub struct Unreadable {
@@ -21,8 +31,8 @@ pub struct Unreadable {
     /// As they came, with what is no text replaced.
     pub headers: String,
     pub body: Bytes,
+    pub sequence: u64,
     stream: StreamName,
-    sequence: u64,
     bus: Bus,
 }
 
@@ -81,6 +91,14 @@ impl Unreadable {
     pub async fn ack(&self) -> Result<(), PublishError> {
         settle(&self.bus, self.stream, self.sequence, "+ACK").await
     }
+
+    /// Still at it: start the acknowledgement wait anew.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn extend(&self) -> Result<(), PublishError> {
+        settle(&self.bus, self.stream, self.sequence, "+WPI").await
+    }
 }
 
 /// Settles a pending message by its place in the stream; the server looks up the rest itself.
@@ -90,12 +108,15 @@ async fn settle(bus: &Bus, stream: StreamName, sequence: u64, word: &'static str
 }
 
 impl Bus {
-    /// Looks through what is pending of the stream's consumer, after a lost connection. What can be read is asked for again
-    /// at once: otherwise it would wait for its acknowledgement time.
+    /// Looks through what is pending of the stream's consumer, after a lost connection.
     ///
     /// # Errors
     /// When the hub does not answer.
-    pub async fn find_unreadable(&self, stream: StreamName) -> Result<Vec<Unreadable>, RequestError> {
+    pub async fn find_unreadable(
+        &self,
+        stream: StreamName,
+        readable: Readable,
+    ) -> Result<Vec<Unreadable>, RequestError> {
         let (name, consumer) = (stream.as_str(), stream.consumer().name);
         let info: ConsumerInfo = self.ask(format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"), String::new()).await?;
         if info.num_ack_pending == 0 {
@@ -111,8 +132,10 @@ impl Bus {
             let Some(stored) = got.message else { continue };
             let block = BASE64.decode(stored.hdrs.as_bytes()).unwrap_or_default();
             if block.is_empty() || is_readable(&block) {
-                // It may be in somebody's hands already; a second delivery is harmless.
-                let _ = settle(self, stream, sequence, "-NAK").await;
+                if readable == Readable::AskAgain {
+                    // Not sent is as good as left alone.
+                    let _ = settle(self, stream, sequence, "-NAK").await;
+                }
                 continue;
             }
             found.push(Unreadable {

@@ -88,6 +88,8 @@ bulkhead_runtime::metrics! {
         stranded_freed: Counter,
         /// Attempts that the hub, or the leaf's backfill stream, did not acknowledge.
         forward_retried: Labelled<Cause, Counter>,
+        /// Batches with headers that are no text, which cost the connection to the leaf each time it hands them out.
+        forward_unreadable: Counter,
         /// Batches that the hub refused; they stay at the leaf.
         forward_refused: Counter,
         /// Batches that the leaf handed out more than once.

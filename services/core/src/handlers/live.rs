@@ -1,13 +1,11 @@
 //! `t.<T>.live.<site>.<poller>.<kind>`: display only, from one INTAKE account.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context;
 use bulkhead_bus::payload::{BATCH_VERSION, LiveResults, RESULTS_PER_BATCH_MAX};
 use bulkhead_bus::{Audience, CoreSubject, Role, TenantSubject, role_permissions};
 use bulkhead_runtime::{Bus, Heart, Message, Readiness, Stop, now_ms};
-use futures_util::StreamExt;
 use tracing::debug;
 
 use crate::directory::Directory;
@@ -26,16 +24,16 @@ impl LiveReader {
     /// Listens until `stop`.
     ///
     /// # Errors
-    /// When the connection is closed for good.
+    /// When the subscription cannot be made at the start.
     pub async fn run(self, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let patterns = role_permissions(Role::CoreLive).subscribe;
         let pattern = patterns.first().context("the subject table has a live row")?;
-        let mut messages = pin!(bus.listen(pattern).await.context("listen for live streams")?);
+        let mut messages = bus.listen(pattern).await.context("listen for live streams")?;
         bus.flush().await.context("subscribe to live streams")?;
         readiness.mark("live");
         loop {
             let message = tokio::select! {
-                message = heart.while_waiting(messages.next()) => message.context("the live connection is closed")?,
+                message = heart.while_waiting(messages.next()) => message,
                 () = stop.cancelled() => return Ok(()),
             };
             self.show(&message);

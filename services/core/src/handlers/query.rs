@@ -59,7 +59,7 @@ impl Answering {
     /// Answers until `stop`.
     ///
     /// # Errors
-    /// When the connection is closed for good.
+    /// When the subscription cannot be made at the start.
     pub async fn run(self, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let patterns = role_permissions(Role::CoreRpc).subscribe;
         let pattern = patterns.first().context("the subject table has a request row")?;
@@ -69,7 +69,7 @@ impl Answering {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let request = tokio::select! {
-                request = heart.while_waiting(requests.next()) => request.context("the answering connection is closed")?,
+                request = heart.while_waiting(requests.next()) => request,
                 () = stop.cancelled() => return Ok(()),
             };
             if !request.is_answerable() {

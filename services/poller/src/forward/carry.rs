@@ -2,15 +2,18 @@
 //!
 //! It holds each batch until one of them has acknowledged it; only then does the stream that it came from forget it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane, SiteName, TenantSubject};
-use bulkhead_runtime::{Backoff, Bus, Chain, Delivery, Gauge, Headers, Stop, StoreError, now_ms};
+use bulkhead_runtime::{
+    Backoff, Bus, Chain, Delivery, Gauge, Headers, Readable, RequestError, Stop, StoreError, Unreadable, now_ms,
+};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::load::{Load, message};
 use super::{edge_stream, hub_stream};
@@ -75,6 +78,8 @@ pub(super) struct Carrier {
     site: SiteName,
     backfill_after: Duration,
     pace: Pace,
+    /// Places in the leaf's stream of batches that no client can take, and that are on their way.
+    unreadable: Mutex<HashSet<u64>>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -105,7 +110,7 @@ impl Carrier {
         // Nobody has found it closed yet.
         open.set(1);
         let pace = Pace { room: Notify::new(), trouble, open };
-        Self { bus, lane, stop, site, backfill_after, pace, metrics }
+        Self { bus, lane, stop, site, backfill_after, pace, unreadable: Mutex::default(), metrics }
     }
 
     /// Carries batches to their end and keeps the leaf from handing them out again meanwhile.
@@ -136,6 +141,53 @@ impl Carrier {
                 }
             }
         }
+    }
+
+    /// Batches that were handed out and that no client can take, but for those that are on their way already.
+    pub(super) async fn find_unreadable(&self) -> Result<Vec<Unreadable>, RequestError> {
+        let mut found = self.bus.find_unreadable(edge_stream(self.lane), Readable::Leave).await?;
+        let mut carried = self.unreadable.lock().expect("no holder panics");
+        found.retain(|message| carried.insert(message.sequence));
+        Ok(found)
+    }
+
+    /// Carries one upstream with those of its headers that are text: core stores it if its signature is among them and
+    /// keeps it as a dead letter if not. Holds it at the leaf meanwhile.
+    pub(super) async fn carry_unreadable(&self, message: Unreadable) {
+        count(&self.metrics.forward_unreadable, 1);
+        warn!(stream.sequence = message.sequence, "a batch of the leaf has headers that are no text");
+        let hold = async {
+            let mut ticks = tokio::time::interval(EXTEND_EVERY);
+            loop {
+                ticks.tick().await;
+                log_unsettled(message.extend().await.map_err(anyhow::Error::from));
+            }
+        };
+        tokio::select! {
+            () = self.forward_unreadable(&message) => {}
+            () = hold => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.unreadable.lock().expect("no holder panics").remove(&message.sequence);
+    }
+
+    async fn forward_unreadable(&self, message: &Unreadable) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut trouble = Trouble::new("forward a batch with headers that are no text".to_owned());
+        let subject = TenantSubject::Forwarded { site: self.site.clone(), lane: self.lane }.to_string();
+        let headers = Headers::from_text(&message.headers).without_server_headers();
+        loop {
+            match self.store(&subject, hub_stream(self.lane).as_str(), (headers.clone(), message.body.clone())).await {
+                Attempt::Stored => break,
+                Attempt::Refused(refusal) => trouble.begin(Chain(&refusal).to_string()),
+                Attempt::Later { cause, said } => {
+                    count(self.metrics.forward_retried.of(cause), 1);
+                    trouble.begin(said)
+                }
+            };
+            backoff.pause().await;
+        }
+        log_unsettled(message.ack().await.map_err(anyhow::Error::from));
     }
 
     /// Tries until somebody has every batch or the hub refuses it.

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::{Lane, SiteName, StreamName};
-use bulkhead_runtime::{Bus, BusSettings, Chain, Loops, Readiness, Stop};
+use bulkhead_runtime::{Bus, BusSettings, Chain, Heart, Loops, Readiness, Stop};
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use self::carry::Carrier;
 use self::pump::Pump;
 use crate::edge::connect_patiently;
-use crate::metrics::{Connection, Metrics};
+use crate::metrics::{Connection, Metrics, count};
 use crate::observe::{show_connection, watch_leaf};
 
 /// After a stop, how long the last acknowledgements may take to reach the leaf.
@@ -50,10 +50,11 @@ fn hub_stream(lane: Lane) -> StreamName {
     }
 }
 
-fn loop_name(lane: Lane) -> &'static str {
+/// The loops of one lane: what takes batches, and what looks for stranded ones.
+fn loop_names(lane: Lane) -> (&'static str, &'static str) {
     match lane {
-        Lane::Results => "forwarder: results",
-        Lane::Backfill => "forwarder: backfill",
+        Lane::Results => ("forwarder: results", "forwarder: looking at results"),
+        Lane::Backfill => ("forwarder: backfill", "forwarder: looking at backfill"),
     }
 }
 
@@ -76,9 +77,12 @@ pub(crate) async fn run_forwarder(
     show_connection(&metrics, Connection::Forwarder, &bus);
     let mut lanes = JoinSet::new();
     for &lane in Lane::ALL {
-        let (site, metrics, stop) = (site.clone(), Arc::clone(&metrics), stop.clone());
-        let carrier = Carrier::new(bus.clone(), site, lane, settings.backfill_after, metrics, stop);
-        lanes.spawn(Pump::new(carrier, settings.window, loops.watch(loop_name(lane))).run(readiness.clone()));
+        let (pumping, looking) = loop_names(lane);
+        let (pumping, looking) = (loops.watch(pumping), loops.watch(looking));
+        let (site, own_metrics) = (site.clone(), Arc::clone(&metrics));
+        let carrier = Carrier::new(bus.clone(), site, lane, settings.backfill_after, own_metrics, stop.clone());
+        lanes.spawn(Pump::new(carrier, settings.window, pumping).run(readiness.clone()));
+        lanes.spawn(watch_stranded(bus.clone(), lane, looking, (Arc::clone(&metrics), stop.clone())));
     }
     lanes.spawn(watch_leaf(bus.clone(), metrics, stop));
     while let Some(ended) = lanes.join_next().await {
@@ -86,6 +90,11 @@ pub(crate) async fn run_forwarder(
     }
     flush(&bus).await;
     Ok(())
+}
+
+/// A leaf whose disk was full can leave a batch behind that it never hands out.
+async fn watch_stranded(bus: Bus, lane: Lane, heart: Heart, (metrics, stop): (Arc<Metrics>, Stop)) {
+    bus.free_stranded(edge_stream(lane), &heart, &stop, || count(&metrics.stranded_freed, 1)).await;
 }
 
 /// Acknowledgements that are still in the client would come again as duplicates.

@@ -8,12 +8,11 @@ use bulkhead_runtime::{Backoff, Chain, Fetched, Heart, PullError, Readiness};
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::carry::{Carrier, RETRY_FIRST, RETRY_MOST};
 use super::edge_stream;
 use super::load::{Load, bundled};
-use crate::metrics::count;
 use crate::trouble::Trouble;
 
 /// How long the leaf keeps one question for batches open.
@@ -53,17 +52,14 @@ impl Pump {
                 () = self.heart.while_waiting(self.carrier.bus.until_connected()) => {}
             }
             let carrier = Arc::clone(&self.carrier);
-            let freed = || count(&carrier.metrics.stranded_freed, 1);
             let pumped = tokio::select! {
                 () = stop.cancelled() => break,
                 ensured = carrier.bus.ensure_stream(&spec, 1) => match ensured {
                     Ok(_) => {
                         readiness.mark(carrier.lane.token());
                         trouble.end();
-                        tokio::select! {
-                            pumped = self.pump() => pumped.map_err(|error| Chain(&error).to_string()),
-                            () = carrier.bus.free_stranded(edge_stream(carrier.lane), &stop, freed) => break,
-                        }
+                        self.pass_on_unreadable().await;
+                        self.pump().await.map_err(|error| Chain(&error).to_string())
                     }
                     Err(error) => Err(Chain(&error).to_string()),
                 },
@@ -79,6 +75,19 @@ impl Pump {
         info!(on_their_way = self.on_their_way.len(), "forwarder of {} is finishing", self.carrier.lane);
         while let Some(ended) = self.on_their_way.join_next().await {
             log_panic(ended);
+        }
+    }
+
+    /// A batch that no client can be handed costs the connection at each delivery.
+    async fn pass_on_unreadable(&mut self) {
+        let found = self.carrier.find_unreadable();
+        let found = match self.heart.while_waiting(found).await {
+            Ok(found) => found,
+            Err(error) => return warn!(error = %Chain(&error), "what the leaf handed out was not looked through"),
+        };
+        for message in found {
+            let carrier = Arc::clone(&self.carrier);
+            self.on_their_way.spawn(async move { carrier.carry_unreadable(message).await });
         }
     }
 

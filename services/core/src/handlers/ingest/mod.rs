@@ -51,22 +51,24 @@ pub struct Ingesting {
     pub rows_per_second: Option<u32>,
 }
 
-/// The two loops of one lane.
+/// The loops of one lane.
 #[derive(Debug)]
 pub struct Hearts {
     pub taking: Heart,
     pub writing: Heart,
+    /// For what is stranded in the queue.
+    pub looking: Heart,
 }
 
 impl Hearts {
-    /// Begins to watch both.
+    /// Begins to watch them.
     #[must_use]
     pub fn of(lane: Lane, loops: &Loops) -> Self {
-        let (taking, writing) = match lane {
-            Lane::Results => ("results: taking", "results: writing"),
-            Lane::Backfill => ("backfill: taking", "backfill: writing"),
+        let (taking, writing, looking) = match lane {
+            Lane::Results => ("results: taking", "results: writing", "results: looking"),
+            Lane::Backfill => ("backfill: taking", "backfill: writing", "backfill: looking"),
         };
-        Self { taking: loops.watch(taking), writing: loops.watch(writing) }
+        Self { taking: loops.watch(taking), writing: loops.watch(writing), looking: loops.watch(looking) }
     }
 }
 
@@ -120,12 +122,12 @@ impl Ingesting {
     pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
         let (prepared, waiting) = mpsc::channel(1);
         let settler = Settler::new(self.clone());
-        let (stranded, metrics) = (self.stream, Arc::clone(&self.metrics));
+        let (stranded, metrics, hearts) = (self.stream, Arc::clone(&self.metrics), Arc::clone(&self.hearts));
         let looking = bus.clone();
         let (taken, (), ()) = tokio::join!(
             self.take(bus, readiness, (part, prepared), &stop),
             settler.run(waiting, &stop),
-            looking.free_stranded(stranded, &stop, || add(&metrics.stranded_freed, 1)),
+            looking.free_stranded(stranded, &hearts.looking, &stop, || add(&metrics.stranded_freed, 1)),
         );
         taken
     }

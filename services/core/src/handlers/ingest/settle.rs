@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::{AccountKey, CoreSubject};
-use bulkhead_runtime::{Bus, Chain, Delivery, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Delivery, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -193,7 +193,7 @@ impl Settler {
     /// A message whose headers are no text costs us the connection each time it is delivered: it is read another way,
     /// dead-lettered and settled, so that one sender cannot stop the queue for all.
     pub(super) async fn settle_unreadable(&mut self, bus: &Bus) {
-        let found = match bus.find_unreadable(self.ingesting.stream).await {
+        let found = match bus.find_unreadable(self.ingesting.stream, Readable::AskAgain).await {
             Ok(found) => found,
             Err(error) => {
                 warn!(error = %Chain(&error), "what is pending was not looked through");
