@@ -263,6 +263,42 @@ async fn a_database_that_is_gone_is_worth_another_try() {
 }
 
 #[tokio::test]
+async fn only_what_can_never_be_stored_is_the_datas_fault() {
+    let mut world = world().await;
+    let mut superuser = world.database.superuser().await.unwrap();
+    world.commit(vec![world.at(0, Outcome::Ok)]).await;
+    let mut nul = world.at(1, Outcome::Ok);
+    nul.detail.insert("text".to_owned(), "a\0b".into());
+    let far = Measured { slot_ms: now_ms() + 11 * 86_400_000, ..world.at(1, Outcome::Ok) };
+    let detached = "do $$ declare p text; begin
+        for p in select inhrelid::regclass from pg_inherits where inhparent = 'shared.result'::regclass
+        loop execute format('alter table shared.result detach partition %s', p); end loop; end $$";
+    for (what, sql, row, expected) in [
+        ("a NUL", "select", nul, true),
+        (
+            "a check that has a name",
+            "alter table shared.check_state add constraint no_fail check (outcome <> 'fail')",
+            world.at(1, Outcome::Fail),
+            true,
+        ),
+        // Admission has let it pass, so the clocks of core and the database differ by days.
+        ("a day outside what may be kept", "select", far, false),
+        ("a right", "revoke insert on shared.check_state from bulkhead_core", world.at(1, Outcome::Ok), false),
+        ("a column", "alter table shared.check_state rename since to begun", world.at(1, Outcome::Ok), false),
+        ("a table", "drop table shared.check_state", world.at(1, Outcome::Ok), false),
+        // Its name is taken, so that it is not made anew.
+        ("a partition", detached, world.at(1, Outcome::Ok), false),
+    ] {
+        sqlx::raw_sql(sql).execute(&mut superuser).await.unwrap();
+        let mut shares = Shares::default();
+        shares.of(&world.acme).rows.push(from_oslo(row));
+        world.writer.forget_days();
+        let refused = world.writer.write(&shares).await.unwrap_err();
+        assert_eq!((refused.is_the_datas_fault(), refused.is_transient()), (expected, false), "{what}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_are_kept_once_and_up_to_a_limit() {
     let mut world = world().await;
     let acme = world.acme.clone();

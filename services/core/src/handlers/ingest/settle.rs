@@ -1,6 +1,7 @@
 //! Stores what was decided and settles every delivery, one transaction after the other.
 //!
-//! What the database refuses is found and dead-lettered, and the rest stored; a database that is away loses nothing.
+//! What the database can never take is found and dead-lettered, and the rest stored. A database that is away, or that
+//! refuses what is good because it is not as it should be, loses nothing: that is put back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use bulkhead_bus::{AccountKey, CoreSubject};
 use bulkhead_runtime::{Bus, Chain, Delivery, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::letters::{letter, unreadable_letter};
 use super::part::Part;
@@ -21,13 +22,15 @@ use crate::store::{self, Counts};
 
 /// How long a delivery waits when its account is not known yet.
 const STRANGER_WAIT: Duration = Duration::from_secs(1);
-/// How long a delivery waits when the database is away.
+/// How long a delivery waits when the database is away or refuses what is good.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether what was asked of the database is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
     Yes,
+    /// The database refuses what is good: nothing was stored, and it is back in the queue. Others may be stored.
+    Refused,
     /// The database is away: what was not stored is back in the queue.
     Away,
 }
@@ -51,7 +54,7 @@ impl Settler {
         while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
-                Settled::Away => pause(&mut pace, stop).await,
+                Settled::Refused | Settled::Away => pause(&mut pace, stop).await,
             }
         }
     }
@@ -63,7 +66,7 @@ impl Settler {
         let mut settled = Settled::Yes;
         for work in prepared.works.iter().filter(|work| !work.done.is_empty()) {
             settled = match settled {
-                Settled::Yes => self.settle(work).await,
+                Settled::Yes | Settled::Refused => self.settle(work).await,
                 Settled::Away => {
                     // The first work said why.
                     retry_all(&self.ingesting, &work.done).await;
@@ -74,7 +77,7 @@ impl Settler {
         settled
     }
 
-    /// Stores and acknowledges; what the database refuses is found and dead-lettered, the rest stored.
+    /// Stores and acknowledges; what the database refuses is found, and dead-lettered or put back, and the rest stored.
     async fn settle(&mut self, work: &Work) -> Settled {
         match self.write(&work.shares).await {
             Ok(counts) => {
@@ -86,24 +89,34 @@ impl Settler {
                 put_back(&self.ingesting, &work.done, &error).await;
                 return Settled::Away;
             }
-            Err(error) => warn!(
-                error = %Chain(&error), count = work.done.len(),
-                "batches refused by the database: storing them one by one"
-            ),
+            Err(error) => {
+                let cause = format!("one by one: {}", Chain(&error));
+                if self.ingesting.answers.said.is_news(cause, Instant::now()) {
+                    let count = work.done.len();
+                    warn!(error = %Chain(&error), count, "batches refused by the database: storing them one by one");
+                }
+            }
         }
         // A partition that was taken away is made again; then the refusal was not the messages' fault.
         self.writer.forget_days();
-        let mut settled = Settled::Yes;
+        let (mut is_away, mut is_any_stored) = (false, false);
         for delivery in &work.done {
-            settled = match settled {
-                Settled::Yes => self.settle_alone(delivery).await,
-                Settled::Away => {
-                    retry(&self.ingesting, delivery, AWAY_WAIT).await;
-                    Settled::Away
-                }
-            };
+            if is_away {
+                retry(&self.ingesting, delivery, AWAY_WAIT).await;
+                continue;
+            }
+            match self.settle_alone(delivery).await {
+                Settled::Yes => is_any_stored = true,
+                // One tenant's trouble is not the next one's.
+                Settled::Refused => {}
+                Settled::Away => is_away = true,
+            }
         }
-        settled
+        match (is_away, is_any_stored) {
+            (true, _) => Settled::Away,
+            (false, true) => Settled::Yes,
+            (false, false) => Settled::Refused,
+        }
     }
 
     /// The one message that the database refuses must not stop the others.
@@ -116,7 +129,7 @@ impl Settler {
             }
             Err(error) => {
                 put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await;
-                Settled::Away
+                if error.is_transient() { Settled::Away } else { Settled::Refused }
             }
         }
     }
@@ -137,11 +150,12 @@ impl Settler {
         Ok(total)
     }
 
+    /// What is buried is acknowledged: only what can never be stored is.
     async fn write_or_bury(&mut self, from: (&Delivery, &Part), shares: &Shares) -> Result<Counts, StoreError> {
         let error = match self.write(shares).await {
             Ok(counts) => return Ok(counts),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => error,
+            Err(error) if error.is_the_datas_fault() => error,
+            Err(error) => return Err(error),
         };
         let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
         self.ingesting.report(&from.0.subject, &dead);
@@ -215,7 +229,9 @@ impl Settler {
                 }
                 None => {
                     let account = account.as_ref().map_or("", AccountKey::as_str);
-                    store::put_unclaimed(&self.ingesting.store, account, &letter).await.map(|_| ())
+                    let put = store::put_unclaimed(&self.ingesting.store, account, &letter).await;
+                    self.ingesting.answers.note(&put);
+                    put.map(|_| ())
                 }
             };
             match kept {
@@ -258,9 +274,14 @@ async fn acknowledge(ingesting: &Ingesting, deliveries: &[Delivery]) {
     ingesting.hearts.writing.while_waiting(acknowledging).await;
 }
 
-/// Back into the queue, because the database is away.
+/// Back into the queue, because the database is away or refuses what is good.
 pub(super) async fn put_back(ingesting: &Ingesting, deliveries: &[Delivery], error: &StoreError) {
-    warn!(error = %Chain(error), count = deliveries.len(), "batches not stored, trying again");
+    let count = deliveries.len();
+    if error.is_transient() {
+        warn!(error = %Chain(error), count, "batches not stored, trying again");
+    } else if ingesting.answers.said.is_news(Chain(error).to_string(), Instant::now()) {
+        error!(error = %Chain(error), count, "batches not stored: the database refuses what is good, they wait for its repair");
+    }
     retry_all(ingesting, deliveries).await;
 }
 
