@@ -138,12 +138,12 @@ impl Verdict {
 }
 
 impl Verdict {
-    /// Rows that are stored.
+    /// What it adds to a transaction: rows that are stored, and dead letters.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub fn entries(&self) -> usize {
         match self {
-            Self::Admitted(admitted) => admitted.rows.len(),
-            Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 0,
+            Self::Admitted(admitted) => admitted.rows.len() + admitted.dead_rows.len(),
+            Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 1,
         }
     }
 

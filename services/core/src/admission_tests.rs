@@ -148,6 +148,7 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
     ];
     assert_eq!(dead, expected);
     assert_eq!(admitted.rows.len(), 3);
+    assert_eq!(Verdict::Admitted(admitted).entries(), 8, "letters take their place in a transaction");
 }
 
 #[test]

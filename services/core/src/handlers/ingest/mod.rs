@@ -74,7 +74,8 @@ impl Hearts {
 #[derive(Default)]
 struct Work {
     shares: Shares,
-    rows: usize,
+    /// Rows and dead letters.
+    entries: usize,
     done: Vec<Delivery>,
 }
 
@@ -205,14 +206,14 @@ impl Ingesting {
                 continue;
             };
             pace.reset();
-            let rows = decided.works.iter().map(|work| work.rows).sum();
+            let entries = decided.works.iter().map(|work| work.entries).sum();
             for one in decided.one_by_one() {
                 // The other end waits for this one to be dropped.
                 if heart.while_waiting(prepared.send(one)).await.is_err() {
                     return;
                 }
             }
-            heart.while_waiting(self.hold_rate(rows, stop)).await;
+            heart.while_waiting(self.hold_rate(entries, stop)).await;
         }
     }
 
@@ -226,10 +227,10 @@ impl Ingesting {
         self.config.messages_most.min(self.ahead())
     }
 
-    async fn hold_rate(&self, rows: usize, stop: &Stop) {
+    async fn hold_rate(&self, entries: usize, stop: &Stop) {
         let Some(rate) = self.rows_per_second else { return };
-        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        let pause = Duration::from_millis(rows.saturating_mul(1_000) / u64::from(rate));
+        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(entries.saturating_mul(1_000) / u64::from(rate));
         // Running into the limit is the pause.
         let _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
@@ -283,14 +284,11 @@ impl Ingesting {
         Ok(decided.collect())
     }
 
-    /// Puts what is decided into transactions of about `rows_most` rows; a delivery is never in two of them.
+    /// Puts what is decided into transactions of about `rows_most` rows and letters; a delivery is never in two of them.
     fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
         let mut prepared = Prepared::default();
         for (delivery, parts) in decided {
-            parts
-                .iter()
-                .filter_map(|(_, verdict)| verdict.dead())
-                .for_each(|dead| self.report(&delivery.subject, dead));
+            self.report(&delivery.subject, parts.iter().filter_map(|(_, verdict)| verdict.dead()));
             // One delivery is one account's, so its parts are all a tenant's or none is.
             let stranger = parts.iter().find_map(|(_, verdict)| verdict.stranger());
             if let Some((account, dead)) = stranger {
@@ -298,8 +296,8 @@ impl Ingesting {
                 prepared.strangers.push(Stranger { delivery, account, dead });
                 continue;
             }
-            let rows: usize = parts.iter().map(|(_, verdict)| verdict.rows()).sum();
-            let is_full = |work: &Work| work.rows > 0 && work.rows + rows > self.config.rows_most;
+            let entries: usize = parts.iter().map(|(_, verdict)| verdict.entries()).sum();
+            let is_full = |work: &Work| work.entries > 0 && work.entries + entries > self.config.rows_most;
             if prepared.works.last().is_none_or(is_full) {
                 prepared.works.push(Work::default());
             }
@@ -307,7 +305,7 @@ impl Ingesting {
             for (part, verdict) in parts {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }
-            work.rows += rows;
+            work.entries += entries;
             work.done.push(delivery);
         }
         prepared
@@ -328,8 +326,16 @@ impl Ingesting {
         }
     }
 
-    fn report(&self, subject: &str, dead: &Dead) {
-        add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
-        warn!(reason = dead.reason.as_str(), subject, "batch refused: {}", dead.detail);
+    /// One line a delivery, which names the first: a bundle has hundreds of batches.
+    fn report<'a>(&self, subject: &str, dead: impl Iterator<Item = &'a Dead>) {
+        let (mut first, mut count) = (None, 0_usize);
+        for dead in dead {
+            add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
+            first = first.or(Some(dead));
+            count += 1;
+        }
+        if let Some(first) = first {
+            warn!(reason = first.reason.as_str(), subject, count, "batch refused: {}", first.detail);
+        }
     }
 }

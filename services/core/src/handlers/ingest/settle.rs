@@ -134,8 +134,15 @@ impl Settler {
         }
     }
 
-    /// Each batch in a transaction of its own.
     async fn store_alone(&mut self, delivery: &Delivery) -> Result<Counts, StoreError> {
+        let mut buried = Vec::new();
+        let stored = self.store_parts(delivery, &mut buried).await;
+        self.ingesting.report(&delivery.subject, buried.iter());
+        stored
+    }
+
+    /// Each batch in a transaction of its own.
+    async fn store_parts(&mut self, delivery: &Delivery, buried: &mut Vec<Dead>) -> Result<Counts, StoreError> {
         let decided = self.ingesting.decide(std::slice::from_ref(delivery)).await?;
         let mut total = Counts::default();
         for (part, verdict) in decided.into_iter().flatten() {
@@ -145,24 +152,29 @@ impl Settler {
             }
             let mut shares = Shares::default();
             self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
-            total.add(self.write_or_bury((delivery, &part), &shares).await?);
+            total.add(self.write_or_bury((delivery, &part), &shares, buried).await?);
         }
         Ok(total)
     }
 
     /// What is buried is acknowledged: only what can never be stored is.
-    async fn write_or_bury(&mut self, from: (&Delivery, &Part), shares: &Shares) -> Result<Counts, StoreError> {
+    async fn write_or_bury(
+        &mut self,
+        from: (&Delivery, &Part),
+        shares: &Shares,
+        buried: &mut Vec<Dead>,
+    ) -> Result<Counts, StoreError> {
         let error = match self.write(shares).await {
             Ok(counts) => return Ok(counts),
             Err(error) if error.is_the_datas_fault() => error,
             Err(error) => return Err(error),
         };
         let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
-        self.ingesting.report(&from.0.subject, &dead);
         let mut poison = Shares::default();
         for tenant in shares.tenants() {
             poison.of(tenant).dead.push(letter(self.ingesting.stream, from, &dead));
         }
+        buried.push(dead);
         self.write(&poison).await
     }
 
@@ -216,7 +228,7 @@ impl Settler {
         };
         for message in found {
             let dead = Dead { reason: DeadReason::BadHeaders, detail: "the headers are not text".to_owned() };
-            self.ingesting.report(&message.subject, &dead);
+            self.ingesting.report(&message.subject, std::iter::once(&dead));
             let letter = unreadable_letter(self.ingesting.stream, &message, &dead);
             let account = CoreSubject::account_of(&message.subject).ok();
             let snapshot = self.ingesting.directory.snapshot();
