@@ -21,6 +21,47 @@ struct Fault {
     said: &'static str,
 }
 
+/// Waits for results of the tenant whose key is whole.
+async fn wait_for_more(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
+    let before = deployment.stored(witness, "xyz-inc").await?;
+    let waited = eventually("results of the other tenant", LIMIT, || async {
+        let more = deployment.stored(witness, "xyz-inc").await.map_err(|error| format!("{error:#}"))? - before;
+        if more >= 10 { Ok(()) } else { Err(more.to_string()) }
+    });
+    Ok(waited.await?)
+}
+
+/// One poller's key is damaged: its batches wait, and nobody else's do.
+async fn damage_a_key(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
+    let change = |from: &str, to: &str| {
+        format!(
+            "update shared.poller p set batch_key = {to} || substr(batch_key, {from}) from platform.tenant t
+             where t.tenant_id = p.tenant_id and t.slug = 'acme-corp'"
+        )
+    };
+    let stored = async |tenant| deployment.stored(witness, tenant).await;
+    sqlx::raw_sql(AssertSqlSafe(change("1", "'no key: '"))).execute(witness).await.context("damage a key")?;
+    // The keys that core knows are a second old at most.
+    let said = "batch key of acme-corp/oslo/p1 is not readable";
+    let log = || fs::read_to_string(deployment.up.layout.log("core")).map_err(|error| error.to_string());
+    let waited = eventually("a word in the log", LIMIT, || async {
+        log().and_then(|log| if log.contains(said) { Ok(()) } else { Err("nothing".to_owned()) })
+    });
+    waited.await.context("wait for the log")?;
+    // What was decided about before is stored.
+    wait_for_more(deployment, witness).await?;
+    let acme = stored("acme-corp").await?;
+    wait_for_more(deployment, witness).await.context("one damaged row stops others")?;
+    assert_eq!((stored("acme-corp").await?, dead_letters(witness).await?), (acme, 0));
+    sqlx::raw_sql(AssertSqlSafe(change("9", "''"))).execute(witness).await.context("mend the key")?;
+    deployment.wait_for_results(witness).await?;
+    wait_until_gapless(witness).await?;
+    assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
+    let log = log().map_err(anyhow::Error::msg)?;
+    assert_eq!(log.matches(said).count(), 1, "said once: {log}");
+    Ok(())
+}
+
 const FAULTS: [Fault; 4] = [
     Fault {
         breaks: "revoke insert on shared.result from bulkhead_core",
@@ -96,5 +137,6 @@ async fn a_misconfigured_database_is_said_and_buries_nothing() -> anyhow::Result
     for fault in &FAULTS {
         fault.pass(&deployment, &witness).await.context(fault.breaks)?;
     }
+    damage_a_key(&deployment, &witness).await.context("damage a key")?;
     deployment.stop().await
 }

@@ -90,8 +90,16 @@ impl Dead {
     }
 }
 
+/// What is registered for a poller to sign with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    Key(BatchKey),
+    /// Its row in the database is damaged, so that nobody can tell a forgery from its results.
+    Unreadable,
+}
+
 /// The active batch keys of one tenant's pollers.
-pub type BatchKeys = HashMap<(SiteName, PollerName), BatchKey>;
+pub type BatchKeys = HashMap<(SiteName, PollerName), Registered>;
 
 /// One row of a batch that is stored without it.
 #[derive(Debug, Clone)]
@@ -120,6 +128,9 @@ pub enum Verdict {
     Admitted(Admitted),
     /// Dead-lettered for this tenant, whole.
     Dead(Tenant, Dead),
+    /// Of a poller whose key cannot be read: to be decided about when that is mended. Its results are most likely good,
+    /// and a dead letter is only kept as long as there is room.
+    Undecided,
     /// From an account that is no tenant: perhaps not yet.
     Unclaimed(AccountKey, Dead),
     /// Not even an account: nothing of ours wrote this subject.
@@ -131,7 +142,7 @@ impl Verdict {
     #[must_use]
     pub fn dead(&self) -> Option<&Dead> {
         match self {
-            Self::Admitted(_) => None,
+            Self::Admitted(_) | Self::Undecided => None,
             Self::Dead(_, dead) | Self::Unclaimed(_, dead) | Self::Foreign(dead) => Some(dead),
         }
     }
@@ -144,14 +155,20 @@ impl Verdict {
         match self {
             Self::Admitted(admitted) => admitted.rows.len() + admitted.dead_rows.len(),
             Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 1,
+            Self::Undecided => 0,
         }
+    }
+
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Undecided)
     }
 
     /// Whose it is and why it is nobody's, when it is no tenant's.
     #[must_use]
     pub fn stranger(&self) -> Option<(Option<&AccountKey>, &Dead)> {
         match self {
-            Self::Admitted(_) | Self::Dead(..) => None,
+            Self::Admitted(_) | Self::Dead(..) | Self::Undecided => None,
             Self::Unclaimed(account, dead) => Some((Some(account), dead)),
             Self::Foreign(dead) => Some((None, dead)),
         }
@@ -183,7 +200,9 @@ pub fn admit<'a, 'k>(
         Ok((guarded, attested))
     });
     match decided {
-        Ok((guarded, sequence)) => admitted(&guarded, sequence, now_ms),
+        Ok((guarded, Attested::By(sequence))) => admitted(&guarded, Some(sequence), now_ms),
+        Ok((guarded, Attested::Unsigned)) => admitted(&guarded, None, now_ms),
+        Ok((_, Attested::Unknown)) => Verdict::Undecided,
         Err(dead) => match tenant_of(snapshot, &account) {
             Some(tenant) => Verdict::Dead(tenant, dead),
             None => Verdict::Unclaimed(account, dead),
@@ -229,13 +248,22 @@ fn guard(incoming: Incoming<'_>, snapshot: &TenantSnapshot) -> Result<Guarded<Re
     admitted.map_err(|refusal| Dead::new(DeadReason::of_refusal(&refusal), refusal))
 }
 
-/// The sequence of a signature by the very poller that the batch names, or `None` for an allowed unsigned batch.
+/// What a batch's signature is worth.
+enum Attested {
+    /// It is by the very poller that the batch names.
+    By(Sequence),
+    /// There is none, and the tenant allows that.
+    Unsigned,
+    /// It is good, and whose it is cannot be told now.
+    Unknown,
+}
+
 fn attest<'a, 'k>(
     guarded: &Guarded<ResultBatch>,
     body: &[u8],
     header: impl Fn(&str) -> Option<&'a str>,
     keys_of: impl Fn(&Tenant) -> Option<&'k BatchKeys>,
-) -> Result<Option<Sequence>, Dead> {
+) -> Result<Attested, Dead> {
     let attested =
         header::verify(header, body).map_err(|error: AttestationError| Dead::new(DeadReason::BadSignature, error))?;
     let Some(tenant) = guarded.tenant() else {
@@ -243,15 +271,16 @@ fn attest<'a, 'k>(
     };
     let Some(attested) = attested else {
         if tenant.allows_unsigned {
-            return Ok(None);
+            return Ok(Attested::Unsigned);
         }
         return Err(Dead::new(DeadReason::Unsigned, "the batch carries no signature and the tenant's plan wants one"));
     };
     let batch = guarded.body();
     let sender = (batch.site.clone(), batch.poller.clone());
-    let expected = keys_of(tenant).and_then(|keys| keys.get(&sender));
-    if expected == Some(&attested.key) {
-        return Ok(Some(attested.sequence));
+    match keys_of(tenant).and_then(|keys| keys.get(&sender)) {
+        Some(Registered::Key(key)) if *key == attested.key => return Ok(Attested::By(attested.sequence)),
+        Some(Registered::Unreadable) => return Ok(Attested::Unknown),
+        Some(Registered::Key(_)) | None => {}
     }
     let detail = format!("key {} is not the active key of {}/{}", attested.key, batch.site, batch.poller);
     Err(Dead::new(DeadReason::ForeignKey, detail))

@@ -18,7 +18,7 @@ fn world() -> World {
     let account: AccountKey = KeyPair::new_account().public_key().parse().unwrap();
     let pair = KeyPair::new_user();
     let sender = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-    let keys = BatchKeys::from([(sender, pair.public_key().parse().unwrap())]);
+    let keys = BatchKeys::from([(sender, Registered::Key(pair.public_key().parse().unwrap()))]);
     let tenant = Tenant {
         id: TenantId::new(uuid::Uuid::new_v4()),
         slug: "acme-corp".parse().unwrap(),
@@ -102,6 +102,18 @@ fn only_the_registered_key_of_the_named_poller_attests() {
     check(&world, &good, Some(&KeyPair::new_user()), Some(DeadReason::ForeignKey));
     let other = ResultBatch { poller: "p2".parse().unwrap(), ..good.clone() };
     check(&world, &other, Some(&world.pair), Some(DeadReason::ForeignKey));
+}
+
+#[test]
+fn a_poller_whose_key_is_unreadable_waits_and_no_other_does() {
+    let mut world = world();
+    world.keys.insert(("oslo".parse().unwrap(), "p2".parse().unwrap()), Registered::Unreadable);
+    let good = batch(vec![row(NOW)]);
+    check(&world, &good, Some(&world.pair), None);
+    let damaged = ResultBatch { poller: "p2".parse().unwrap(), ..good };
+    let verdict = admit_bytes(&world, &serde_json::to_vec(&damaged).unwrap(), Some(&KeyPair::new_user()));
+    assert!(verdict.is_undecided(), "{verdict:?}");
+    check(&world, &damaged, None, Some(DeadReason::Unsigned));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bulkhead_bus::Tenant;
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::{CheckKind, Measured, Outcome, Query, Reason, ResultRow, StateRow};
-use bulkhead_core::admission::DeadReason;
+use bulkhead_core::admission::{DeadReason, Registered};
 use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::handlers::store::{glance_at, list_pollers, list_results, list_states};
 use bulkhead_core::precedence::Candidate;
@@ -378,6 +378,28 @@ async fn a_poller_is_seen_with_its_furthest_sequence() {
     assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (7, 4));
     let pollers = list_pollers(&mut tx, &acme).await.unwrap();
     assert!(pollers.len() == 1 && pollers[0].last_batch_ms.is_some(), "{pollers:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_a_poller_is_named_and_leaves_the_others_their_keys() {
+    let world = world().await;
+    let acme = world.acme.id.as_uuid();
+    let damage = format!(
+        "alter table shared.poller alter batch_key drop not null;
+         insert into shared.poller (tenant_id, site, name, batch_key) values
+           ('{acme}', 'oslo', 'p2', 'no key'), ('{acme}', 'oslo', 'p3', null), ('{acme}', 'No Site', 'p4', '{}')",
+        batch_key()
+    );
+    sqlx::raw_sql(AssertSqlSafe(damage)).execute(&mut world.database.superuser().await.unwrap()).await.unwrap();
+    let mut tx = world.store.begin(&world.acme).await.unwrap();
+    let (keys, mut damaged) = store::read_batch_keys(&mut tx, &world.acme).await.unwrap();
+    let of = |name: &str| keys.get(&("oslo".parse().unwrap(), name.parse().unwrap()));
+    assert!(matches!(of("p1"), Some(Registered::Key(_))), "{keys:?}");
+    assert_eq!((of("p2"), of("p3")), (Some(&Registered::Unreadable), Some(&Registered::Unreadable)));
+    assert_eq!(keys.len(), 3, "a name that is none is nobody's");
+    damaged.sort_by(|one, other| one.name.cmp(&other.name));
+    let names: Vec<_> = damaged.iter().map(|row| (row.site.as_str(), row.name.as_str())).collect();
+    assert_eq!(names, [("oslo", "p2"), ("oslo", "p3"), ("No Site", "p4")]);
 }
 
 #[tokio::test]

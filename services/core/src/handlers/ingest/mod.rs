@@ -92,14 +92,17 @@ struct Stranger {
 struct Prepared {
     works: Vec<Work>,
     strangers: Vec<Stranger>,
+    /// Deliveries with a batch that cannot be decided about now.
+    undecided: Vec<Delivery>,
 }
 
 impl Prepared {
     /// A transaction at a time, so that no writer has more to do than another.
     fn one_by_one(self) -> impl Iterator<Item = Self> {
-        let strangers = Self { works: vec![], strangers: self.strangers };
-        let works = self.works.into_iter().map(|work| Self { works: vec![work], strangers: vec![] });
-        works.chain(std::iter::once(strangers)).filter(|one| !(one.works.is_empty() && one.strangers.is_empty()))
+        let others = Self { works: vec![], ..self };
+        let works = self.works.into_iter().map(|work| Self { works: vec![work], ..Self::default() });
+        let is_any = |one: &Self| !(one.works.is_empty() && one.strangers.is_empty() && one.undecided.is_empty());
+        works.chain(std::iter::once(others)).filter(is_any)
     }
 }
 
@@ -288,6 +291,13 @@ impl Ingesting {
     fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
         let mut prepared = Prepared::default();
         for (delivery, parts) in decided {
+            // A bundle waits as a whole, and the other batches of it are stored when it comes for the first time.
+            let is_undecided = parts.iter().any(|(_, verdict)| verdict.is_undecided());
+            let entries: usize = parts.iter().map(|(_, verdict)| verdict.entries()).sum();
+            if is_undecided && (delivery.delivered > 1 || entries == 0) {
+                prepared.undecided.push(delivery);
+                continue;
+            }
             self.report(&delivery.subject, parts.iter().filter_map(|(_, verdict)| verdict.dead()));
             // One delivery is one account's, so its parts are all a tenant's or none is.
             let stranger = parts.iter().find_map(|(_, verdict)| verdict.stranger());
@@ -296,7 +306,6 @@ impl Ingesting {
                 prepared.strangers.push(Stranger { delivery, account, dead });
                 continue;
             }
-            let entries: usize = parts.iter().map(|(_, verdict)| verdict.entries()).sum();
             let is_full = |work: &Work| work.entries > 0 && work.entries + entries > self.config.rows_most;
             if prepared.works.last().is_none_or(is_full) {
                 prepared.works.push(Work::default());
@@ -306,7 +315,7 @@ impl Ingesting {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }
             work.entries += entries;
-            work.done.push(delivery);
+            if is_undecided { &mut prepared.undecided } else { &mut work.done }.push(delivery);
         }
         prepared
     }
@@ -322,7 +331,7 @@ impl Ingesting {
                 share.rows.extend(candidates(admitted));
             }
             Verdict::Dead(tenant, dead) => shares.of(&tenant).dead.push(letter(self.stream, from, &dead)),
-            Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
+            Verdict::Undecided | Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
         }
     }
 

@@ -63,8 +63,11 @@ impl Settler {
         for stranger in &prepared.strangers {
             self.settle_stranger(stranger).await;
         }
+        for delivery in &prepared.undecided {
+            retry(&self.ingesting, delivery, AWAY_WAIT).await;
+        }
         let mut settled = Settled::Yes;
-        for work in prepared.works.iter().filter(|work| !work.done.is_empty()) {
+        for work in &prepared.works {
             settled = match settled {
                 Settled::Yes | Settled::Refused => self.settle(work).await,
                 Settled::Away => {
@@ -146,9 +149,9 @@ impl Settler {
         let decided = self.ingesting.decide(std::slice::from_ref(delivery)).await?;
         let mut total = Counts::default();
         for (part, verdict) in decided.into_iter().flatten() {
-            // Its tenant went away meanwhile: it comes again, and is a stranger's then.
-            if verdict.stranger().is_some() {
-                return Err(StoreError::TimedOut { action: "find a batch's tenant again", limit: STRANGER_WAIT });
+            // Its tenant or its key went away meanwhile: it comes again, and is decided about then.
+            if verdict.stranger().is_some() || verdict.is_undecided() {
+                return Err(StoreError::TimedOut { action: "find a batch's sender again", limit: STRANGER_WAIT });
             }
             let mut shares = Shares::default();
             self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
