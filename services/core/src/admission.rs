@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bulkhead_bus::bundle::BundleError;
 use bulkhead_bus::header::{self, AttestationError, Sequence};
 use bulkhead_bus::payload::{BATCH_VERSION, DETAIL_BYTES_MAX, Measured, RESULTS_PER_BATCH_MAX, ResultBatch};
 use bulkhead_bus::{
@@ -212,8 +213,12 @@ pub fn admit<'a, 'k>(
 
 /// Of a message that holds no batches that could be decided about.
 #[must_use]
-pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: impl ToString) -> Verdict {
-    let dead = Dead::new(DeadReason::NotDecodable, why);
+pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: &BundleError) -> Verdict {
+    let reason = match why {
+        BundleError::Version(_) => DeadReason::UnknownVersion,
+        BundleError::Short(_) | BundleError::Headers(_) | BundleError::Count => DeadReason::NotDecodable,
+    };
+    let dead = Dead::new(reason, why);
     match CoreSubject::account_of(subject) {
         Err(error) => Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, error)),
         Ok(account) => match tenant_of(snapshot, &account) {

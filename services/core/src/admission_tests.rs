@@ -164,6 +164,23 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
 }
 
 #[test]
+fn a_message_that_cannot_be_taken_apart_is_its_senders() {
+    let world = world();
+    let (own, nobody) = (subject_of(&world.account), KeyPair::new_account().public_key().parse().unwrap());
+    for (why, expected) in [
+        (BundleError::Version("2".to_owned()), DeadReason::UnknownVersion),
+        (BundleError::Count, DeadReason::NotDecodable),
+        (BundleError::Short(3), DeadReason::NotDecodable),
+    ] {
+        let verdict = undecodable(&own, &world.snapshot, &why);
+        let Verdict::Dead(tenant, dead) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((tenant, dead), (world.tenant.clone(), Dead::new(expected, &why)));
+        let verdict = undecodable(&subject_of(&nobody), &world.snapshot, &why);
+        assert!(matches!(verdict, Verdict::Unclaimed(..)), "{verdict:?}");
+    }
+}
+
+#[test]
 fn strangers_and_foreign_subjects_are_told_apart() {
     let world = world();
     let nobody: AccountKey = KeyPair::new_account().public_key().parse().unwrap();

@@ -275,7 +275,7 @@ impl Ingesting {
         let decided = deliveries.iter().map(|delivery| {
             let parts = match parts_of(delivery) {
                 Ok(parts) => parts,
-                Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, error))],
+                Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, &error))],
             };
             let verdict = |part: Part| {
                 let incoming = Incoming { subject: &delivery.subject, body: &part.body };
