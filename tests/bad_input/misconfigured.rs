@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::Context;
 use bulkhead_runtime::eventually;
+use bulkhead_testkit::database::batch_key;
 use bulkhead_testkit::{LIMIT, TestDeployment};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -129,6 +130,34 @@ impl Fault {
     }
 }
 
+/// A key that is registered while its first batch is on the way: core's keys are up to a second old.
+async fn register_late(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
+    let sql =
+        "select batch_key from shared.poller p join platform.tenant t using (tenant_id) where t.slug = 'acme-corp'";
+    let key: String = sqlx::query_scalar(sql).fetch_one(witness).await.context("read the key")?;
+    let register = async |key: &str| {
+        let sql = "update shared.poller p set batch_key = $1 from platform.tenant t
+                   where t.tenant_id = p.tenant_id and t.slug = 'acme-corp'";
+        sqlx::query(sql).bind(key).execute(witness).await.context("register a key")
+    };
+    let retried = async || {
+        let page = deployment.metrics(CORE).await?;
+        page.value("core_deliveries_retried_total", &[]).context("retried deliveries")
+    };
+    let before = retried().await?;
+    register(batch_key().as_str()).await?;
+    let waited = eventually("a batch that waits", LIMIT, || async {
+        let found = retried().await.map_err(|error| format!("{error:#}"))?;
+        if found > before { Ok(()) } else { Err("none".to_owned()) }
+    });
+    waited.await?;
+    register(&key).await?;
+    deployment.wait_for_results(witness).await?;
+    wait_until_gapless(witness).await?;
+    assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_misconfigured_database_is_said_and_buries_nothing() -> anyhow::Result<()> {
     let deployment = TestDeployment::start().await?;
@@ -137,6 +166,15 @@ async fn a_misconfigured_database_is_said_and_buries_nothing() -> anyhow::Result
     for fault in &FAULTS {
         fault.pass(&deployment, &witness).await.context(fault.breaks)?;
     }
+    deployment.stop().await
+}
+
+#[tokio::test]
+async fn a_key_that_is_damaged_or_late_buries_nothing() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let witness = deployment.witness().await?;
+    deployment.wait_for_results(&witness).await?;
     damage_a_key(&deployment, &witness).await.context("damage a key")?;
+    register_late(&deployment, &witness).await.context("register a key late")?;
     deployment.stop().await
 }

@@ -129,8 +129,8 @@ pub enum Verdict {
     Admitted(Admitted),
     /// Dead-lettered for this tenant, whole.
     Dead(Tenant, Dead),
-    /// Of a poller whose key cannot be read: to be decided about when that is mended. Its results are most likely good,
-    /// and a dead letter is only kept as long as there is room.
+    /// Of a poller whose key cannot be read, or may have been registered a moment ago: to be decided about when it comes
+    /// again. Its results are most likely good, and a dead letter is only kept as long as there is room.
     Undecided,
     /// From an account that is no tenant: perhaps not yet.
     Unclaimed(AccountKey, Dead),
@@ -158,6 +158,12 @@ impl Verdict {
             Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 1,
             Self::Undecided => 0,
         }
+    }
+
+    /// Whether it is refused for a key that was not registered when the keys were read.
+    #[must_use]
+    pub fn is_of_foreign_key(&self) -> bool {
+        self.dead().is_some_and(|dead| dead.reason == DeadReason::ForeignKey)
     }
 
     #[must_use]

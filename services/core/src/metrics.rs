@@ -83,7 +83,7 @@ bulkhead_runtime::metrics! {
         dead_letters: Labelled<DeadReason, Counter>,
         /// Dead letters that were only counted, because the tenant has its fill of them.
         dead_letters_not_kept: Counter,
-        /// Deliveries put back because the database was away or misconfigured, or the account not known yet.
+        /// Deliveries put back because the database was away or misconfigured, or the account or the key not known yet.
         deliveries_retried: Counter,
         /// How often a consumer was made anew because a batch was stranded in its stream.
         stranded_freed: Counter,

@@ -22,7 +22,8 @@ use crate::store::{self, Counts};
 
 /// How long a delivery waits when its account is not known yet.
 const STRANGER_WAIT: Duration = Duration::from_secs(1);
-/// How long a delivery waits when the database is away or refuses what is good.
+/// How long a delivery waits when the database is away or refuses what is good, or its sender's key is not known; longer
+/// than keys are believed.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether what was asked of the database is settled.
