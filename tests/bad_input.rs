@@ -1,6 +1,7 @@
 //! What is wrong is refused with an error that names the value, the rule and the way out, and nothing is lost by it.
 //!
-//! Names, settings, messages, files of a stopped deployment, and servers that are too old.
+//! Names, settings, messages, files of a stopped deployment, servers that are too old, and a database that lacks
+//! something.
 
 #[path = "bad_input/bodies.rs"]
 mod bodies;
@@ -8,6 +9,8 @@ mod bodies;
 mod files;
 #[path = "bad_input/messages.rs"]
 mod messages;
+#[path = "bad_input/misconfigured.rs"]
+mod misconfigured;
 #[path = "bad_input/names.rs"]
 mod names;
 #[path = "bad_input/poison.rs"]

@@ -218,6 +218,25 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// A bundle of a version that core does not understand, around a batch that would be stored if it came alone.
+    async fn send_newer_bundle(&self, door: &Door, boot: u64) -> anyhow::Result<()> {
+        let check = format!("{FORGED}newer-bundle");
+        let body = bodies::honest(&check).body;
+        let signed = self.headers(Sequence { boot, number: 1 }, &body)?;
+        let headers = signed.replacen("\r\n", "\r\nBulkhead-Bundle: 2\r\n", 1);
+        door.store("_INBOX_oslo.p1.newer-bundle", &headers, &body).await?;
+        let settled = eventually("a dead letter of the bundle", LIMIT, || async {
+            let letters = self.letters_with(&body).await.map_err(|error| format!("{error:#}"))?;
+            if letters == ["unknown_version"] { Ok(()) } else { Err(format!("{letters:?}")) }
+        });
+        settled.await?;
+        let sql = "select detail from shared.dead_letter where payload = $1";
+        let detail: String = sqlx::query_scalar(sql).bind(&body).fetch_one(&self.witness).await?;
+        assert_eq!(detail, "the bundle is of version \"2\": version 1 is understood");
+        assert_eq!(self.rows_of(&check).await?, 0, "a bundle of another version is read as a batch");
+        Ok(())
+    }
+
     /// Header blocks that are none: core's own client must survive reading them.
     async fn send_headers(&self, door: &Door, boot: u64) -> anyhow::Result<()> {
         let blocks: [&[u8]; 11] = [
@@ -281,6 +300,7 @@ async fn bad_messages_are_dead_lettered_once_and_no_result_is_lost_by_them() -> 
     site.send_all(&leaf, "hub", 1_000_000).await?;
     site.send_all(&site.edge().await?, "edge", 2_000_000).await?;
     site.send_large("raw-leaf-2", 3_000_000).await?;
+    site.send_newer_bundle(&leaf, 5_000_000).await.context("send a bundle of another version")?;
 
     let witness = site.witness;
     deployment.wait_for_results(&witness).await?;

@@ -11,15 +11,26 @@ pub const VERSION: &str = "1";
 pub const PARTS_MAX: usize = 512;
 const LENGTH_BYTES: usize = 4;
 
+/// What a version that is not understood is shown of, at most.
+const SHOWN_CHARS: usize = 32;
+
 /// Why a message is no bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
+    #[error("the bundle is of version {0:?}: version {VERSION} is understood")]
+    Version(String),
     #[error("the bundle ends in the middle of part {0}")]
     Short(usize),
     #[error("the headers of part {0} of the bundle are not text")]
     Headers(usize),
     #[error("the bundle has no part, or more than {PARTS_MAX}")]
     Count,
+}
+
+/// # Errors
+/// When a bundle whose header has this value is of another version.
+pub fn check_version(value: &str) -> Result<(), BundleError> {
+    if value == VERSION { Ok(()) } else { Err(BundleError::Version(value.chars().take(SHOWN_CHARS).collect())) }
 }
 
 /// One batch: header lines as they are written down, and the body.
@@ -102,6 +113,17 @@ mod tests {
             // Cut between two parts it is a shorter bundle.
             prop_assert!(decode(cut).is_err() || cut.len() == 22);
         }
+    }
+
+    #[test]
+    fn another_version_is_named_and_not_read() {
+        assert_eq!(check_version(VERSION), Ok(()));
+        for value in ["2", "", "1 ", "01"] {
+            assert_eq!(check_version(value), Err(BundleError::Version(value.to_owned())));
+        }
+        let shown = check_version("2").unwrap_err().to_string();
+        assert_eq!(shown, "the bundle is of version \"2\": version 1 is understood");
+        assert!(check_version(&"9".repeat(60_000)).unwrap_err().to_string().len() < 100);
     }
 
     #[test]

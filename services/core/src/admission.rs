@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bulkhead_bus::bundle::BundleError;
 use bulkhead_bus::header::{self, AttestationError, Sequence};
 use bulkhead_bus::payload::{BATCH_VERSION, DETAIL_BYTES_MAX, Measured, RESULTS_PER_BATCH_MAX, ResultBatch};
 use bulkhead_bus::{
@@ -90,8 +91,16 @@ impl Dead {
     }
 }
 
+/// What is registered for a poller to sign with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    Key(BatchKey),
+    /// Its row in the database is damaged, so that nobody can tell a forgery from its results.
+    Unreadable,
+}
+
 /// The active batch keys of one tenant's pollers.
-pub type BatchKeys = HashMap<(SiteName, PollerName), BatchKey>;
+pub type BatchKeys = HashMap<(SiteName, PollerName), Registered>;
 
 /// One row of a batch that is stored without it.
 #[derive(Debug, Clone)]
@@ -120,6 +129,9 @@ pub enum Verdict {
     Admitted(Admitted),
     /// Dead-lettered for this tenant, whole.
     Dead(Tenant, Dead),
+    /// Of a poller whose key cannot be read, or may have been registered a moment ago: to be decided about when it comes
+    /// again. Its results are most likely good, and a dead letter is only kept as long as there is room.
+    Undecided,
     /// From an account that is no tenant: perhaps not yet.
     Unclaimed(AccountKey, Dead),
     /// Not even an account: nothing of ours wrote this subject.
@@ -131,27 +143,39 @@ impl Verdict {
     #[must_use]
     pub fn dead(&self) -> Option<&Dead> {
         match self {
-            Self::Admitted(_) => None,
+            Self::Admitted(_) | Self::Undecided => None,
             Self::Dead(_, dead) | Self::Unclaimed(_, dead) | Self::Foreign(dead) => Some(dead),
         }
     }
 }
 
 impl Verdict {
-    /// Rows that are stored.
+    /// What it adds to a transaction: rows that are stored, and dead letters.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub fn entries(&self) -> usize {
         match self {
-            Self::Admitted(admitted) => admitted.rows.len(),
-            Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 0,
+            Self::Admitted(admitted) => admitted.rows.len() + admitted.dead_rows.len(),
+            Self::Dead(..) | Self::Unclaimed(..) | Self::Foreign(_) => 1,
+            Self::Undecided => 0,
         }
+    }
+
+    /// Whether it is refused for a key that was not registered when the keys were read.
+    #[must_use]
+    pub fn is_of_foreign_key(&self) -> bool {
+        self.dead().is_some_and(|dead| dead.reason == DeadReason::ForeignKey)
+    }
+
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Undecided)
     }
 
     /// Whose it is and why it is nobody's, when it is no tenant's.
     #[must_use]
     pub fn stranger(&self) -> Option<(Option<&AccountKey>, &Dead)> {
         match self {
-            Self::Admitted(_) | Self::Dead(..) => None,
+            Self::Admitted(_) | Self::Dead(..) | Self::Undecided => None,
             Self::Unclaimed(account, dead) => Some((Some(account), dead)),
             Self::Foreign(dead) => Some((None, dead)),
         }
@@ -183,7 +207,9 @@ pub fn admit<'a, 'k>(
         Ok((guarded, attested))
     });
     match decided {
-        Ok((guarded, sequence)) => admitted(&guarded, sequence, now_ms),
+        Ok((guarded, Attested::By(sequence))) => admitted(&guarded, Some(sequence), now_ms),
+        Ok((guarded, Attested::Unsigned)) => admitted(&guarded, None, now_ms),
+        Ok((_, Attested::Unknown)) => Verdict::Undecided,
         Err(dead) => match tenant_of(snapshot, &account) {
             Some(tenant) => Verdict::Dead(tenant, dead),
             None => Verdict::Unclaimed(account, dead),
@@ -193,8 +219,12 @@ pub fn admit<'a, 'k>(
 
 /// Of a message that holds no batches that could be decided about.
 #[must_use]
-pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: impl ToString) -> Verdict {
-    let dead = Dead::new(DeadReason::NotDecodable, why);
+pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: &BundleError) -> Verdict {
+    let reason = match why {
+        BundleError::Version(_) => DeadReason::UnknownVersion,
+        BundleError::Short(_) | BundleError::Headers(_) | BundleError::Count => DeadReason::NotDecodable,
+    };
+    let dead = Dead::new(reason, why);
     match CoreSubject::account_of(subject) {
         Err(error) => Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, error)),
         Ok(account) => match tenant_of(snapshot, &account) {
@@ -229,13 +259,22 @@ fn guard(incoming: Incoming<'_>, snapshot: &TenantSnapshot) -> Result<Guarded<Re
     admitted.map_err(|refusal| Dead::new(DeadReason::of_refusal(&refusal), refusal))
 }
 
-/// The sequence of a signature by the very poller that the batch names, or `None` for an allowed unsigned batch.
+/// What a batch's signature is worth.
+enum Attested {
+    /// It is by the very poller that the batch names.
+    By(Sequence),
+    /// There is none, and the tenant allows that.
+    Unsigned,
+    /// It is good, and whose it is cannot be told now.
+    Unknown,
+}
+
 fn attest<'a, 'k>(
     guarded: &Guarded<ResultBatch>,
     body: &[u8],
     header: impl Fn(&str) -> Option<&'a str>,
     keys_of: impl Fn(&Tenant) -> Option<&'k BatchKeys>,
-) -> Result<Option<Sequence>, Dead> {
+) -> Result<Attested, Dead> {
     let attested =
         header::verify(header, body).map_err(|error: AttestationError| Dead::new(DeadReason::BadSignature, error))?;
     let Some(tenant) = guarded.tenant() else {
@@ -243,15 +282,16 @@ fn attest<'a, 'k>(
     };
     let Some(attested) = attested else {
         if tenant.allows_unsigned {
-            return Ok(None);
+            return Ok(Attested::Unsigned);
         }
         return Err(Dead::new(DeadReason::Unsigned, "the batch carries no signature and the tenant's plan wants one"));
     };
     let batch = guarded.body();
     let sender = (batch.site.clone(), batch.poller.clone());
-    let expected = keys_of(tenant).and_then(|keys| keys.get(&sender));
-    if expected == Some(&attested.key) {
-        return Ok(Some(attested.sequence));
+    match keys_of(tenant).and_then(|keys| keys.get(&sender)) {
+        Some(Registered::Key(key)) if *key == attested.key => return Ok(Attested::By(attested.sequence)),
+        Some(Registered::Unreadable) => return Ok(Attested::Unknown),
+        Some(Registered::Key(_)) | None => {}
     }
     let detail = format!("key {} is not the active key of {}/{}", attested.key, batch.site, batch.poller);
     Err(Dead::new(DeadReason::ForeignKey, detail))

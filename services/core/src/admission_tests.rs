@@ -18,7 +18,7 @@ fn world() -> World {
     let account: AccountKey = KeyPair::new_account().public_key().parse().unwrap();
     let pair = KeyPair::new_user();
     let sender = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-    let keys = BatchKeys::from([(sender, pair.public_key().parse().unwrap())]);
+    let keys = BatchKeys::from([(sender, Registered::Key(pair.public_key().parse().unwrap()))]);
     let tenant = Tenant {
         id: TenantId::new(uuid::Uuid::new_v4()),
         slug: "acme-corp".parse().unwrap(),
@@ -105,6 +105,18 @@ fn only_the_registered_key_of_the_named_poller_attests() {
 }
 
 #[test]
+fn a_poller_whose_key_is_unreadable_waits_and_no_other_does() {
+    let mut world = world();
+    world.keys.insert(("oslo".parse().unwrap(), "p2".parse().unwrap()), Registered::Unreadable);
+    let good = batch(vec![row(NOW)]);
+    check(&world, &good, Some(&world.pair), None);
+    let damaged = ResultBatch { poller: "p2".parse().unwrap(), ..good };
+    let verdict = admit_bytes(&world, &serde_json::to_vec(&damaged).unwrap(), Some(&KeyPair::new_user()));
+    assert!(verdict.is_undecided(), "{verdict:?}");
+    check(&world, &damaged, None, Some(DeadReason::Unsigned));
+}
+
+#[test]
 fn a_body_that_names_somebody_else_is_refused() {
     let world = world();
     let forged = ResultBatch { tenant: Some("xyz-inc".to_owned()), ..batch(vec![row(NOW)]) };
@@ -148,6 +160,24 @@ fn a_bad_row_does_not_take_the_good_ones_with_it() {
     ];
     assert_eq!(dead, expected);
     assert_eq!(admitted.rows.len(), 3);
+    assert_eq!(Verdict::Admitted(admitted).entries(), 8, "letters take their place in a transaction");
+}
+
+#[test]
+fn a_message_that_cannot_be_taken_apart_is_its_senders() {
+    let world = world();
+    let (own, nobody) = (subject_of(&world.account), KeyPair::new_account().public_key().parse().unwrap());
+    for (why, expected) in [
+        (BundleError::Version("2".to_owned()), DeadReason::UnknownVersion),
+        (BundleError::Count, DeadReason::NotDecodable),
+        (BundleError::Short(3), DeadReason::NotDecodable),
+    ] {
+        let verdict = undecodable(&own, &world.snapshot, &why);
+        let Verdict::Dead(tenant, dead) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((tenant, dead), (world.tenant.clone(), Dead::new(expected, &why)));
+        let verdict = undecodable(&subject_of(&nobody), &world.snapshot, &why);
+        assert!(matches!(verdict, Verdict::Unclaimed(..)), "{verdict:?}");
+    }
 }
 
 #[test]

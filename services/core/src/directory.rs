@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bulkhead_bus::{Tenant, TenantId, TenantSnapshot};
 use bulkhead_runtime::{Chain, Heart, Stop};
 use bulkhead_store::{Store, StoreError};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admission::BatchKeys;
 use crate::observe::Answers;
-use crate::store::{READ_LIMIT, read_batch_keys, within};
+use crate::store::{DamagedPoller, READ_LIMIT, read_batch_keys, within};
 
 /// The least time between two looks that messages cause: strangers must not make the database busy.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -83,7 +83,14 @@ impl Directory {
         });
         let read = read.await;
         self.answers.note(&read);
-        let keys = Arc::new(read?);
+        let (keys, damaged) = read?;
+        for DamagedPoller { site, name } in damaged {
+            let who = format!("{}/{site}/{name}", tenant.slug);
+            if self.answers.said.is_news(format!("key of {who}"), Instant::now()) {
+                error!(tenant = %tenant.slug, site, poller = name, "batch key of {who} is not readable: its batches wait");
+            }
+        }
+        let keys = Arc::new(keys);
         let entry = Keys { read: Instant::now(), keys: Arc::clone(&keys) };
         self.keys.write().expect("no holder panics").insert(tenant.id, entry);
         Ok(keys)

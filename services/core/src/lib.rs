@@ -13,6 +13,7 @@ pub mod live_view;
 pub mod metrics;
 pub mod observe;
 pub mod precedence;
+pub mod said;
 mod start;
 pub mod store;
 
@@ -110,6 +111,7 @@ impl Starting<'_> {
         let directory = Directory::load(store.clone(), answers.clone()).await.context("read tenants")?;
         self.health.readiness.mark("database");
         self.health.readiness.require_reached("database", &answers.reached);
+        self.health.readiness.require_reached("database (rights and schema)", &answers.usable);
         let refresh = Duration::from_secs(self.config.tenants.refresh_s);
         let heart = self.health.loops.watch("tenants");
         self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, heart, self.stop.clone()));

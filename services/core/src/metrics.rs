@@ -22,8 +22,10 @@ bulkhead_runtime::label! {
     pub enum Failure("failure") {
         /// Away or too slow: what was asked is asked again.
         Transient = "transient",
-        /// It did not like what was asked.
+        /// It cannot take what it was given, and never will.
         Refused = "refused",
+        /// It refuses what is good: a right, a column or a partition is missing. What was asked is asked again.
+        Misconfigured = "misconfigured",
     }
 }
 
@@ -54,7 +56,13 @@ impl PlanClass {
 impl Failure {
     #[must_use]
     pub fn of(error: &StoreError) -> Self {
-        if error.is_transient() { Self::Transient } else { Self::Refused }
+        if error.is_transient() {
+            Self::Transient
+        } else if error.is_the_datas_fault() {
+            Self::Refused
+        } else {
+            Self::Misconfigured
+        }
     }
 }
 
@@ -75,7 +83,7 @@ bulkhead_runtime::metrics! {
         dead_letters: Labelled<DeadReason, Counter>,
         /// Dead letters that were only counted, because the tenant has its fill of them.
         dead_letters_not_kept: Counter,
-        /// Deliveries put back because the database was away or the account not known yet.
+        /// Deliveries put back because the database was away or misconfigured, or the account or the key not known yet.
         deliveries_retried: Counter,
         /// How often a consumer was made anew because a batch was stranded in its stream.
         stranded_freed: Counter,

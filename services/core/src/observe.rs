@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::backlog::by_class;
 use crate::directory::Directory;
 use crate::metrics::{Connection, Failure, Metrics, PlanClass, PoolState, add, level};
+use crate::said::Said;
 use crate::store::within;
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -25,6 +26,9 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Answers {
     pub reached: Reached,
+    /// Whether it has taken whatever was good lately: its rights and its schemas are what core needs.
+    pub usable: Reached,
+    pub said: Said,
     errors: Labelled<Failure, Counter>,
 }
 
@@ -32,18 +36,28 @@ impl Answers {
     /// Shows it on the page.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        let reached = Reached::default();
+        let (reached, usable) = (Reached::default(), Reached::default());
+        usable.set(true);
         let (shown, gauge) = (reached.clone(), metrics.database_reached.clone());
         metrics.page.before_rendering(move || {
             gauge.set(i64::from(shown.get()));
         });
-        Self { reached, errors: metrics.database_errors.clone() }
+        Self { reached, usable, said: Said::default(), errors: metrics.database_errors.clone() }
     }
 
-    /// A database that refuses something is there.
+    /// How often the database has refused what is good.
+    fn misconfigured(&self) -> u64 {
+        self.errors.of(Failure::Misconfigured).get()
+    }
+
+    /// A database that refuses something is there. One that refuses what is good stays unusable until the observer has
+    /// seen that it does so no more: what it refuses is tried again more often than that.
     pub fn note<T>(&self, answered: &Result<T, StoreError>) {
         let failure = answered.as_ref().err().map(Failure::of);
         self.reached.set(failure != Some(Failure::Transient));
+        if failure == Some(Failure::Misconfigured) {
+            self.usable.set(false);
+        }
         if let Some(failure) = failure {
             add(self.errors.of(failure), 1);
         }
@@ -95,13 +109,15 @@ impl Observer {
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut is_hub_seen, mut measured) = (true, None);
+        let (mut is_hub_seen, mut measured, mut misconfigured) = (true, None, self.answers.misconfigured());
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.heart.beat(),
                 () = stop.cancelled() => return Ok(()),
             }
             self.look_at_database(&mut measured).await;
+            let before = std::mem::replace(&mut misconfigured, self.answers.misconfigured());
+            self.answers.usable.set(before == misconfigured);
             // A client that is not connected would ask all of it at once when it is back.
             if !self.bus.is_connected() {
                 continue;

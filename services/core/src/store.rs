@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::Reason;
-use bulkhead_bus::{BatchKey, PollerName, SiteName, Tenant};
+use bulkhead_bus::{PollerName, SiteName, Tenant};
 use bulkhead_store::{Store, StoreError, TenantTx};
 use serde_json::Value;
 use sqlx::Row;
@@ -13,7 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use time::{Date, OffsetDateTime};
 
-use crate::admission::{BatchKeys, DeadReason};
+use crate::admission::{BatchKeys, DeadReason, Registered};
 use crate::precedence::Candidate;
 
 /// Dead letters of one tenant that are kept; beyond that they are only counted.
@@ -392,15 +392,34 @@ pub(crate) fn parsed<T: std::str::FromStr>(row: &PgRow, column: &'static str) ->
     row.get::<&str, _>(column).parse().map_err(|_| unreadable(column))
 }
 
+/// The row of a poller whose site, name or key is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedPoller {
+    pub site: String,
+    pub name: String,
+}
+
+/// The batch keys of active pollers. A damaged row harms nobody but its own poller.
+///
 /// # Errors
 /// When the database refuses.
-pub async fn read_batch_keys(tx: &mut TenantTx, tenant: &Tenant) -> Result<BatchKeys, StoreError> {
+pub async fn read_batch_keys(
+    tx: &mut TenantTx,
+    tenant: &Tenant,
+) -> Result<(BatchKeys, Vec<DamagedPoller>), StoreError> {
     let sql = "select site, name, batch_key from poller where tenant_id = $1 and state = 'active'";
-    let rows = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_all(tx.connection()).await;
-    let rows = rows.map_err(failed("read batch keys"))?;
-    let key = |row: &PgRow| {
-        let key: BatchKey = parsed(row, "batch_key")?;
-        Ok(((parsed(row, "site")?, parsed(row, "name")?), key))
-    };
-    rows.iter().map(key).collect()
+    let rows = sqlx::query_as(sql).bind(tenant.id.as_uuid()).fetch_all(tx.connection()).await;
+    let rows: Vec<(String, String, Option<String>)> = rows.map_err(failed("read batch keys"))?;
+    let (mut keys, mut damaged) = (BatchKeys::new(), Vec::new());
+    for (site, name, key) in rows {
+        let key = key.and_then(|key| key.parse().ok()).map_or(Registered::Unreadable, Registered::Key);
+        let is_unreadable = key == Registered::Unreadable;
+        // Under a name that is none nobody can send.
+        let sender = site.parse().ok().zip(name.parse().ok());
+        if is_unreadable || sender.is_none() {
+            damaged.push(DamagedPoller { site, name });
+        }
+        keys.extend(sender.map(|sender| (sender, key)));
+    }
+    Ok((keys, damaged))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bulkhead_bus::Tenant;
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::{CheckKind, Measured, Outcome, Query, Reason, ResultRow, StateRow};
-use bulkhead_core::admission::DeadReason;
+use bulkhead_core::admission::{DeadReason, Registered};
 use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::handlers::store::{glance_at, list_pollers, list_results, list_states};
 use bulkhead_core::precedence::Candidate;
@@ -263,6 +263,42 @@ async fn a_database_that_is_gone_is_worth_another_try() {
 }
 
 #[tokio::test]
+async fn only_what_can_never_be_stored_is_the_datas_fault() {
+    let mut world = world().await;
+    let mut superuser = world.database.superuser().await.unwrap();
+    world.commit(vec![world.at(0, Outcome::Ok)]).await;
+    let mut nul = world.at(1, Outcome::Ok);
+    nul.detail.insert("text".to_owned(), "a\0b".into());
+    let far = Measured { slot_ms: now_ms() + 11 * 86_400_000, ..world.at(1, Outcome::Ok) };
+    let detached = "do $$ declare p text; begin
+        for p in select inhrelid::regclass from pg_inherits where inhparent = 'shared.result'::regclass
+        loop execute format('alter table shared.result detach partition %s', p); end loop; end $$";
+    for (what, sql, row, expected) in [
+        ("a NUL", "select", nul, true),
+        (
+            "a check that has a name",
+            "alter table shared.check_state add constraint no_fail check (outcome <> 'fail')",
+            world.at(1, Outcome::Fail),
+            true,
+        ),
+        // Admission has let it pass, so the clocks of core and the database differ by days.
+        ("a day outside what may be kept", "select", far, false),
+        ("a right", "revoke insert on shared.check_state from bulkhead_core", world.at(1, Outcome::Ok), false),
+        ("a column", "alter table shared.check_state rename since to begun", world.at(1, Outcome::Ok), false),
+        ("a table", "drop table shared.check_state", world.at(1, Outcome::Ok), false),
+        // Its name is taken, so that it is not made anew.
+        ("a partition", detached, world.at(1, Outcome::Ok), false),
+    ] {
+        sqlx::raw_sql(sql).execute(&mut superuser).await.unwrap();
+        let mut shares = Shares::default();
+        shares.of(&world.acme).rows.push(from_oslo(row));
+        world.writer.forget_days();
+        let refused = world.writer.write(&shares).await.unwrap_err();
+        assert_eq!((refused.is_the_datas_fault(), refused.is_transient()), (expected, false), "{what}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_are_kept_once_and_up_to_a_limit() {
     let mut world = world().await;
     let acme = world.acme.clone();
@@ -342,6 +378,28 @@ async fn a_poller_is_seen_with_its_furthest_sequence() {
     assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (7, 4));
     let pollers = list_pollers(&mut tx, &acme).await.unwrap();
     assert!(pollers.len() == 1 && pollers[0].last_batch_ms.is_some(), "{pollers:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_a_poller_is_named_and_leaves_the_others_their_keys() {
+    let world = world().await;
+    let acme = world.acme.id.as_uuid();
+    let damage = format!(
+        "alter table shared.poller alter batch_key drop not null;
+         insert into shared.poller (tenant_id, site, name, batch_key) values
+           ('{acme}', 'oslo', 'p2', 'no key'), ('{acme}', 'oslo', 'p3', null), ('{acme}', 'No Site', 'p4', '{}')",
+        batch_key()
+    );
+    sqlx::raw_sql(AssertSqlSafe(damage)).execute(&mut world.database.superuser().await.unwrap()).await.unwrap();
+    let mut tx = world.store.begin(&world.acme).await.unwrap();
+    let (keys, mut damaged) = store::read_batch_keys(&mut tx, &world.acme).await.unwrap();
+    let of = |name: &str| keys.get(&("oslo".parse().unwrap(), name.parse().unwrap()));
+    assert!(matches!(of("p1"), Some(Registered::Key(_))), "{keys:?}");
+    assert_eq!((of("p2"), of("p3")), (Some(&Registered::Unreadable), Some(&Registered::Unreadable)));
+    assert_eq!(keys.len(), 3, "a name that is none is nobody's");
+    damaged.sort_by(|one, other| one.name.cmp(&other.name));
+    let names: Vec<_> = damaged.iter().map(|row| (row.site.as_str(), row.name.as_str())).collect();
+    assert_eq!(names, [("oslo", "p2"), ("oslo", "p3"), ("No Site", "p4")]);
 }
 
 #[tokio::test]

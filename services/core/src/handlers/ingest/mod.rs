@@ -76,7 +76,8 @@ impl Hearts {
 #[derive(Default)]
 struct Work {
     shares: Shares,
-    rows: usize,
+    /// Rows and dead letters.
+    entries: usize,
     done: Vec<Delivery>,
 }
 
@@ -93,14 +94,17 @@ struct Stranger {
 struct Prepared {
     works: Vec<Work>,
     strangers: Vec<Stranger>,
+    /// Deliveries with a batch that cannot be decided about now.
+    undecided: Vec<Delivery>,
 }
 
 impl Prepared {
     /// A transaction at a time, so that no writer has more to do than another.
     fn one_by_one(self) -> impl Iterator<Item = Self> {
-        let strangers = Self { works: vec![], strangers: self.strangers };
-        let works = self.works.into_iter().map(|work| Self { works: vec![work], strangers: vec![] });
-        works.chain(std::iter::once(strangers)).filter(|one| !(one.works.is_empty() && one.strangers.is_empty()))
+        let others = Self { works: vec![], ..self };
+        let works = self.works.into_iter().map(|work| Self { works: vec![work], ..Self::default() });
+        let is_any = |one: &Self| !(one.works.is_empty() && one.strangers.is_empty() && one.undecided.is_empty());
+        works.chain(std::iter::once(others)).filter(is_any)
     }
 }
 
@@ -207,14 +211,14 @@ impl Ingesting {
                 continue;
             };
             pace.reset();
-            let rows = decided.works.iter().map(|work| work.rows).sum();
+            let entries = decided.works.iter().map(|work| work.entries).sum();
             for one in decided.one_by_one() {
                 // The other end waits for this one to be dropped.
                 if heart.while_waiting(prepared.send(one)).await.is_err() {
                     return;
                 }
             }
-            heart.while_waiting(self.hold_rate(rows, stop)).await;
+            heart.while_waiting(self.hold_rate(entries, stop)).await;
         }
     }
 
@@ -228,10 +232,10 @@ impl Ingesting {
         self.config.messages_most.min(self.ahead())
     }
 
-    async fn hold_rate(&self, rows: usize, stop: &Stop) {
+    async fn hold_rate(&self, entries: usize, stop: &Stop) {
         let Some(rate) = self.rows_per_second else { return };
-        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        let pause = Duration::from_millis(rows.saturating_mul(1_000) / u64::from(rate));
+        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(entries.saturating_mul(1_000) / u64::from(rate));
         // Running into the limit is the pause.
         let _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
@@ -273,26 +277,32 @@ impl Ingesting {
         let decided = deliveries.iter().map(|delivery| {
             let parts = match parts_of(delivery) {
                 Ok(parts) => parts,
-                Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, error))],
+                Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, &error))],
             };
             let verdict = |part: Part| {
                 let incoming = Incoming { subject: &delivery.subject, body: &part.body };
                 let verdict = admit(incoming, |name| part.headers.get(name), &snapshot, keys_of, now);
-                (part, verdict)
+                // The keys may be older than the batch; when it comes again they are not.
+                let is_early = verdict.is_of_foreign_key() && delivery.delivered == 1;
+                (part, if is_early { Verdict::Undecided } else { verdict })
             };
             parts.into_iter().map(verdict).collect()
         });
         Ok(decided.collect())
     }
 
-    /// Puts what is decided into transactions of about `rows_most` rows; a delivery is never in two of them.
+    /// Puts what is decided into transactions of about `rows_most` rows and letters; a delivery is never in two of them.
     fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
         let mut prepared = Prepared::default();
         for (delivery, parts) in decided {
-            parts
-                .iter()
-                .filter_map(|(_, verdict)| verdict.dead())
-                .for_each(|dead| self.report(&delivery.subject, dead));
+            // A bundle waits as a whole, and the other batches of it are stored when it comes for the first time.
+            let is_undecided = parts.iter().any(|(_, verdict)| verdict.is_undecided());
+            let entries: usize = parts.iter().map(|(_, verdict)| verdict.entries()).sum();
+            if is_undecided && (delivery.delivered > 1 || entries == 0) {
+                prepared.undecided.push(delivery);
+                continue;
+            }
+            self.report(&delivery.subject, parts.iter().filter_map(|(_, verdict)| verdict.dead()));
             // One delivery is one account's, so its parts are all a tenant's or none is.
             let stranger = parts.iter().find_map(|(_, verdict)| verdict.stranger());
             if let Some((account, dead)) = stranger {
@@ -300,8 +310,7 @@ impl Ingesting {
                 prepared.strangers.push(Stranger { delivery, account, dead });
                 continue;
             }
-            let rows: usize = parts.iter().map(|(_, verdict)| verdict.rows()).sum();
-            let is_full = |work: &Work| work.rows > 0 && work.rows + rows > self.config.rows_most;
+            let is_full = |work: &Work| work.entries > 0 && work.entries + entries > self.config.rows_most;
             if prepared.works.last().is_none_or(is_full) {
                 prepared.works.push(Work::default());
             }
@@ -309,8 +318,8 @@ impl Ingesting {
             for (part, verdict) in parts {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }
-            work.rows += rows;
-            work.done.push(delivery);
+            work.entries += entries;
+            if is_undecided { &mut prepared.undecided } else { &mut work.done }.push(delivery);
         }
         prepared
     }
@@ -326,12 +335,20 @@ impl Ingesting {
                 share.rows.extend(candidates(admitted));
             }
             Verdict::Dead(tenant, dead) => shares.of(&tenant).dead.push(letter(self.stream, from, &dead)),
-            Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
+            Verdict::Undecided | Verdict::Unclaimed(..) | Verdict::Foreign(_) => {}
         }
     }
 
-    fn report(&self, subject: &str, dead: &Dead) {
-        add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
-        warn!(reason = dead.reason.as_str(), subject, "batch refused: {}", dead.detail);
+    /// One line a delivery, which names the first: a bundle has hundreds of batches.
+    fn report<'a>(&self, subject: &str, dead: impl Iterator<Item = &'a Dead>) {
+        let (mut first, mut count) = (None, 0_usize);
+        for dead in dead {
+            add(&self.metrics.guard_refusals, u64::from(dead.reason.is_guards()));
+            first = first.or(Some(dead));
+            count += 1;
+        }
+        if let Some(first) = first {
+            warn!(reason = first.reason.as_str(), subject, count, "batch refused: {}", first.detail);
+        }
     }
 }

@@ -18,11 +18,12 @@ impl Part {
 }
 
 /// # Errors
-/// When the message says that it is a bundle and is none.
+/// When the message says that it is a bundle, and is none or one of another version.
 pub(super) fn parts_of(delivery: &Delivery) -> Result<Vec<Part>, BundleError> {
-    if delivery.headers.get(bundle::HEADER) != Some(bundle::VERSION) {
+    let Some(version) = delivery.headers.get(bundle::HEADER) else {
         return Ok(vec![Part::whole(delivery)]);
-    }
+    };
+    bundle::check_version(version)?;
     let parts = bundle::decode(&delivery.body)?.into_iter();
     let part = |part: bundle::Part<'_>| Part {
         headers: Headers::from_text(part.headers),

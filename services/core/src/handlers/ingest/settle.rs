@@ -1,6 +1,7 @@
 //! Stores what was decided and settles every delivery, one transaction after the other.
 //!
-//! What the database refuses is found and dead-lettered, and the rest stored; a database that is away loses nothing.
+//! What the database can never take is found and dead-lettered, and the rest stored. A database that is away, or that
+//! refuses what is good because it is not as it should be, loses nothing: that is put back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use bulkhead_bus::{AccountKey, CoreSubject};
 use bulkhead_runtime::{Bus, Chain, Delivery, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::letters::{letter, unreadable_letter};
 use super::part::Part;
@@ -21,13 +22,16 @@ use crate::store::{self, Counts};
 
 /// How long a delivery waits when its account is not known yet.
 const STRANGER_WAIT: Duration = Duration::from_secs(1);
-/// How long a delivery waits when the database is away.
+/// How long a delivery waits when the database is away or refuses what is good, or its sender's key is not known; longer
+/// than keys are believed.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether what was asked of the database is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
     Yes,
+    /// The database refuses what is good: nothing was stored, and it is back in the queue. Others may be stored.
+    Refused,
     /// The database is away: what was not stored is back in the queue.
     Away,
 }
@@ -51,7 +55,7 @@ impl Settler {
         while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
-                Settled::Away => pause(&mut pace, stop).await,
+                Settled::Refused | Settled::Away => pause(&mut pace, stop).await,
             }
         }
     }
@@ -60,10 +64,13 @@ impl Settler {
         for stranger in &prepared.strangers {
             self.settle_stranger(stranger).await;
         }
+        for delivery in &prepared.undecided {
+            retry(&self.ingesting, delivery, AWAY_WAIT).await;
+        }
         let mut settled = Settled::Yes;
-        for work in prepared.works.iter().filter(|work| !work.done.is_empty()) {
+        for work in &prepared.works {
             settled = match settled {
-                Settled::Yes => self.settle(work).await,
+                Settled::Yes | Settled::Refused => self.settle(work).await,
                 Settled::Away => {
                     // The first work said why.
                     retry_all(&self.ingesting, &work.done).await;
@@ -74,7 +81,7 @@ impl Settler {
         settled
     }
 
-    /// Stores and acknowledges; what the database refuses is found and dead-lettered, the rest stored.
+    /// Stores and acknowledges; what the database refuses is found, and dead-lettered or put back, and the rest stored.
     async fn settle(&mut self, work: &Work) -> Settled {
         match self.write(&work.shares).await {
             Ok(counts) => {
@@ -86,24 +93,34 @@ impl Settler {
                 put_back(&self.ingesting, &work.done, &error).await;
                 return Settled::Away;
             }
-            Err(error) => warn!(
-                error = %Chain(&error), count = work.done.len(),
-                "batches refused by the database: storing them one by one"
-            ),
+            Err(error) => {
+                let cause = format!("one by one: {}", Chain(&error));
+                if self.ingesting.answers.said.is_news(cause, Instant::now()) {
+                    let count = work.done.len();
+                    warn!(error = %Chain(&error), count, "batches refused by the database: storing them one by one");
+                }
+            }
         }
         // A partition that was taken away is made again; then the refusal was not the messages' fault.
         self.writer.forget_days();
-        let mut settled = Settled::Yes;
+        let (mut is_away, mut is_any_stored) = (false, false);
         for delivery in &work.done {
-            settled = match settled {
-                Settled::Yes => self.settle_alone(delivery).await,
-                Settled::Away => {
-                    retry(&self.ingesting, delivery, AWAY_WAIT).await;
-                    Settled::Away
-                }
-            };
+            if is_away {
+                retry(&self.ingesting, delivery, AWAY_WAIT).await;
+                continue;
+            }
+            match self.settle_alone(delivery).await {
+                Settled::Yes => is_any_stored = true,
+                // One tenant's trouble is not the next one's.
+                Settled::Refused => {}
+                Settled::Away => is_away = true,
+            }
         }
-        settled
+        match (is_away, is_any_stored) {
+            (true, _) => Settled::Away,
+            (false, true) => Settled::Yes,
+            (false, false) => Settled::Refused,
+        }
     }
 
     /// The one message that the database refuses must not stop the others.
@@ -116,39 +133,52 @@ impl Settler {
             }
             Err(error) => {
                 put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await;
-                Settled::Away
+                if error.is_transient() { Settled::Away } else { Settled::Refused }
             }
         }
     }
 
-    /// Each batch in a transaction of its own.
     async fn store_alone(&mut self, delivery: &Delivery) -> Result<Counts, StoreError> {
+        let mut buried = Vec::new();
+        let stored = self.store_parts(delivery, &mut buried).await;
+        self.ingesting.report(&delivery.subject, buried.iter());
+        stored
+    }
+
+    /// Each batch in a transaction of its own.
+    async fn store_parts(&mut self, delivery: &Delivery, buried: &mut Vec<Dead>) -> Result<Counts, StoreError> {
         let decided = self.ingesting.decide(std::slice::from_ref(delivery)).await?;
         let mut total = Counts::default();
         for (part, verdict) in decided.into_iter().flatten() {
-            // Its tenant went away meanwhile: it comes again, and is a stranger's then.
-            if verdict.stranger().is_some() {
-                return Err(StoreError::TimedOut { action: "find a batch's tenant again", limit: STRANGER_WAIT });
+            // Its tenant or its key went away meanwhile: it comes again, and is decided about then.
+            if verdict.stranger().is_some() || verdict.is_undecided() {
+                return Err(StoreError::TimedOut { action: "find a batch's sender again", limit: STRANGER_WAIT });
             }
             let mut shares = Shares::default();
             self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
-            total.add(self.write_or_bury((delivery, &part), &shares).await?);
+            total.add(self.write_or_bury((delivery, &part), &shares, buried).await?);
         }
         Ok(total)
     }
 
-    async fn write_or_bury(&mut self, from: (&Delivery, &Part), shares: &Shares) -> Result<Counts, StoreError> {
+    /// What is buried is acknowledged: only what can never be stored is.
+    async fn write_or_bury(
+        &mut self,
+        from: (&Delivery, &Part),
+        shares: &Shares,
+        buried: &mut Vec<Dead>,
+    ) -> Result<Counts, StoreError> {
         let error = match self.write(shares).await {
             Ok(counts) => return Ok(counts),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => error,
+            Err(error) if error.is_the_datas_fault() => error,
+            Err(error) => return Err(error),
         };
         let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
-        self.ingesting.report(&from.0.subject, &dead);
         let mut poison = Shares::default();
         for tenant in shares.tenants() {
             poison.of(tenant).dead.push(letter(self.ingesting.stream, from, &dead));
         }
+        buried.push(dead);
         self.write(&poison).await
     }
 
@@ -202,7 +232,7 @@ impl Settler {
         };
         for message in found {
             let dead = Dead { reason: DeadReason::BadHeaders, detail: "the headers are not text".to_owned() };
-            self.ingesting.report(&message.subject, &dead);
+            self.ingesting.report(&message.subject, std::iter::once(&dead));
             let letter = unreadable_letter(self.ingesting.stream, &message, &dead);
             let account = CoreSubject::account_of(&message.subject).ok();
             let snapshot = self.ingesting.directory.snapshot();
@@ -215,7 +245,9 @@ impl Settler {
                 }
                 None => {
                     let account = account.as_ref().map_or("", AccountKey::as_str);
-                    store::put_unclaimed(&self.ingesting.store, account, &letter).await.map(|_| ())
+                    let put = store::put_unclaimed(&self.ingesting.store, account, &letter).await;
+                    self.ingesting.answers.note(&put);
+                    put.map(|_| ())
                 }
             };
             match kept {
@@ -258,9 +290,14 @@ async fn acknowledge(ingesting: &Ingesting, deliveries: &[Delivery]) {
     ingesting.hearts.writing.while_waiting(acknowledging).await;
 }
 
-/// Back into the queue, because the database is away.
+/// Back into the queue, because the database is away or refuses what is good.
 pub(super) async fn put_back(ingesting: &Ingesting, deliveries: &[Delivery], error: &StoreError) {
-    warn!(error = %Chain(error), count = deliveries.len(), "batches not stored, trying again");
+    let count = deliveries.len();
+    if error.is_transient() {
+        warn!(error = %Chain(error), count, "batches not stored, trying again");
+    } else if ingesting.answers.said.is_news(Chain(error).to_string(), Instant::now()) {
+        error!(error = %Chain(error), count, "batches not stored: the database refuses what is good, they wait for its repair");
+    }
     retry_all(ingesting, deliveries).await;
 }
 
