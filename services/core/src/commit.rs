@@ -10,7 +10,7 @@ use bulkhead_store::{Store, StoreError, TenantTx, isolation_of};
 use time::Date;
 
 use crate::precedence::{Candidate, merged};
-use crate::store::{self, Counts, DeadLetter};
+use crate::store::{self, Columns, Counts, DeadLetter};
 
 /// How long one transaction may take: beyond what the database allows a statement, so that it speaks first if it can.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub struct Seen {
     pub sequence: Option<Sequence>,
 }
 
-/// One tenant's part of a transaction.
+/// One tenant's part of a transaction, as it is gathered.
 #[derive(Debug, Clone)]
 pub struct Share {
     pub tenant: Tenant,
@@ -32,9 +32,27 @@ pub struct Share {
     pub dead: Vec<DeadLetter>,
 }
 
-/// Ordered, so that two writers take tenants in one order and cannot wait for each other.
+/// What a transaction is made of. Ordered, so that two writers take tenants in one order and cannot wait for each other.
 #[derive(Debug, Clone, Default)]
 pub struct Shares(BTreeMap<TenantId, Share>);
+
+/// One tenant's part of a transaction as it is sent.
+#[derive(Debug, Clone)]
+struct ReadyShare {
+    tenant: Tenant,
+    came: usize,
+    oldest_slot_ms: Option<i64>,
+    days: BTreeSet<Date>,
+    rows: Columns,
+    batches: u64,
+    /// One row a poller, in one order, whatever order the batches came in.
+    seen: BTreeMap<(SiteName, PollerName), Option<Sequence>>,
+    dead: Vec<DeadLetter>,
+}
+
+/// A transaction that only waits to be sent: whoever writes it has nothing to work out, and the database waits for nobody.
+#[derive(Debug, Clone, Default)]
+pub struct Ready(Vec<ReadyShare>);
 
 impl Shares {
     /// The share of a tenant, empty at first.
@@ -48,14 +66,51 @@ impl Shares {
         self.0.values().map(|share| &share.tenant)
     }
 
+    /// Works out what is sent.
+    #[must_use]
+    pub fn ready(self) -> Ready {
+        Ready(self.0.into_values().map(Share::ready).collect())
+    }
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+impl Share {
+    fn ready(self) -> ReadyShare {
+        let Self { tenant, rows, seen, dead } = self;
+        let (came, batches) = (rows.len(), number(seen.len()));
+        let mut furthest: BTreeMap<(SiteName, PollerName), Option<Sequence>> = BTreeMap::new();
+        for batch in seen {
+            let sequence = furthest.entry((batch.site, batch.poller)).or_default();
+            *sequence = (*sequence).max(batch.sequence);
+        }
+        let oldest_slot_ms = rows.iter().map(|row| row.measured.slot_ms).min();
+        let days = store::days_of(&rows);
+        ReadyShare {
+            tenant,
+            came,
+            oldest_slot_ms,
+            days,
+            rows: Columns::of(merged(rows)),
+            batches,
+            seen: furthest,
+            dead,
+        }
+    }
+}
+
+impl Ready {
+    /// How many rows came, those of one slot included.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.0.values().map(|share| share.rows.len()).sum()
+        self.0.iter().map(|share| share.came).sum()
     }
 
     /// The oldest slot of each share that has rows.
     pub fn oldest_slots_ms(&self) -> impl Iterator<Item = i64> {
-        self.0.values().filter_map(|share| share.rows.iter().map(|row| row.measured.slot_ms).min())
+        self.0.iter().filter_map(|share| share.oldest_slot_ms)
     }
 }
 
@@ -82,15 +137,15 @@ impl Writer {
     /// # Errors
     /// When the database is away or refuses something; then nothing is stored, unless the commit itself failed. A
     /// database that says nothing at all is away after `WRITE_LIMIT`.
-    pub async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
+    pub async fn write(&mut self, shares: &Ready) -> Result<Counts, StoreError> {
         store::within("write results", WRITE_LIMIT, self.write_all(shares)).await
     }
 
-    async fn write_all(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
-        for share in shares.0.values() {
+    async fn write_all(&mut self, shares: &Ready) -> Result<Counts, StoreError> {
+        for share in &shares.0 {
             self.ensure_days(share).await?;
         }
-        let mut shares = shares.0.values();
+        let mut shares = shares.0.iter();
         let Some(first) = shares.next() else { return Ok(Counts::default()) };
         let mut tx = self.store.begin(&first.tenant).await?;
         let mut total = write_share(&mut tx, first).await?;
@@ -102,9 +157,9 @@ impl Writer {
         Ok(total)
     }
 
-    async fn ensure_days(&mut self, share: &Share) -> Result<(), StoreError> {
+    async fn ensure_days(&mut self, share: &ReadyShare) -> Result<(), StoreError> {
         let schema = isolation_of(&share.tenant.plan).schema();
-        for day in store::days_of(&share.rows) {
+        for &day in &share.days {
             if self.days.contains(&(schema, day)) {
                 continue;
             }
@@ -117,25 +172,18 @@ impl Writer {
     }
 }
 
-async fn write_share(tx: &mut TenantTx, share: &Share) -> Result<Counts, StoreError> {
+async fn write_share(tx: &mut TenantTx, share: &ReadyShare) -> Result<Counts, StoreError> {
     let tenant = &share.tenant;
-    let written = store::write_results(tx, tenant, &merged(share.rows.clone())).await?;
+    let written = store::write_results(tx, tenant, &share.rows).await?;
     let buried = store::put_dead_letters(tx, tenant, &share.dead).await?;
-    // One row a poller, in one order, whatever order the batches came in.
-    let mut seen: BTreeMap<(&SiteName, &PollerName), Option<Sequence>> = BTreeMap::new();
-    for batch in &share.seen {
-        let furthest = seen.entry((&batch.site, &batch.poller)).or_default();
-        *furthest = (*furthest).max(batch.sequence);
+    for ((site, poller), sequence) in &share.seen {
+        store::mark_seen(tx, tenant, (site, poller), *sequence).await?;
     }
-    for (sender, sequence) in seen {
-        store::mark_seen(tx, tenant, sender, sequence).await?;
-    }
-    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let counts = Counts {
-        batches: number(share.seen.len()),
+        batches: share.batches,
         inserted: written.inserted,
         replaced: written.replaced,
-        duplicates: number(share.rows.len()) - written.inserted - written.replaced + buried.known,
+        duplicates: number(share.came) - written.inserted - written.replaced + buried.known,
         dead_letters: buried.new,
         not_kept: buried.counted,
     };

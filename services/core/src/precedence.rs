@@ -1,9 +1,6 @@
 //! Which of two rows for the same slot is kept (design section 5): a real result beats `missed`, a higher generation
 //! beats a lower, an island result only fills an empty slot. The database applies the same rule to what it has.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
 use bulkhead_bus::payload::{Measured, Outcome};
 
 /// One row for the database: what was measured, by whom, and whether that is proved.
@@ -13,6 +10,12 @@ pub struct Candidate {
     pub vantage: String,
     pub poller: String,
     pub attested: bool,
+}
+
+impl Candidate {
+    fn key(&self) -> (&str, i64, &str) {
+        (self.measured.check.as_str(), self.measured.slot_ms, &self.vantage)
+    }
 }
 
 fn is_missed(row: &Measured) -> bool {
@@ -33,23 +36,19 @@ pub fn beats(new: &Measured, old: &Measured) -> bool {
 }
 
 /// One row for each slot of a check at a vantage: one statement cannot touch a row twice. In the order of the key, so
-/// that two writers lock rows in one order.
+/// that two writers lock rows in one order. Of two that do not beat each other the first is kept.
 #[must_use]
-pub fn merged(rows: Vec<Candidate>) -> Vec<Candidate> {
-    let mut kept: BTreeMap<(String, i64, String), Candidate> = BTreeMap::new();
-    for row in rows {
-        let key = (row.measured.check.to_string(), row.measured.slot_ms, row.vantage.clone());
-        match kept.entry(key) {
-            Entry::Vacant(place) => {
-                place.insert(row);
-            }
-            Entry::Occupied(mut place) if beats(&row.measured, &place.get().measured) => {
-                place.insert(row);
-            }
-            Entry::Occupied(_) => {}
+pub fn merged(mut rows: Vec<Candidate>) -> Vec<Candidate> {
+    // Stable: of one slot's rows the first stays first.
+    rows.sort_by(|one, other| one.key().cmp(&other.key()));
+    rows.dedup_by(|later, kept| {
+        let is_same = later.key() == kept.key();
+        if is_same && beats(&later.measured, &kept.measured) {
+            std::mem::swap(later, kept);
         }
-    }
-    kept.into_values().collect()
+        is_same
+    });
+    rows
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The SQL of storing. Every function takes a transaction that has named its tenant.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
@@ -121,34 +121,76 @@ with incoming as (
 )
 select count(*) filter (where revision = 0), count(*) filter (where revision > 0) from stored";
 
+/// Rows as [`write_results`] sends them, a column after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    checks: Vec<String>,
+    slots: Vec<OffsetDateTime>,
+    vantages: Vec<String>,
+    pollers: Vec<String>,
+    kinds: Vec<&'static str>,
+    outcomes: Vec<&'static str>,
+    reasons: Vec<Option<&'static str>>,
+    latencies_us: Vec<Option<i64>>,
+    starts: Vec<OffsetDateTime>,
+    generations: Vec<i64>,
+    islands: Vec<bool>,
+    attested: Vec<bool>,
+    details: Vec<Option<Json<BTreeMap<String, Value>>>>,
+}
+
+impl Columns {
+    /// Of rows that were merged before.
+    #[must_use]
+    pub fn of(rows: Vec<Candidate>) -> Self {
+        let mut columns = Self::default();
+        for Candidate { measured, vantage, poller, attested } in rows {
+            columns.slots.push(utc(measured.slot_ms));
+            columns.starts.push(utc(measured.started_ms));
+            columns.checks.push(measured.check.into());
+            columns.vantages.push(vantage);
+            columns.pollers.push(poller);
+            columns.kinds.push(measured.kind.as_str());
+            columns.outcomes.push(measured.outcome.as_str());
+            columns.reasons.push(measured.reason.map(Reason::as_str));
+            columns.latencies_us.push(measured.latency_us.map(i64::from));
+            columns.generations.push(measured.generation);
+            columns.islands.push(measured.island);
+            columns.attested.push(attested);
+            columns.details.push((!measured.detail.is_empty()).then_some(Json(measured.detail)));
+        }
+        columns
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
 /// Stores rows that were merged before.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn write_results(tx: &mut TenantTx, tenant: &Tenant, rows: &[Candidate]) -> Result<Written, StoreError> {
+pub async fn write_results(tx: &mut TenantTx, tenant: &Tenant, rows: &Columns) -> Result<Written, StoreError> {
     if rows.is_empty() {
         return Ok(Written::default());
     }
-    let text = |of: fn(&Candidate) -> &str| rows.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
-    let reasons: Vec<Option<&str>> = rows.iter().map(|row| row.measured.reason.map(Reason::as_str)).collect();
-    let latencies: Vec<Option<i64>> = rows.iter().map(|row| row.measured.latency_us.map(i64::from)).collect();
-    let details: Vec<Option<Json<&std::collections::BTreeMap<String, Value>>>> =
-        rows.iter().map(|row| (!row.measured.detail.is_empty()).then_some(Json(&row.measured.detail))).collect();
     let row = sqlx::query(WRITE_RESULTS)
         .bind(tenant.id.as_uuid())
-        .bind(text(|row| row.measured.check.as_str()))
-        .bind(rows.iter().map(|row| utc(row.measured.slot_ms)).collect::<Vec<_>>())
-        .bind(text(|row| &row.vantage))
-        .bind(text(|row| &row.poller))
-        .bind(text(|row| row.measured.kind.as_str()))
-        .bind(text(|row| row.measured.outcome.as_str()))
-        .bind(reasons)
-        .bind(latencies)
-        .bind(rows.iter().map(|row| utc(row.measured.started_ms)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.measured.generation).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.measured.island).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.attested).collect::<Vec<_>>())
-        .bind(details)
+        .bind(&rows.checks)
+        .bind(&rows.slots)
+        .bind(&rows.vantages)
+        .bind(&rows.pollers)
+        .bind(&rows.kinds)
+        .bind(&rows.outcomes)
+        .bind(&rows.reasons)
+        .bind(&rows.latencies_us)
+        .bind(&rows.starts)
+        .bind(&rows.generations)
+        .bind(&rows.islands)
+        .bind(&rows.attested)
+        .bind(&rows.details)
         .fetch_one(tx.connection())
         .await
         .map_err(failed("write results"))?;

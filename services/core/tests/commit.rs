@@ -84,7 +84,7 @@ impl World {
         share.dead = dead;
         let sequence = Some(Sequence { boot: 1, number: 1 });
         share.seen.push(Seen { site: "oslo".parse().unwrap(), poller: "p1".parse().unwrap(), sequence });
-        self.writer.write(&shares).await.unwrap()
+        self.writer.write(&shares.clone().ready()).await.unwrap()
     }
 
     async fn commit(&mut self, rows: Vec<Measured>) -> Counts {
@@ -214,13 +214,13 @@ async fn the_shares_of_one_transaction_stand_or_fall_together() {
     let mut poison = measured(slot + 10_000, Outcome::Ok);
     poison.detail.insert("text".to_owned(), "a\0b".into());
     shares.of(&xyz).rows.push(from_oslo(poison));
-    let refused = world.writer.write(&shares).await.unwrap_err();
+    let refused = world.writer.write(&shares.clone().ready()).await.unwrap_err();
     assert!(!refused.is_transient(), "{refused:?}");
     for tenant in [&acme, &xyz] {
         assert!(world.results(tenant, &Query::default()).await.is_empty(), "{}", tenant.slug);
     }
     shares.of(&xyz).rows.pop();
-    let counts = world.writer.write(&shares).await.unwrap();
+    let counts = world.writer.write(&shares.clone().ready()).await.unwrap();
     assert_eq!(counts.inserted, 2);
     for tenant in [&acme, &xyz] {
         let rows = world.results(tenant, &Query::default()).await;
@@ -246,19 +246,25 @@ async fn a_database_that_is_gone_is_worth_another_try() {
     }
     let mut shares = Shares::default();
     shares.of(&world.acme).rows.push(from_oslo(world.at(0, Outcome::Ok)));
-    let refused = world.writer.write(&shares).await.unwrap_err();
+    let refused = world.writer.write(&shares.clone().ready()).await.unwrap_err();
     assert!(!refused.is_transient(), "{refused:?}");
     world.writer.forget_days();
-    assert_eq!(world.writer.write(&shares).await.unwrap().inserted, 1);
+    assert_eq!(world.writer.write(&shares.clone().ready()).await.unwrap().inserted, 1);
     let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'bulkhead_core'";
     let mut outcomes = Vec::new();
     for _ in 0..8 {
         sqlx::raw_sql(end).execute(&mut superuser).await.unwrap();
-        outcomes.push(world.writer.write(&shares).await.map_err(|error| assert!(error.is_transient(), "{error:?}")));
+        outcomes.push(
+            world
+                .writer
+                .write(&shares.clone().ready())
+                .await
+                .map_err(|error| assert!(error.is_transient(), "{error:?}")),
+        );
     }
     sqlx::raw_sql("alter role bulkhead_core connection limit 0").execute(&mut superuser).await.unwrap();
     sqlx::raw_sql(end).execute(&mut superuser).await.unwrap();
-    let refused = world.writer.write(&shares).await.unwrap_err();
+    let refused = world.writer.write(&shares.clone().ready()).await.unwrap_err();
     assert!(refused.is_transient(), "{refused:?}");
 }
 
@@ -293,7 +299,7 @@ async fn only_what_can_never_be_stored_is_the_datas_fault() {
         let mut shares = Shares::default();
         shares.of(&world.acme).rows.push(from_oslo(row));
         world.writer.forget_days();
-        let refused = world.writer.write(&shares).await.unwrap_err();
+        let refused = world.writer.write(&shares.clone().ready()).await.unwrap_err();
         assert_eq!((refused.is_the_datas_fault(), refused.is_transient()), (expected, false), "{what}: {refused:?}");
     }
 }
@@ -366,12 +372,12 @@ async fn a_poller_is_seen_with_its_furthest_sequence() {
         let mut shares = Shares::default();
         let (site, poller) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
         shares.of(&acme).seen.push(Seen { site, poller, sequence: Some(Sequence { boot, number }) });
-        world.writer.write(&shares).await.unwrap();
+        world.writer.write(&shares.clone().ready()).await.unwrap();
     }
     let mut shares = Shares::default();
     let (site, poller) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
     shares.of(&acme).seen.push(Seen { site, poller, sequence: None });
-    world.writer.write(&shares).await.unwrap();
+    world.writer.write(&shares.clone().ready()).await.unwrap();
     let mut tx = world.store.begin(&acme).await.unwrap();
     let row =
         sqlx::query("select sequence_boot, sequence_number from poller_seen").fetch_one(tx.connection()).await.unwrap();
@@ -417,7 +423,7 @@ async fn two_writers_of_the_same_rows_both_finish() {
                 for tenant in [&xyz, &acme] {
                     shares.of(tenant).rows = rows.clone();
                 }
-                own.write(&shares).await.unwrap();
+                own.write(&shares.ready()).await.unwrap();
             }
         });
     }

@@ -25,7 +25,7 @@ use self::part::{Part, parts_of};
 use self::settle::Settler;
 use super::{pause, retry_pace};
 use crate::admission::{Admitted, BatchKeys, Dead, Incoming, Verdict, admit, undecodable};
-use crate::commit::{Seen, Shares};
+use crate::commit::{Ready, Seen, Shares};
 use crate::config::IngestConfig;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
@@ -73,12 +73,25 @@ impl Hearts {
 }
 
 /// What one transaction is to do, and which deliveries it settles.
-#[derive(Default)]
 struct Work {
-    shares: Shares,
+    ready: Ready,
     /// Rows and dead letters.
     entries: usize,
     done: Vec<Delivery>,
+}
+
+/// A transaction as it is put together.
+#[derive(Default)]
+struct Gathering {
+    shares: Shares,
+    entries: usize,
+    done: Vec<Delivery>,
+}
+
+impl Gathering {
+    fn ready(self) -> Work {
+        Work { ready: self.shares.ready(), entries: self.entries, done: self.done }
+    }
 }
 
 /// A delivery that is no tenant's.
@@ -293,7 +306,7 @@ impl Ingesting {
 
     /// Puts what is decided into transactions of about `rows_most` rows and letters; a delivery is never in two of them.
     fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
-        let mut prepared = Prepared::default();
+        let (mut prepared, mut gathered) = (Prepared::default(), Vec::<Gathering>::new());
         for (delivery, parts) in decided {
             // A bundle waits as a whole, and the other batches of it are stored when it comes for the first time.
             let is_undecided = parts.iter().any(|(_, verdict)| verdict.is_undecided());
@@ -310,17 +323,18 @@ impl Ingesting {
                 prepared.strangers.push(Stranger { delivery, account, dead });
                 continue;
             }
-            let is_full = |work: &Work| work.entries > 0 && work.entries + entries > self.config.rows_most;
-            if prepared.works.last().is_none_or(is_full) {
-                prepared.works.push(Work::default());
+            let is_full = |work: &Gathering| work.entries > 0 && work.entries + entries > self.config.rows_most;
+            if gathered.last().is_none_or(is_full) {
+                gathered.push(Gathering::default());
             }
-            let Some(work) = prepared.works.last_mut() else { continue };
+            let Some(work) = gathered.last_mut() else { continue };
             for (part, verdict) in parts {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }
             work.entries += entries;
             if is_undecided { &mut prepared.undecided } else { &mut work.done }.push(delivery);
         }
+        prepared.works = gathered.into_iter().map(Gathering::ready).collect();
         prepared
     }
 

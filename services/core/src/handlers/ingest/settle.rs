@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_bus::{AccountKey, CoreSubject};
+use bulkhead_bus::{AccountKey, CoreSubject, Tenant};
 use bulkhead_runtime::{Bus, Chain, Delivery, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use super::letters::{letter, unreadable_letter};
 use super::part::Part;
 use super::{Ingesting, Prepared, Stranger, Work, pause, retry_pace};
 use crate::admission::{Dead, DeadReason};
-use crate::commit::{Shares, Writer};
+use crate::commit::{Ready, Shares, Writer};
 use crate::metrics::add;
 use crate::store::{self, Counts};
 
@@ -83,7 +83,7 @@ impl Settler {
 
     /// Stores and acknowledges; what the database refuses is found, and dead-lettered or put back, and the rest stored.
     async fn settle(&mut self, work: &Work) -> Settled {
-        match self.write(&work.shares).await {
+        match self.write(&work.ready).await {
             Ok(counts) => {
                 self.count(counts);
                 acknowledge(&self.ingesting, &work.done).await;
@@ -156,7 +156,7 @@ impl Settler {
             }
             let mut shares = Shares::default();
             self.ingesting.share_out(&mut shares, (delivery, &part), verdict);
-            total.add(self.write_or_bury((delivery, &part), &shares, buried).await?);
+            total.add(self.write_or_bury((delivery, &part), shares, buried).await?);
         }
         Ok(total)
     }
@@ -165,36 +165,37 @@ impl Settler {
     async fn write_or_bury(
         &mut self,
         from: (&Delivery, &Part),
-        shares: &Shares,
+        shares: Shares,
         buried: &mut Vec<Dead>,
     ) -> Result<Counts, StoreError> {
-        let error = match self.write(shares).await {
+        let tenants: Vec<Tenant> = shares.tenants().cloned().collect();
+        let error = match self.write(&shares.ready()).await {
             Ok(counts) => return Ok(counts),
             Err(error) if error.is_the_datas_fault() => error,
             Err(error) => return Err(error),
         };
         let dead = Dead { reason: DeadReason::NotStorable, detail: Chain(&error).to_string() };
         let mut poison = Shares::default();
-        for tenant in shares.tenants() {
+        for tenant in &tenants {
             poison.of(tenant).dead.push(letter(self.ingesting.stream, from, &dead));
         }
         buried.push(dead);
-        self.write(&poison).await
+        self.write(&poison.ready()).await
     }
 
     /// One transaction, and what is measured of it.
-    async fn write(&mut self, shares: &Shares) -> Result<Counts, StoreError> {
+    async fn write(&mut self, ready: &Ready) -> Result<Counts, StoreError> {
         let Ingesting { metrics, lane, answers, hearts, .. } = &self.ingesting;
         hearts.writing.beat();
         let began = Instant::now();
-        let written = self.writer.write(shares).await;
+        let written = self.writer.write(ready).await;
         metrics.transaction_seconds.of(*lane).observe(began.elapsed());
         answers.note(&written);
         if written.is_ok() {
             add(metrics.transactions.of(*lane), 1);
-            metrics.transaction_rows.of(*lane).observe(shares.rows());
+            metrics.transaction_rows.of(*lane).observe(ready.rows());
             let now = now_ms();
-            shares.oldest_slots_ms().for_each(|slot| metrics.slot_age_seconds.of(*lane).observe_since(slot, now));
+            ready.oldest_slots_ms().for_each(|slot| metrics.slot_age_seconds.of(*lane).observe_since(slot, now));
         }
         written
     }
@@ -241,7 +242,7 @@ impl Settler {
                 Some((_, tenant)) => {
                     let mut shares = Shares::default();
                     shares.of(tenant).dead.push(letter);
-                    self.write(&shares).await.map(|_| ())
+                    self.write(&shares.ready()).await.map(|_| ())
                 }
                 None => {
                     let account = account.as_ref().map_or("", AccountKey::as_str);
