@@ -8,8 +8,11 @@ use fastrand::Rng;
 
 use super::world::Tenant;
 
-/// How long a paused process stays so.
+/// How long a paused process stays so: mostly less than the acknowledgement wait of 30 s, and one time in
+/// [`LONG_ONE_IN`] more, so that what it held is handed out again while it still holds it.
 const PAUSE: Duration = Duration::from_secs(20);
+const LONG_PAUSE: Duration = Duration::from_secs(45);
+const LONG_ONE_IN: u32 = 4;
 /// Between the beginnings of two faults of a run, in milliseconds.
 const GAP_MS: std::ops::Range<u64> = 0..4_000;
 
@@ -122,6 +125,7 @@ impl Fault {
     fn lasts(self, rng: &mut Rng) -> Duration {
         match self {
             Self::Kill(_) => Duration::from_millis(rng.u64(0..4_000)),
+            Self::Pause(_) if rng.u32(0..LONG_ONE_IN) == 0 => LONG_PAUSE,
             Self::Pause(_) => PAUSE,
             Self::Network(..) => Duration::from_millis(rng.u64(4_000..15_000)),
             Self::FullDisk(_) => Duration::from_millis(rng.u64(4_000..10_000)),
@@ -317,6 +321,16 @@ mod tests {
                 assert!(!parts[index + 1..].contains(part), "{plan}");
             }
         }
+    }
+
+    #[test]
+    fn one_pause_in_four_outlasts_the_acknowledgement_wait() {
+        let plans = (0..300).map(|seed| Plan::draw(seed, Storm::Everything, SURFACE).overlapping);
+        let pauses = plans.flatten().filter(|planned| matches!(planned.fault, Fault::Pause(_)));
+        let (long, short): (Vec<_>, Vec<_>) = pauses.partition(|planned| planned.lasts == LONG_PAUSE);
+        assert!(short.iter().all(|planned| planned.lasts == PAUSE));
+        let share = long.len() as f64 / (long.len() + short.len()) as f64;
+        assert!((0.2..0.3).contains(&share), "{share}");
     }
 
     #[test]
