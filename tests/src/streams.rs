@@ -22,6 +22,8 @@ pub struct Waiting {
     pub last_sequence: u64,
     /// What the consumer says of itself: delivered, acknowledged up to, pending, unacknowledged.
     pub consumer: (u64, u64, u64, u64),
+    /// Somebody asks for the next messages, so many times at once.
+    pub pulls: u64,
 }
 
 impl Waiting {
@@ -53,7 +55,7 @@ async fn look(bus: &Bus, stream: StreamName) -> anyhow::Result<Waiting> {
         number(&answer["num_pending"]),
         number(&answer["num_ack_pending"]),
     );
-    Ok(Waiting { stream: name, messages, oldest_ms, last_sequence, consumer })
+    Ok(Waiting { stream: name, messages, oldest_ms, last_sequence, consumer, pulls: number(&answer["num_waiting"]) })
 }
 
 /// Connects anew for each look: what is looked at may have been killed since the last one.

@@ -129,7 +129,7 @@ impl Seen<'_> {
             Area::Clock => clock::look(sources, hub).await,
             Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
             Area::Disks => disks::look(home, sources, hub, streams),
-            Area::Streams => streams::look(home, sources, streams).await,
+            Area::Streams => streams::look(home, sources, hub, streams).await,
             Area::Lag => lag::look(home, sources, streams).await,
             Area::Drift => {
                 let accounts = drift::look(home, sources, hub, known).await;

@@ -96,11 +96,51 @@ impl Hub {
         );
         Ok(Self { settings: settings?, health: health?, jetstream: jetstream?, leaves: leaves? })
     }
+
+    /// What is wrong with a server's copy of `stream` by its own word; `None` too when nobody could be asked.
+    pub(super) fn own_word(&self, server: &str, stream: &str) -> Option<String> {
+        if self.health.is_empty() {
+            return None;
+        }
+        let of = |all: &[Said]| all.iter().find(|said| said.server == server).map(|said| said.data.clone());
+        let Some(health) = of(&self.health) else { return Some("says nothing of itself".to_owned()) };
+        if let Some(wrong) = complaint(&health, stream) {
+            return Some(format!("says of itself: {wrong}"));
+        }
+        // An emptied server is well until it hears of what it should have.
+        let held = |data: &Value| data["streams"].as_u64();
+        let most = self.jetstream.iter().filter_map(|said| held(&said.data)).max()?;
+        let own = held(&of(&self.jetstream)?)?;
+        (own < most).then(|| format!("holds {own} of {most} streams"))
+    }
+}
+
+/// Of a server's health, what is about `stream` or about no stream in particular.
+fn complaint(health: &Value, stream: &str) -> Option<String> {
+    if health["status"] == "ok" {
+        return None;
+    }
+    let errors = health["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if errors.is_empty() {
+        let why = health["error"].as_str().or(health["status"].as_str());
+        return Some(why.unwrap_or("no status").to_owned());
+    }
+    let is_about = |error: &&Value| error["stream"].as_str().is_none_or(|other| other.is_empty() || other == stream);
+    let texts: Vec<&str> = errors.iter().filter(is_about).filter_map(|error| error["error"].as_str()).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What the servers of a hub of three say: of their health, and of JetStream.
+    pub(in crate::doctor) fn hub_of([health, jetstream]: [[Value; 3]; 2]) -> Hub {
+        let of =
+            |number: usize, data| Said { server: format!("hub-{number}"), version: String::new(), time: None, data };
+        let said = |data: [Value; 3]| (1..).zip(data).map(|(number, data)| of(number, data)).collect();
+        Hub { health: said(health), jetstream: said(jetstream), ..Hub::default() }
+    }
 
     #[test]
     fn a_clock_may_be_right_as_long_as_it_lies_between_question_and_answer() {

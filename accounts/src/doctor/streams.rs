@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
 use super::reach::{Sources, limited};
-use super::servers::time_ms;
+use super::servers::{Hub, time_ms};
 use super::stream_state::StreamState;
 use crate::up::hub_size;
 
@@ -27,7 +27,7 @@ static CONSUMER: Look = Look {
 static COPIES: Look = Look {
     area: Area::Streams,
     name: "stream-copies",
-    rule: "a stream has a leader, and each of its copies is up to date",
+    rule: "a stream has a leader, and each of its copies is up to date by the leader's word and by its own server's",
     meaning: "one more server lost means that nothing is stored, or that what was acknowledged is gone",
 };
 static PROGRESS: Look = Look {
@@ -110,8 +110,18 @@ fn configuration_finding(
     }
 }
 
-/// `replicas` is how many servers should hold the stream.
-fn copies_finding(state: &StreamState, info: &Value, replicas: usize) -> Finding {
+/// What is wrong with a copy, by the list that the leader keeps.
+fn by_leader(copy: &Value) -> Option<String> {
+    if copy["current"] == true && copy["offline"] != true {
+        return None;
+    }
+    let state = if copy["offline"] == true { "offline" } else { "behind" };
+    Some(format!("is {state} by {} operations", copy["lag"].as_u64().unwrap_or(0)))
+}
+
+/// `replicas` is how many servers should hold the stream. For some seconds a leader calls the copy of a server with an
+/// emptied disk current, so each server's word on itself counts as well.
+fn copies_finding(state: &StreamState, info: &Value, hub: &Hub, replicas: usize) -> Finding {
     let subject = state.subject();
     let cluster = &info["cluster"];
     let advice = "bring the server back that is behind or away; see links and disks";
@@ -119,15 +129,15 @@ fn copies_finding(state: &StreamState, info: &Value, replicas: usize) -> Finding
         return COPIES.fail(&subject, "it has no leader", advice);
     };
     let copies = cluster["replicas"].as_array().map_or(&[][..], Vec::as_slice);
-    let behind = copies.iter().filter(|copy| copy["current"] != true || copy["offline"] == true);
-    let behind: Vec<String> = behind
-        .map(|copy| {
-            let state = if copy["offline"] == true { "offline" } else { "behind" };
-            let lag = copy["lag"].as_u64().unwrap_or(0);
-            format!("{} is {state} by {lag} operations", copy["name"].as_str().unwrap_or("a server"))
-        })
-        .collect();
     let count = copies.len() + 1;
+    // A server that stands alone has no copy to be behind: what is wrong with it is among the disks.
+    let own_word = |server: &str| hub.own_word(server, state.stream.as_str()).filter(|_| count > 1);
+    let others = copies.iter().map(|copy| {
+        let server = copy["name"].as_str().unwrap_or("a server");
+        (server, by_leader(copy).or_else(|| own_word(server)))
+    });
+    let all = std::iter::once((leader, own_word(leader))).chain(others);
+    let behind: Vec<String> = all.filter_map(|(server, wrong)| Some(format!("{server} {}", wrong?))).collect();
     if !behind.is_empty() {
         // Two of three still store; a single one left does not.
         let is_lost = (count - behind.len()) * 2 <= count;
@@ -158,7 +168,7 @@ fn progress_findings(subject: &str, consumer: &Value, advice: &str) -> Vec<Findi
     vec![progress, REDELIVERY.at(level, subject, format!("{redelivered} messages"), advice)]
 }
 
-fn stream_findings(home: &Home, state: &StreamState, replicas: usize) -> Vec<Finding> {
+fn stream_findings(home: &Home, hub: &Hub, state: &StreamState, replicas: usize) -> Vec<Finding> {
     let spec = state.stream.spec();
     let subject = state.subject();
     let restart = home.restart_advice();
@@ -167,7 +177,7 @@ fn stream_findings(home: &Home, state: &StreamState, replicas: usize) -> Vec<Fin
     let expected = expected_consumer(&spec);
     findings.push(configuration_finding(&CONSUMER, &subject, &state.consumer, &expected, &restart));
     if let Ok(info) = &state.info {
-        findings.push(copies_finding(state, info, replicas));
+        findings.push(copies_finding(state, info, hub, replicas));
     }
     if let Ok(consumer) = &state.consumer {
         let who = if state.is_hub() { "core" } else { "the site's forwarder" };
@@ -195,11 +205,11 @@ async fn dead_letter_findings(database: &Inspection, now_ms: i64) -> Result<Vec<
     Ok(findings)
 }
 
-pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState]) -> Vec<Finding> {
+pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamState]) -> Vec<Finding> {
     let replicas = hub_size(&home.layout).unwrap_or_default().servers();
     let of_state = |state: &StreamState| {
         let replicas = if state.is_hub() { replicas } else { 1 };
-        stream_findings(home, state, replicas)
+        stream_findings(home, hub, state, replicas)
     };
     let mut findings: Vec<Finding> = states.iter().flat_map(of_state).collect();
     if sources.provisioner.get().is_none() {
@@ -224,6 +234,7 @@ pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState])
 mod tests {
     use serde_json::json;
 
+    use super::super::servers::tests::hub_of;
     use super::super::stream_state::tests::hub_stream;
     use super::*;
 
@@ -253,7 +264,7 @@ mod tests {
 
     fn copies(cluster: Value, replicas: usize) -> Level {
         let state = hub_stream(json!({}), json!({}), json!({}));
-        copies_finding(&state, &json!({"cluster": cluster}), replicas).level
+        copies_finding(&state, &json!({"cluster": cluster}), &Hub::default(), replicas).level
     }
 
     #[test]
@@ -268,6 +279,34 @@ mod tests {
         assert_eq!(copies(json!({"leader": "hub-1"}), 3), Level::Warn);
         let offline = json!({"leader": "hub-1", "replicas": [{"name": "hub-2", "current": true, "offline": true}, copy("hub-3", true)]});
         assert_eq!(copies(offline, 3), Level::Warn);
+    }
+
+    #[test]
+    fn a_copy_that_its_leader_calls_current_is_none_when_its_own_server_says_otherwise() {
+        let state = hub_stream(json!({}), json!({}), json!({}));
+        let copy = |name: &str| json!({"name": name, "current": true});
+        let info = json!({"cluster": {"leader": "hub-1", "replicas": [copy("hub-2"), copy("hub-3")]}});
+        let check = |hub: Hub, level, found: &str| {
+            let finding = copies_finding(&state, &info, &hub, 3);
+            assert_eq!((finding.level, finding.found.as_str()), (level, found));
+        };
+        let well = || json!({"status": "ok"});
+        let ill = json!({"status": "unavailable", "errors": [{"stream": "RESULTS", "error": "not current"}]});
+        let health = |second: Value, third: Value| hub_of([[well(), second, third], [json!({}), json!({}), json!({})]]);
+        check(health(well(), well()), Level::Ok, "3, led by hub-1");
+        check(health(well(), ill.clone()), Level::Warn, "hub-3 says of itself: not current");
+        let both = "hub-2 says of itself: not current; hub-3 says of itself: not current";
+        check(health(ill.clone(), ill), Level::Fail, both);
+        let elsewhere = json!({"status": "unavailable", "errors": [{"stream": "BACKFILL", "error": "not current"}]});
+        check(health(well(), elsewhere), Level::Ok, "3, led by hub-1");
+        let no_contact = json!({"status": "unavailable", "error": "no contact with a meta leader"});
+        check(health(well(), no_contact), Level::Warn, "hub-3 says of itself: no contact with a meta leader");
+        let held = |count: u64| json!({"streams": count});
+        let emptied = hub_of([[well(), well(), well()], [held(2), held(2), held(0)]]);
+        check(emptied, Level::Warn, "hub-3 holds 0 of 2 streams");
+        let mut silent = health(well(), well());
+        silent.health.pop();
+        check(silent, Level::Warn, "hub-3 says nothing of itself");
     }
 
     fn progress(consumer: Value) -> Vec<Level> {

@@ -31,6 +31,8 @@ pub(super) struct Fleet {
     pub(super) deployment: TestDeployment,
     pub(super) witness: PgPool,
     pub(super) stations: Vec<Station>,
+    /// How each station's forwarder reaches its leaf.
+    forwarders: Vec<BusSettings>,
 }
 
 impl Fleet {
@@ -42,7 +44,7 @@ impl Fleet {
             options.hub_servers = Some(if hub_servers == 1 { HubSize::One } else { HubSize::Three });
         })
         .await?;
-        let mut stations = Vec::new();
+        let (mut stations, mut forwarders) = (Vec::new(), Vec::new());
         for (site, poller, child) in &mut deployment.up.pollers {
             let folder = deployment.up.layout.poller(&site.tenant, &site.site, poller);
             let (leaf, forwarder) = quiet_settings(folder.join("poller.toml"))?;
@@ -54,17 +56,31 @@ impl Fleet {
             let seed = std::fs::read_to_string(folder.join("batch.nk")).context("read a batch key")?;
             let (tenant, site) = (site.tenant.clone(), site.site.clone());
             stations.push(Station { tenant, site, poller: poller.clone(), leaf, seed: seed.trim().to_owned() });
+            forwarders.push(forwarder);
         }
         let witness = deployment.witness().await?;
-        Ok(Self { deployment, witness, stations })
+        Ok(Self { deployment, witness, stations, forwarders })
     }
 
     pub(super) fn start_forwarders(&mut self) -> anyhow::Result<()> {
         self.deployment.up.pollers.iter_mut().try_for_each(|(_, _, child)| Ok(child.restart()?))
     }
 
-    pub(super) fn stop_forwarders(&mut self) -> anyhow::Result<()> {
-        self.deployment.up.pollers.iter_mut().try_for_each(|(_, _, child)| Ok(child.kill()?))
+    /// They stay connected and do nothing, and none has asked its leaf for anything: what is put there stays there.
+    pub(super) async fn hold_forwarders(&mut self) -> anyhow::Result<()> {
+        self.deployment.up.pollers.iter().try_for_each(|(_, _, child)| child.pause())?;
+        for forwarder in &self.forwarders {
+            let held = eventually("the forwarder's last question over", LIMIT, || async {
+                let streams = look_at(forwarder, &StreamName::EDGE).await.map_err(|error| format!("{error:#}"))?;
+                if streams.iter().all(|stream| stream.pulls == 0) { Ok(()) } else { Err(format!("{streams:?}")) }
+            });
+            held.await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn release_forwarders(&mut self) -> anyhow::Result<()> {
+        Ok(self.deployment.up.pollers.iter().try_for_each(|(_, _, child)| child.resume())?)
     }
 
     /// Every process, by what it does.

@@ -1,16 +1,21 @@
 //! What one tenant's flood costs another: from a result's being measured to its being visible in the database, for a tenant
 //! that sends a little all the time, alone and beside one that sends as much as it is paced to.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::payload::{CheckKind, Measured, Outcome};
-use bulkhead_runtime::now_ms;
+use bulkhead_runtime::{Stop, eventually, now_ms};
+use bulkhead_testkit::LIMIT;
+use futures_util::{StreamExt, stream};
 use sqlx::PgPool;
 use tokio::time::{Instant, interval};
 
 use super::fleet::{Fleet, Station};
-use super::load::{Sender, fill_all};
+use super::load::{Sender, rows};
 
 const LASTS: Duration = Duration::from_secs(20);
 const VICTIM_EVERY: Duration = Duration::from_millis(100);
@@ -19,7 +24,9 @@ const CHECK: &str = "steady";
 /// Batches of the attacker that are sent at once.
 const VOLLEY: usize = 10;
 const ATTACK_ROWS: usize = 100;
-const BEGIN_MS: i64 = 3 * 3_600_000;
+/// The slots of one of its batches take so long: twenty checks, one each 100 ms.
+const BATCH_MS: i64 = 500;
+const BEGIN_MS: i64 = 18 * 3_600_000;
 
 /// Milliseconds from sending to visibility.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +36,22 @@ pub struct Delays {
     pub results: usize,
 }
 
+/// What the attacker did, as its leaf acknowledged it.
+#[derive(Debug, Clone, Copy)]
+pub struct Attack {
+    pub rows_per_second: f64,
+    /// Batches that its leaf did not take.
+    pub refused: u64,
+}
+
 /// Alone, and beside the flood.
 #[derive(Debug, Clone, Copy)]
 pub struct Flooded {
     pub alone: Delays,
     pub beside: Delays,
-    pub attack_rows_per_second: f64,
+    /// Results a second.
+    pub asked: f64,
+    pub attack: Attack,
 }
 
 fn row(slot_ms: i64) -> anyhow::Result<Measured> {
@@ -87,16 +104,77 @@ async fn steady(witness: &PgPool, station: &Station) -> anyhow::Result<Delays> {
     Ok(Delays { p50_ms, p99_ms, results: delays.len() })
 }
 
-/// Sends volleys of batches at the pace until it is dropped.
-async fn flood(station: &Station, batches_per_second: u32) -> anyhow::Result<()> {
-    let mut ticks = interval(Duration::from_secs(1) * u32::try_from(VOLLEY)? / batches_per_second.max(1));
-    let mut from_ms = now_ms() - BEGIN_MS;
-    loop {
-        ticks.tick().await;
-        fill_all(std::slice::from_ref(station), VOLLEY * ATTACK_ROWS, ATTACK_ROWS, from_ms).await?;
-        // Other slots than before: a repetition would be cheaper.
-        from_ms += 10_000;
+/// The attacker, on a thread and a runtime of its own: what it takes from the machine is not taken from the measuring.
+struct Attacker {
+    stop: Stop,
+    counts: Arc<Counts>,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    acked: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Attacker {
+    /// Returns when its first volley is acknowledged.
+    async fn start(station: Station, batches_per_second: u32) -> anyhow::Result<Self> {
+        let (stop, counts) = (Stop::new(), Arc::new(Counts::default()));
+        let (stopped, shared) = (stop.clone(), Arc::clone(&counts));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.context("make a runtime")?.block_on(async {
+                tokio::spawn(flood(station, batches_per_second, shared, stopped))
+                    .await
+                    .context("the attacker panicked")?
+            })
+        });
+        let attacker = Self { stop, counts, thread };
+        eventually("the first volley sent", LIMIT, || async {
+            if attacker.acked() > 0 { Ok(()) } else { Err("nothing is acknowledged") }
+        })
+        .await?;
+        Ok(attacker)
     }
+
+    fn acked(&self) -> u64 {
+        self.counts.acked.load(Ordering::Relaxed)
+    }
+
+    /// What it did while `meanwhile` took its time.
+    async fn beside<T>(self, meanwhile: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<(T, Attack)> {
+        let (began, before) = (Instant::now(), self.acked());
+        let done = meanwhile.await;
+        let (lasted, acked) = (began.elapsed(), self.acked() - before);
+        self.stop.cancel();
+        let ended = tokio::task::spawn_blocking(|| self.thread.join()).await.context("wait for the attacker")?;
+        ended.ok().context("the attacker's thread panicked")??;
+        let rows_per_second = acked as f64 * ATTACK_ROWS as f64 / lasted.as_secs_f64();
+        Ok((done?, Attack { rows_per_second, refused: self.counts.refused.load(Ordering::Relaxed) }))
+    }
+}
+
+/// Sends volleys of batches at the pace, or as fast as the leaf takes them.
+async fn flood(station: Station, batches_per_second: u32, counts: Arc<Counts>, stop: Stop) -> anyhow::Result<()> {
+    let sender = Sender::connect(&station).await?;
+    let mut ticks = interval(Duration::from_secs(1) * u32::try_from(VOLLEY)? / batches_per_second.max(1));
+    let begin_ms = now_ms() - BEGIN_MS;
+    for volley in 0_i64.. {
+        tokio::select! { _ = ticks.tick() => {} () = stop.cancelled() => break }
+        // Other slots each time: a repetition would be cheaper.
+        let from_ms = |number: usize| begin_ms + (volley * VOLLEY as i64 + number as i64) * BATCH_MS;
+        let batches = (0..VOLLEY).map(|number| rows(ATTACK_ROWS, from_ms(number)));
+        let batches = batches.collect::<anyhow::Result<Vec<_>>>()?;
+        let sent = stream::iter(batches).map(|batch| sender.send(batch)).buffer_unordered(VOLLEY);
+        sent.for_each(|sent| {
+            let count = if sent.is_ok() { &counts.acked } else { &counts.refused };
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(())
+        })
+        .await;
+    }
+    Ok(())
 }
 
 /// Measures a tenant alone and beside another that floods.
@@ -110,10 +188,8 @@ pub async fn run_flood(batches_per_second: u32) -> anyhow::Result<Flooded> {
     // What starts up is not measured.
     steady(&fleet.witness, victim).await?;
     let alone = steady(&fleet.witness, victim).await?;
-    let beside = tokio::select! {
-        beside = steady(&fleet.witness, victim) => beside?,
-        failed = flood(attacker, batches_per_second) => return Err(failed.err().context("a flood does not end")?),
-    };
+    let attacker = Attacker::start(attacker.clone(), batches_per_second).await?;
+    let (beside, attack) = attacker.beside(steady(&fleet.witness, victim)).await?;
     fleet.deployment.stop().await?;
-    Ok(Flooded { alone, beside, attack_rows_per_second: f64::from(batches_per_second) * ATTACK_ROWS as f64 })
+    Ok(Flooded { alone, beside, asked: f64::from(batches_per_second) * ATTACK_ROWS as f64, attack })
 }

@@ -11,8 +11,9 @@ mod ingest;
 mod load;
 mod report;
 
+pub use cpu::Spent;
 pub use fleet::Station;
-pub use flood::{Delays, Flooded, run_flood};
-pub use ingest::{Cell, Grid, Measured, run_ingest};
+pub use flood::{Attack, Delays, Flooded, run_flood};
+pub use ingest::{Cell, Grid, Measured, Progress, run_ingest};
 pub use load::{Loaded, fill_all};
 pub use report::{render, row};

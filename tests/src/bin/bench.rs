@@ -1,9 +1,11 @@
 //! `bulkhead-bench ingest`: measures, prints each figure as it is there, and writes the page.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
-use bulkhead_tests::bench::{Flooded, Grid, render, row, run_flood, run_ingest};
+use bulkhead_tests::bench::{Cell, Flooded, Grid, Progress, render, row, run_flood, run_ingest};
 use clap::{Parser, Subcommand};
 
 const BEGIN: &str = "<!-- ingest: written by `cargo xtask bench ingest` -->";
@@ -51,28 +53,60 @@ fn replaced(page: &str, section: &str) -> anyhow::Result<String> {
     Ok(format!("{head}{BEGIN}\n{section}{END}{tail}"))
 }
 
-// Children are tied to the thread that starts them, so everything runs on the main one.
+/// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let (batch, tenants, hub, page) = match Args::parse().what {
-        What::Ingest { batch, tenants, hub, page } => (batch, tenants, hub, page),
-        What::Flood { batches_per_second } => {
-            let Flooded { alone, beside, attack_rows_per_second } = run_flood(batches_per_second).await?;
-            println!("alone: p50 {} ms, p99 {} ms ({} results)", alone.p50_ms, alone.p99_ms, alone.results);
-            println!(
-                "beside {attack_rows_per_second:.0} results/s: p50 {} ms, p99 {} ms",
-                beside.p50_ms, beside.p99_ms
-            );
-            println!("p99 beside to alone: {:.2}", beside.p99_ms as f64 / alone.p99_ms.max(1) as f64);
-            return Ok(());
+async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
+    // A page without marks is found out now, and not when everything is measured.
+    let text =
+        page.as_ref().map(|path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display())));
+    let text = text.transpose()?;
+    text.as_deref().map(|text| replaced(text, "")).transpose()?;
+    let began = Instant::now();
+    let cells = grid.batches.len() * grid.tenants.len() * grid.hub_servers.len();
+    let done = AtomicUsize::new(0);
+    let all = run_ingest(&grid, |progress| {
+        let seconds = began.elapsed().as_secs();
+        let at = format!("[{:2}:{:02}, {} of {cells} done]", seconds / 60, seconds % 60, done.load(Ordering::Relaxed));
+        match progress {
+            Progress::Starting { tenants, hub_servers } => {
+                eprintln!("{at} starting a deployment: {tenants} tenants, {hub_servers} hub servers");
+            }
+            Progress::Step(Cell { batch, tenants, hub_servers }, step) => {
+                eprintln!("{at} {hub_servers} hub servers, {tenants} tenants, batches of {batch}: {step}");
+            }
+            Progress::Done(measured) => {
+                done.fetch_add(1, Ordering::Relaxed);
+                println!("{}", row(measured));
+            }
         }
-    };
-    let grid = Grid { batches: batch, tenants, hub_servers: hub };
-    let all = run_ingest(&grid, |measured| println!("{}", row(measured))).await?;
-    if let Some(path) = page {
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    });
+    let all = all.await?;
+    if let Some((path, text)) = page.zip(text) {
         std::fs::write(&path, replaced(&text, &render(&all))?).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn flood(batches_per_second: u32) -> anyhow::Result<()> {
+    let Flooded { alone, beside, asked, attack } = run_flood(batches_per_second).await?;
+    println!("alone: p50 {} ms, p99 {} ms ({} results)", alone.p50_ms, alone.p99_ms, alone.results);
+    println!(
+        "attack: {:.0} results/s sent, {asked:.0} asked for; the leaf refused {} batches",
+        attack.rows_per_second, attack.refused
+    );
+    println!("beside it: p50 {} ms, p99 {} ms ({} results)", beside.p50_ms, beside.p99_ms, beside.results);
+    println!("p99 beside to alone: {:.2}", beside.p99_ms as f64 / alone.p99_ms.max(1) as f64);
+    Ok(())
+}
+
+// Children are tied to the thread that starts them, so everything runs on the main one.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Args::parse().what {
+        What::Ingest { batch, tenants, hub, page } => {
+            ingest(Grid { batches: batch, tenants, hub_servers: hub }, page).await
+        }
+        What::Flood { batches_per_second } => flood(batches_per_second).await,
+    }
 }

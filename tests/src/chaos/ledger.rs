@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context;
+use bulkhead_bus::bundle::{self, Part};
 use bulkhead_bus::header::{self, Sequence};
 use bulkhead_bus::payload::{BATCH_VERSION, CheckKind, Measured, Outcome, ResultBatch};
-use bulkhead_bus::{EdgeSubject, Lane, PollerName, SiteName};
+use bulkhead_bus::{EdgeSubject, Lane, PollerName, SiteName, TenantSubject};
 use bulkhead_runtime::{Backoff, Bus, BusSettings, Headers, Stop, now_ms};
 use bytes::Bytes;
 use nkeys::KeyPair;
@@ -31,30 +32,30 @@ pub(super) type Slot = (String, i64);
 
 /// A row as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    pub outcome: String,
-    pub latency_us: i64,
-    pub is_acked: bool,
+pub(super) struct Sent {
+    pub(super) outcome: String,
+    pub(super) latency_us: i64,
+    pub(super) is_acked: bool,
 }
 
 /// A message or row that must end as a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpectedLetter {
-    pub reason: &'static str,
+pub(super) struct ExpectedLetter {
+    pub(super) reason: &'static str,
     /// What the letter's payload contains, and no other's.
-    pub mark: String,
+    pub(super) mark: String,
 }
 
 /// Everything that was sent in one run.
 #[derive(Debug, Clone, Default)]
-pub struct Record {
-    pub rows: BTreeMap<Slot, Sent>,
-    pub letters: Vec<ExpectedLetter>,
+pub(super) struct Record {
+    pub(super) rows: BTreeMap<Slot, Sent>,
+    pub(super) letters: Vec<ExpectedLetter>,
     /// Batches that the leaf acknowledged, repetitions included.
-    pub acked_batches: u64,
+    pub(super) acked_batches: u64,
     /// Rows in batches that were sent again on purpose.
-    pub repeated_rows: u64,
-    pub attempts: u64,
+    pub(super) repeated_rows: u64,
+    pub(super) attempts: u64,
 }
 
 /// What a ledger is asked for besides its steady flow.
@@ -71,6 +72,8 @@ pub(super) struct Place {
     pub(super) site: SiteName,
     pub(super) poller: PollerName,
     pub(super) leaf: BusSettings,
+    /// As the site's forwarder.
+    pub(super) forwarder: BusSettings,
     pub(super) key: KeyPair,
 }
 
@@ -107,13 +110,9 @@ impl Ledger {
 
     /// Sends until `stop`, and then until the last batch is acknowledged.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: Stop) -> anyhow::Result<()> {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let bus = loop {
-            match Bus::connect(&self.place.leaf, "ledger").await {
-                Ok(bus) => break bus,
-                Err(_) if !stop.is_cancelled() => backoff.pause().await,
-                Err(error) => return Err(error).context("connect the ledger"),
-            }
+        let bus = tokio::select! {
+            bus = connect(&self.place.leaf) => bus,
+            () = stop.cancelled() => anyhow::bail!("the ledger was never connected"),
         };
         let mut ticks = tokio::time::interval(SEND_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -215,14 +214,18 @@ impl Ledger {
         self.batch_of(rows)
     }
 
-    /// The same bytes until the leaf has them.
     async fn send(&self, bus: &Bus, batch: &Batch) {
         let subject = EdgeSubject { lane: Lane::Results, poller: self.place.poller.clone() }.to_string();
+        self.send_to(&subject, bus, batch).await;
+    }
+
+    /// The same bytes until a stream has them.
+    async fn send_to(&self, subject: &str, bus: &Bus, batch: &Batch) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             self.lock().attempts += 1;
             if bus.is_connected()
-                && bus.store(&subject, batch.headers.clone(), batch.body.clone(), STORE_LIMIT).await.is_ok()
+                && bus.store(subject, batch.headers.clone(), batch.body.clone(), STORE_LIMIT).await.is_ok()
             {
                 break;
             }
@@ -267,15 +270,48 @@ impl Ledger {
                 let honest = self.unrecorded(self.envelope(rows))?;
                 Batch { headers: self.sign(b"something else")?, ..honest }
             }
+            Malformed::CutBundle => self.cut_bundle(rows)?,
+            Malformed::CutBundleUpstream => {
+                self.lock().letters.push(ExpectedLetter { reason: kind.reason(), mark });
+                let batch = self.cut_bundle(rows)?;
+                let forwarder = connect(&self.place.forwarder).await;
+                let upstream = TenantSubject::Forwarded { site: self.place.site.clone(), lane: Lane::Results };
+                self.send_to(&upstream.to_string(), &forwarder, &batch).await;
+                return Ok(());
+            }
         };
         self.lock().letters.push(ExpectedLetter { reason: kind.reason(), mark });
         self.send(bus, &batch).await;
         Ok(())
     }
 
+    /// Honest batches that travel together, the last one cut off: none of them may be stored.
+    fn cut_bundle(&mut self, rows: Vec<Measured>) -> anyhow::Result<Batch> {
+        let more = self.rows();
+        let batches = [self.unrecorded(self.envelope(rows))?, self.unrecorded(self.envelope(more))?];
+        let texts = batches.each_ref().map(|batch| batch.headers.to_text());
+        let parts = batches.iter().zip(&texts).map(|(batch, headers)| Part { headers, body: &batch.body });
+        let mut body = bundle::encode(&parts.collect::<Vec<_>>());
+        body.truncate(body.len() - batches[1].body.len() / 2);
+        let mut headers = Headers::default();
+        headers.set(bundle::HEADER, bundle::VERSION);
+        Ok(Batch { headers, body: body.into(), slots: vec![] })
+    }
+
     fn unrecorded(&mut self, batch: ResultBatch) -> anyhow::Result<Batch> {
         let body = serde_json::to_vec(&batch).context("encode a batch")?;
         Ok(Batch { headers: self.sign(&body)?, body: body.into(), slots: vec![] })
+    }
+}
+
+/// Once the leaf is there.
+async fn connect(settings: &BusSettings) -> Bus {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        match Bus::connect(settings, "ledger").await {
+            Ok(bus) => return bus,
+            Err(_) => backoff.pause().await,
+        }
     }
 }
 

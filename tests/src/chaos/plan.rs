@@ -8,8 +8,11 @@ use fastrand::Rng;
 
 use super::world::Tenant;
 
-/// How long a paused process stays so.
+/// How long a paused process stays so: mostly less than the acknowledgement wait of 30 s, and one time in
+/// [`LONG_ONE_IN`] more, so that what it held is handed out again while it still holds it.
 const PAUSE: Duration = Duration::from_secs(20);
+const LONG_PAUSE: Duration = Duration::from_secs(45);
+const LONG_ONE_IN: u32 = 4;
 /// Between the beginnings of two faults of a run, in milliseconds.
 const GAP_MS: std::ops::Range<u64> = 0..4_000;
 
@@ -47,17 +50,28 @@ pub enum Malformed {
     ForeignTenant,
     BadSignature,
     FutureRow,
+    /// What a poller puts on its leaf says that it is a bundle, and is cut off.
+    CutBundle,
+    /// The same of what a site's forwarder sends upstream.
+    CutBundleUpstream,
 }
 
 impl Malformed {
-    pub const ALL: [Self; 5] =
-        [Self::NotJson, Self::UnknownVersion, Self::ForeignTenant, Self::BadSignature, Self::FutureRow];
+    pub const ALL: [Self; 7] = [
+        Self::NotJson,
+        Self::UnknownVersion,
+        Self::ForeignTenant,
+        Self::BadSignature,
+        Self::FutureRow,
+        Self::CutBundle,
+        Self::CutBundleUpstream,
+    ];
 
     /// Why it is dead-lettered.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
-            Self::NotJson => "not_decodable",
+            Self::NotJson | Self::CutBundle | Self::CutBundleUpstream => "not_decodable",
             Self::UnknownVersion => "unknown_version",
             Self::ForeignTenant => "tenant_mismatch",
             Self::BadSignature => "bad_signature",
@@ -122,6 +136,7 @@ impl Fault {
     fn lasts(self, rng: &mut Rng) -> Duration {
         match self {
             Self::Kill(_) => Duration::from_millis(rng.u64(0..4_000)),
+            Self::Pause(_) if rng.u32(0..LONG_ONE_IN) == 0 => LONG_PAUSE,
             Self::Pause(_) => PAUSE,
             Self::Network(..) => Duration::from_millis(rng.u64(4_000..15_000)),
             Self::FullDisk(_) => Duration::from_millis(rng.u64(4_000..10_000)),
@@ -141,7 +156,7 @@ impl fmt::Display for Fault {
             Self::Network(part, Link::Cut | Link::Up) => write!(f, "{part} cut"),
             Self::FullDisk(part) => write!(f, "full disk of {part}"),
             Self::ClockStep(tenant, ms) => write!(f, "clock of the poller of {tenant} off by {ms} ms"),
-            Self::Malformed(tenant, kind) => write!(f, "malformed batch of {tenant} ({})", kind.reason()),
+            Self::Malformed(tenant, kind) => write!(f, "malformed batch of {tenant} ({kind:?}: {})", kind.reason()),
             Self::Repeat(tenant) => write!(f, "ten times the same batch of {tenant}"),
             Self::NewLeafDisk(tenant) => write!(f, "new disk of the leaf of {tenant}"),
             Self::NewHubDisk(number) => write!(f, "new disk of hub-{}", number + 1),
@@ -201,7 +216,7 @@ pub fn ledger_of(fault: Fault) -> Option<Tenant> {
     }
 }
 
-fn all_faults(rng: &mut Rng, surface: Surface) -> Vec<Fault> {
+fn all_faults(rng: &mut Rng, surface: Surface, malformed: &[Malformed]) -> Vec<Fault> {
     let tenant = |rng: &mut Rng| Tenant::ALL[rng.usize(0..Tenant::ALL.len())];
     let hub = |rng: &mut Rng| Part::Hub(rng.usize(0..surface.hub_servers));
     let mut all = Vec::new();
@@ -225,7 +240,7 @@ fn all_faults(rng: &mut Rng, surface: Surface) -> Vec<Fault> {
         let step = rng.i64(1_000..3_600_000) * if rng.bool() { 1 } else { -1 };
         all.push(Fault::ClockStep(tenant(rng), step));
     }
-    all.push(Fault::Malformed(tenant(rng), Malformed::ALL[rng.usize(0..Malformed::ALL.len())]));
+    all.extend(malformed.iter().map(|&kind| Fault::Malformed(tenant(rng), kind)));
     all.push(Fault::Repeat(tenant(rng)));
     all.push(Fault::NewLeafDisk(tenant(rng)));
     if surface.hub_servers > 1 {
@@ -238,7 +253,12 @@ impl Plan {
     #[must_use]
     pub fn draw(seed: u64, storm: Storm, surface: Surface) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut all = all_faults(&mut rng, surface);
+        let malformed = match storm {
+            Storm::Everything => Malformed::ALL.to_vec(),
+            // Otherwise half of what is drawn would be these.
+            Storm::Faults(_) | Storm::Calm => vec![Malformed::ALL[rng.usize(0..Malformed::ALL.len())]],
+        };
+        let mut all = all_faults(&mut rng, surface, &malformed);
         rng.shuffle(&mut all);
         let mut plan = Self { seed, overlapping: vec![], quiet: vec![] };
         let (most, is_serial) = match storm {
@@ -308,7 +328,7 @@ mod tests {
     #[test]
     fn everything_is_everything_once_and_storms_spare_what_was_hit() {
         let everything = Plan::draw(1, Storm::Everything, SURFACE);
-        assert_eq!(everything.faults().count(), 21);
+        assert_eq!(everything.faults().count(), 27);
         for seed in 0..200 {
             let plan = Plan::draw(seed, Storm::Faults(4), SURFACE);
             let parts: Vec<Part> = plan.faults().map(Fault::part).collect();
@@ -317,6 +337,16 @@ mod tests {
                 assert!(!parts[index + 1..].contains(part), "{plan}");
             }
         }
+    }
+
+    #[test]
+    fn one_pause_in_four_outlasts_the_acknowledgement_wait() {
+        let plans = (0..300).map(|seed| Plan::draw(seed, Storm::Everything, SURFACE).overlapping);
+        let pauses = plans.flatten().filter(|planned| matches!(planned.fault, Fault::Pause(_)));
+        let (long, short): (Vec<_>, Vec<_>) = pauses.partition(|planned| planned.lasts == LONG_PAUSE);
+        assert!(short.iter().all(|planned| planned.lasts == PAUSE));
+        let share = long.len() as f64 / (long.len() + short.len()) as f64;
+        assert!((0.2..0.3).contains(&share), "{share}");
     }
 
     #[test]

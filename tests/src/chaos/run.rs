@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bulkhead_bus::StreamName;
 use bulkhead_runtime::{Stop, eventually, now_ms};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::books::{Before, Books, balance};
+use super::books::{Before, Books, Evidence, balance};
 use super::faults::{self, DRAIN_LIMIT, Orders};
 use super::ledger::{Ledger, Record};
 use super::plan::{Fault, Plan};
@@ -33,20 +34,6 @@ pub struct Report {
     evidence: BTreeMap<Tenant, Evidence>,
 }
 
-/// What the books of a tenant are added up from, beside the database.
-#[derive(Debug, Clone)]
-struct Evidence {
-    record: Record,
-    before: Before,
-    has_wrong_clock: bool,
-}
-
-impl Evidence {
-    async fn add_up(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
-        balance(&world.witness, tenant, (&self.record, self.before, self.has_wrong_clock)).await
-    }
-}
-
 impl Report {
     #[must_use]
     pub fn is_balanced(&self) -> bool {
@@ -58,7 +45,7 @@ impl Report {
     /// # Errors
     /// When the database does not answer.
     pub async fn add_up_again(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
-        self.evidence[&tenant].add_up(world, tenant).await
+        balance(&world.witness, &self.evidence[&tenant]).await
     }
 }
 
@@ -167,20 +154,11 @@ async fn drain(world: &World) -> anyhow::Result<()> {
     drained.await.context("messages are stranded at the hub")
 }
 
-/// Slots that are missing between the first and the last of each of the real poller's checks since `since_ms`.
-async fn gaps(world: &World, tenant: Tenant, since_ms: i64) -> anyhow::Result<i64> {
-    let sql = "select coalesce(sum(expected - found), 0)::int8 from (
-                   select count(*) as found, (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
-                   from shared.result r join platform.tenant t using (tenant_id)
-                   where t.slug = $1 and r.poller = 'p1' and r.slot between to_timestamp($2::float8 / 1000) and now()
-                   group by check_name, vantage
-               ) checks";
-    sqlx::query_scalar(sql)
-        .bind(tenant.slug())
-        .bind(since_ms as f64)
-        .fetch_one(&world.witness)
-        .await
-        .context("look for gaps")
+/// How much has ever gone through the second lane.
+async fn backfilled(world: &World) -> anyhow::Result<u64> {
+    let waiting = world.hub_waiting().await?;
+    let backfill = waiting.iter().find(|stream| stream.stream == StreamName::Backfill.as_str());
+    Ok(backfill.context("the hub has the second lane")?.last_sequence)
 }
 
 /// Carries out one plan and adds up.
@@ -194,10 +172,11 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
     for tenant in Tenant::ALL {
         before.insert(tenant, Before::read(&world.witness, tenant, since_ms).await?);
     }
+    let backfilled_before = backfilled(world).await?;
     let ledgers = Ledgers::start(world)?;
     break_things(world, &ledgers.orders, &plan).await?;
     let mended = Instant::now();
-    let records = ledgers.finish().await?;
+    let mut records = ledgers.finish().await?;
     let drained = drain(world).await;
     let drained_in = mended.elapsed();
     // The database may have been started again since.
@@ -208,23 +187,27 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
         Err(_) => Ok(()),
     };
     let running = world.deployment.up.check_running().context("a process has ended by itself");
-    let (mut all, mut all_evidence) = (Vec::new(), BTreeMap::new());
+    // A hub that does not answer is among the failures.
+    if backfilled(world).await.is_ok_and(|now| now != backfilled_before) {
+        world.ordered_from_ms = now_ms();
+    }
+    let (mut all, mut evidence) = (Vec::new(), BTreeMap::new());
     for tenant in Tenant::ALL {
-        let is_disturbed = plan.faults().any(|fault| fault.disturbs_slots(tenant));
         let has_wrong_clock =
             plan.faults().any(|fault| matches!(fault, Fault::ClockStep(stepped, _) if stepped == tenant));
-        let evidence = Evidence { record: records[&tenant].clone(), before: before[&tenant], has_wrong_clock };
-        let mut books = evidence.add_up(world, tenant).await?;
-        all_evidence.insert(tenant, evidence);
-        if !is_disturbed {
-            let gaps = gaps(world, tenant, since_ms).await?;
-            if gaps > 0 {
-                books.problems.push(format!("{gaps} slots of the real poller are missing"));
-            }
-        }
-        all.push(books);
+        let seen = Evidence {
+            tenant,
+            own: world.own(tenant)?,
+            record: records.remove(&tenant).context("each tenant has a ledger")?,
+            before: before[&tenant],
+            has_wrong_clock,
+            is_disturbed: plan.faults().any(|fault| fault.disturbs_slots(tenant)),
+            ordered_from_ms: world.ordered_from_ms,
+        };
+        all.push(balance(&world.witness, &seen).await?);
+        evidence.insert(tenant, seen);
     }
     let failures = [drained, working, running].into_iter().filter_map(Result::err);
     let failures = failures.map(|failure| format!("{failure:#}")).collect();
-    Ok(Report { plan, books: all, failures, drained_in, took: began.elapsed(), evidence: all_evidence })
+    Ok(Report { plan, books: all, failures, drained_in, took: began.elapsed(), evidence })
 }

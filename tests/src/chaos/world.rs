@@ -1,15 +1,15 @@
 //! The deployment that is broken: two tenants, a link of its own between each leaf and the hub, disks that can be filled,
 //! clocks that can be set, and a ledger beside each poller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::up::{CORE, Layout};
-use bulkhead_bus::{PollerName, Role, SiteName, StreamName};
+use bulkhead_bus::{Lane, PollerName, Role, SiteName, StreamName};
 use bulkhead_runtime::BusSettings;
 use bulkhead_testkit::{TcpProxy, TestDeployment};
 use nkeys::KeyPair;
@@ -17,7 +17,7 @@ use sqlx::PgPool;
 
 use super::clock::{Clock, ClockLibrary};
 use super::disk::{Disk, Disks};
-use super::ledger::Place;
+use super::ledger::{CHECKS, Place, check_name};
 use super::plan::Surface;
 use crate::streams::{Waiting, look_at};
 
@@ -75,6 +75,50 @@ pub(super) enum DiskOf {
     Database,
 }
 
+/// What is a tenant's own, by what it was set up with and not by the database.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    tenant: Tenant,
+    /// Checks of the real pollers.
+    checks: Vec<String>,
+    pub(super) interval_s: f64,
+}
+
+impl Own {
+    pub(super) fn real_poller(&self) -> String {
+        format!("{}/{POLLER}", self.tenant.site())
+    }
+
+    fn ledger(&self) -> String {
+        format!("{}/{LEDGER}", self.tenant.site())
+    }
+
+    pub(super) fn pollers(&self) -> Vec<String> {
+        vec![self.real_poller(), self.ledger()]
+    }
+
+    /// `<site>/<poller> <check>`. In the ledger's place a real poller ran while the deployment was started.
+    pub(super) fn measurements(&self) -> Vec<String> {
+        let real = self.pollers().into_iter();
+        let real = real.flat_map(|poller| self.checks.iter().map(move |check| format!("{poller} {check}")));
+        let sent = (0..CHECKS).map(|number| format!("{} {}", self.ledger(), check_name(self.tenant, number)));
+        real.chain(sent).collect()
+    }
+
+    /// What its forwarder says.
+    pub(super) fn subjects(&self) -> Vec<String> {
+        Lane::ALL.iter().map(|lane| format!("up.{}.fwd.{lane}", self.tenant.site())).collect()
+    }
+
+    /// All that is the same in each row of its ledger.
+    pub(super) fn ledger_row(&self) -> String {
+        format!(
+            "{} tcp started 0 ms after its slot, reason NULL, generation 0, revision 0, island f, attested t, detail NULL",
+            self.ledger()
+        )
+    }
+}
+
 /// Everything that faults are done to.
 pub struct World {
     pub deployment: TestDeployment,
@@ -84,6 +128,8 @@ pub struct World {
     // Behind the deployment: its processes end before their disks go.
     pub(super) disks: BTreeMap<DiskOf, Disk>,
     hub_servers: usize,
+    /// When the second lane was last in use; the books of the current state want to know.
+    pub(super) ordered_from_ms: i64,
 }
 
 /// Ports for the hub's leaf listeners, so that links can lead there before the hub runs.
@@ -129,7 +175,8 @@ impl World {
         });
         let deployment = deployment.await?;
         let witness = deployment.witness().await?;
-        let mut world = Self { deployment, witness, links, clocks: BTreeMap::new(), disks, hub_servers };
+        let mut world =
+            Self { deployment, witness, links, clocks: BTreeMap::new(), disks, hub_servers, ordered_from_ms: 0 };
         // The ledgers take the place of these.
         world.deployment.up.pollers.retain(|(_, poller, _)| poller.as_str() != LEDGER);
         world.give_clocks()?;
@@ -180,15 +227,31 @@ impl World {
         Ok(self.site_folder(tenant)?.join("js"))
     }
 
-    /// How a poller's settings say that the leaf is reached: `leaf` for itself, `forwarder.leaf` for the forwarder.
-    fn bus_of(&self, tenant: Tenant, poller: &str, path: &[&str]) -> anyhow::Result<BusSettings> {
+    /// A part of a poller's settings file.
+    fn setting(&self, tenant: Tenant, poller: &str, path: &[&str]) -> anyhow::Result<toml::Value> {
         let file = self.site_folder(tenant)?.join("pollers").join(poller).join("poller.toml");
         let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let mut value: toml::Value = toml::from_str(&text).context("read poller settings")?;
         for key in path {
             value = value.get(*key).cloned().with_context(|| format!("{key} in {}", file.display()))?;
         }
-        value.try_into().context("read bus settings")
+        Ok(value)
+    }
+
+    /// How a poller's settings say that the leaf is reached: `leaf` for itself, `forwarder.leaf` for the forwarder.
+    fn bus_of(&self, tenant: Tenant, poller: &str, path: &[&str]) -> anyhow::Result<BusSettings> {
+        self.setting(tenant, poller, path)?.try_into().context("read bus settings")
+    }
+
+    pub(super) fn own(&self, tenant: Tenant) -> anyhow::Result<Own> {
+        let settings = self.setting(tenant, POLLER, &["checks"])?;
+        let settings = settings.as_array().context("checks are a list")?;
+        let names = settings.iter().map(|check| Some(check.get("name")?.as_str()?.to_owned()));
+        let checks = names.collect::<Option<Vec<_>>>().context("each check has a name")?;
+        let intervals: BTreeSet<_> =
+            settings.iter().filter_map(|check| check.get("interval_s")?.as_integer()).collect();
+        let [interval_s] = *intervals.iter().collect::<Vec<_>>() else { bail!("all checks have one interval") };
+        Ok(Own { tenant, checks, interval_s: *interval_s as f64 })
     }
 
     pub(super) fn ledger_place(&self, tenant: Tenant) -> anyhow::Result<Place> {
@@ -196,7 +259,9 @@ impl World {
         let seed = std::fs::read_to_string(&seed).context("read the ledger's batch key")?;
         let (site, poller): (SiteName, PollerName) = (tenant.site().parse()?, LEDGER.parse()?);
         let key = KeyPair::from_seed(seed.trim()).context("read the ledger's batch key")?;
-        Ok(Place { tenant, site, poller, leaf: self.bus_of(tenant, LEDGER, &["leaf"])?, key })
+        let leaf = self.bus_of(tenant, LEDGER, &["leaf"])?;
+        let forwarder = self.bus_of(tenant, POLLER, &["forwarder", "leaf"])?;
+        Ok(Place { tenant, site, poller, leaf, forwarder, key })
     }
 
     /// What waits at the hub.
