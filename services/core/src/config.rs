@@ -61,6 +61,7 @@ pub struct Config {
 pub struct IngestConfig {
     pub messages_most: usize,
     pub rows_most: usize,
+    pub writers: usize,
     pub linger_ms: u64,
     pub ahead: usize,
     pub dead_letter_after: i64,
@@ -98,9 +99,10 @@ impl Config {
 
     fn problems(&self) -> Vec<String> {
         let ingest = &self.ingest;
-        let ranges: [(&str, i128, i128, i128); 9] = [
+        let ranges: [(&str, i128, i128, i128); 10] = [
             ("ingest.messages_most", ingest.messages_most as i128, 1, 5_000),
             ("ingest.rows_most", ingest.rows_most as i128, RESULTS_PER_BATCH_MAX as i128, 100_000),
+            ("ingest.writers", ingest.writers as i128, 1, 16),
             ("ingest.linger_ms", i128::from(ingest.linger_ms), 1, 10_000),
             ("ingest.ahead", ingest.ahead as i128, 1, 5_000),
             ("ingest.dead_letter_after", i128::from(ingest.dead_letter_after), 2, 1_000),

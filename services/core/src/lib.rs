@@ -131,7 +131,7 @@ impl Starting<'_> {
                 stream: stream_of(lane),
                 lane,
                 answers: database.answers.clone(),
-                hearts: Arc::new(Hearts::of(lane, &self.health.loops)),
+                hearts: Arc::new(Hearts::of(lane, self.config.ingest.writers, &self.health.loops)),
                 rows_per_second,
             };
             let readiness = self.health.readiness.clone();

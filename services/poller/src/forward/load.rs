@@ -27,24 +27,29 @@ impl Load {
         Part { headers: &self.header_text, body: &self.delivery.body }
     }
 
+    fn is_bundle(&self) -> bool {
+        self.headers.get(bundle::HEADER).is_some()
+    }
+
     fn bytes(&self) -> usize {
         self.part().encoded_bytes()
     }
 }
 
-/// Puts batches together, in order, as many as fit.
+/// Puts batches together, in order, as many as fit. What says that it is a bundle already travels as it came: bundles are
+/// not nested.
 pub(super) fn bundled(loads: Vec<Load>) -> Vec<Vec<Load>> {
     let mut groups: Vec<Vec<Load>> = Vec::new();
     let mut room = 0;
     for load in loads {
         let bytes = load.bytes();
         match groups.last_mut() {
-            Some(group) if bytes <= room && group.len() < PARTS_MAX => {
+            Some(group) if bytes <= room && group.len() < PARTS_MAX && !load.is_bundle() => {
                 room -= bytes;
                 group.push(load);
             }
             Some(_) | None => {
-                room = BUNDLE_BYTES_MOST.saturating_sub(bytes);
+                room = if load.is_bundle() { 0 } else { BUNDLE_BYTES_MOST.saturating_sub(bytes) };
                 groups.push(vec![load]);
             }
         }

@@ -1,15 +1,16 @@
 //! `t.<T>.up.<site>.fwd.<lane>`: batches from the hub's work queues into the database.
 //!
 //! Acknowledged after the commit and never before. What cannot be stored is dead-lettered in the same transaction; what
-//! cannot be stored now is put back. A batch that comes twice changes nothing (docs/adr/0004). While one transaction is
-//! under way the next one is decoded and verified; one stream has one writer, because what the current state is since
-//! follows from the state before.
+//! cannot be stored now is put back. A batch that comes twice changes nothing (docs/adr/0004). While transactions are under
+//! way the next ones are decoded and verified. A tenant always has the same writer of a stream, because what its current
+//! state is since follows from the state before.
 
 mod letters;
 mod part;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, now_ms};
 use bulkhead_store::{Store, StoreError};
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -55,7 +57,8 @@ pub struct Ingesting {
 #[derive(Debug)]
 pub struct Hearts {
     pub taking: Heart,
-    pub writing: Heart,
+    /// One for each writer.
+    pub writing: Vec<Heart>,
     /// For what is stranded in the queue.
     pub looking: Heart,
 }
@@ -63,17 +66,23 @@ pub struct Hearts {
 impl Hearts {
     /// Begins to watch them.
     #[must_use]
-    pub fn of(lane: Lane, loops: &Loops) -> Self {
+    pub fn of(lane: Lane, writers: usize, loops: &Loops) -> Self {
         let (taking, writing, looking) = match lane {
             Lane::Results => ("results: taking", "results: writing", "results: looking"),
             Lane::Backfill => ("backfill: taking", "backfill: writing", "backfill: looking"),
         };
-        Self { taking: loops.watch(taking), writing: loops.watch(writing), looking: loops.watch(looking) }
+        Self {
+            taking: loops.watch(taking),
+            writing: (0..writers).map(|_| loops.watch(writing)).collect(),
+            looking: loops.watch(looking),
+        }
     }
 }
 
 /// What one transaction is to do, and which deliveries it settles.
 struct Work {
+    /// Who writes it.
+    writer: usize,
     ready: Ready,
     /// Rows and dead letters.
     entries: usize,
@@ -89,9 +98,26 @@ struct Gathering {
 }
 
 impl Gathering {
-    fn ready(self) -> Work {
-        Work { ready: self.shares.ready(), entries: self.entries, done: self.done }
+    fn ready(self, writer: usize) -> Work {
+        Work { writer, ready: self.shares.ready(), entries: self.entries, done: self.done }
     }
+}
+
+/// Which of so many writers stores what this account sends.
+fn writer_of(account: &AccountKey, writers: usize) -> usize {
+    let mut hash = DefaultHasher::new();
+    account.hash(&mut hash);
+    usize::try_from(hash.finish() % u64::try_from(writers.max(1)).unwrap_or(1)).unwrap_or(0)
+}
+
+/// The transactions of all writers in turn, so that none waits for another one's.
+fn in_turn(gathered: Vec<Vec<Gathering>>) -> Vec<Work> {
+    let of_writer = |(writer, all): (usize, Vec<Gathering>)| {
+        all.into_iter().enumerate().map(move |(turn, one)| (turn, one.ready(writer)))
+    };
+    let mut works: Vec<(usize, Work)> = gathered.into_iter().enumerate().flat_map(of_writer).collect();
+    works.sort_by_key(|(turn, _)| *turn);
+    works.into_iter().map(|(_, work)| work).collect()
 }
 
 /// A delivery that is no tenant's.
@@ -112,11 +138,12 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// A transaction at a time, so that no writer has more to do than another.
-    fn one_by_one(self) -> impl Iterator<Item = Self> {
-        let others = Self { works: vec![], ..self };
-        let works = self.works.into_iter().map(|work| Self { works: vec![work], ..Self::default() });
-        let is_any = |one: &Self| !(one.works.is_empty() && one.strangers.is_empty() && one.undecided.is_empty());
+    /// A transaction at a time, with its writer.
+    fn one_by_one(self) -> impl Iterator<Item = (usize, Self)> {
+        let others = (0, Self { works: vec![], ..self });
+        let works = self.works.into_iter().map(|work| (work.writer, Self { works: vec![work], ..Self::default() }));
+        let is_any =
+            |(_, one): &(usize, Self)| !(one.works.is_empty() && one.strangers.is_empty() && one.undecided.is_empty());
         works.chain(std::iter::once(others)).filter(is_any)
     }
 }
@@ -137,13 +164,15 @@ impl Ingesting {
     /// # Errors
     /// Never by itself: whatever fails is tried again.
     pub async fn run(self, bus: Bus, readiness: Readiness, part: &'static str, stop: Stop) -> anyhow::Result<()> {
-        let (prepared, waiting) = mpsc::channel(1);
-        let settler = Settler::new(self.clone());
+        let (prepared, waiting): (Vec<_>, Vec<_>) = (0..self.config.writers).map(|_| mpsc::channel(1)).unzip();
+        let settlers = waiting.into_iter().enumerate();
+        let settling = settlers.map(|(place, waiting)| Settler::new(self.clone(), place).run(waiting, &stop));
+        let settling: Vec<_> = settling.collect();
         let (stranded, metrics, hearts) = (self.stream, Arc::clone(&self.metrics), Arc::clone(&self.hearts));
         let looking = bus.clone();
-        let (taken, (), ()) = tokio::join!(
+        let (taken, _, ()) = tokio::join!(
             self.take(bus, readiness, (part, prepared), &stop),
-            settler.run(waiting, &stop),
+            join_all(settling),
             looking.free_stranded(stranded, &hearts.looking, &stop, || add(&metrics.stranded_freed, 1)),
         );
         taken
@@ -153,7 +182,7 @@ impl Ingesting {
         self,
         bus: Bus,
         readiness: Readiness,
-        (part, prepared): (&'static str, mpsc::Sender<Prepared>),
+        (part, prepared): (&'static str, Vec<mpsc::Sender<Prepared>>),
         stop: &Stop,
     ) -> anyhow::Result<()> {
         let stream = self.stream.as_str();
@@ -161,7 +190,7 @@ impl Ingesting {
         let mut trouble = None;
         while !stop.is_cancelled() {
             // What an earlier process was handed and could not read would end this one's connection as well.
-            self.hearts.taking.while_waiting(Settler::new(self.clone()).settle_unreadable(&bus)).await;
+            self.hearts.taking.while_waiting(Settler::new(self.clone(), 0).settle_unreadable(&bus)).await;
             let pulled = tokio::select! {
                 pulled = bus.pull(self.stream, self.ahead()) => pulled,
                 () = stop.cancelled() => return Ok(()),
@@ -194,7 +223,7 @@ impl Ingesting {
         &self,
         mut puller: bulkhead_runtime::Puller,
         bus: &Bus,
-        prepared: &mpsc::Sender<Prepared>,
+        prepared: &[mpsc::Sender<Prepared>],
         stop: &Stop,
     ) {
         let mut losses = bus.losses();
@@ -207,7 +236,7 @@ impl Ingesting {
                 batch = heart.while_waiting(puller.next_batch(self.messages_most(), self.config.linger())) => batch,
                 Ok(()) = losses.changed() => {
                     // Thousands of questions, each with a limit of its own.
-                    heart.while_waiting(Settler::new(self.clone()).settle_unreadable(bus)).await;
+                    heart.while_waiting(Settler::new(self.clone(), 0).settle_unreadable(bus)).await;
                     continue;
                 }
                 () = stop.cancelled() => return,
@@ -225,9 +254,9 @@ impl Ingesting {
             };
             pace.reset();
             let entries = decided.works.iter().map(|work| work.entries).sum();
-            for one in decided.one_by_one() {
+            for (writer, one) in decided.one_by_one() {
                 // The other end waits for this one to be dropped.
-                if heart.while_waiting(prepared.send(one)).await.is_err() {
+                if heart.while_waiting(prepared[writer].send(one)).await.is_err() {
                     return;
                 }
             }
@@ -264,7 +293,7 @@ impl Ingesting {
                 Some(self.plan(deliveries.into_iter().zip(decided)))
             }
             Err(error) => {
-                self.hearts.taking.while_waiting(settle::put_back(self, &deliveries, &error)).await;
+                settle::put_back(self, &self.hearts.taking, &deliveries, &error).await;
                 None
             }
         }
@@ -306,7 +335,8 @@ impl Ingesting {
 
     /// Puts what is decided into transactions of about `rows_most` rows and letters; a delivery is never in two of them.
     fn plan(&self, decided: impl Iterator<Item = (Delivery, Decided)>) -> Prepared {
-        let (mut prepared, mut gathered) = (Prepared::default(), Vec::<Gathering>::new());
+        let mut prepared = Prepared::default();
+        let mut gathered: Vec<Vec<Gathering>> = (0..self.config.writers).map(|_| vec![]).collect();
         for (delivery, parts) in decided {
             // A bundle waits as a whole, and the other batches of it are stored when it comes for the first time.
             let is_undecided = parts.iter().any(|(_, verdict)| verdict.is_undecided());
@@ -324,17 +354,19 @@ impl Ingesting {
                 continue;
             }
             let is_full = |work: &Gathering| work.entries > 0 && work.entries + entries > self.config.rows_most;
-            if gathered.last().is_none_or(is_full) {
-                gathered.push(Gathering::default());
+            let account = CoreSubject::account_of(&delivery.subject);
+            let own = &mut gathered[account.map_or(0, |account| writer_of(&account, self.config.writers))];
+            if own.last().is_none_or(is_full) {
+                own.push(Gathering::default());
             }
-            let Some(work) = gathered.last_mut() else { continue };
+            let Some(work) = own.last_mut() else { continue };
             for (part, verdict) in parts {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }
             work.entries += entries;
             if is_undecided { &mut prepared.undecided } else { &mut work.done }.push(delivery);
         }
-        prepared.works = gathered.into_iter().map(Gathering::ready).collect();
+        prepared.works = in_turn(gathered);
         prepared
     }
 

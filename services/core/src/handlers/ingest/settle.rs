@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::{AccountKey, CoreSubject, Tenant};
-use bulkhead_runtime::{Bus, Chain, Delivery, Readable, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
@@ -36,23 +36,29 @@ enum Settled {
     Away,
 }
 
-/// Writes the transactions of one stream.
+/// Writes transactions of one stream.
 pub(super) struct Settler {
     ingesting: Ingesting,
     writer: Writer,
+    /// Which of the stream's writers it is.
+    place: usize,
 }
 
 impl Settler {
-    pub(super) fn new(ingesting: Ingesting) -> Self {
+    pub(super) fn new(ingesting: Ingesting, place: usize) -> Self {
         let writer = Writer::new(ingesting.store.clone());
-        Self { ingesting, writer }
+        Self { ingesting, writer, place }
+    }
+
+    fn heart(&self) -> &Heart {
+        &self.ingesting.hearts.writing[self.place]
     }
 
     /// Runs until nothing more is prepared.
     pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Prepared>, stop: &Stop) {
         let mut pace = retry_pace();
         let hearts = Arc::clone(&self.ingesting.hearts);
-        while let Some(prepared) = hearts.writing.while_waiting(waiting.recv()).await {
+        while let Some(prepared) = hearts.writing[self.place].while_waiting(waiting.recv()).await {
             match self.settle_all(prepared).await {
                 Settled::Yes => pace.reset(),
                 Settled::Refused | Settled::Away => pause(&mut pace, stop).await,
@@ -65,7 +71,7 @@ impl Settler {
             self.settle_stranger(stranger).await;
         }
         for delivery in &prepared.undecided {
-            retry(&self.ingesting, delivery, AWAY_WAIT).await;
+            retry(&self.ingesting, self.heart(), delivery, AWAY_WAIT).await;
         }
         let mut settled = Settled::Yes;
         for work in &prepared.works {
@@ -73,7 +79,7 @@ impl Settler {
                 Settled::Yes | Settled::Refused => self.settle(work).await,
                 Settled::Away => {
                     // The first work said why.
-                    retry_all(&self.ingesting, &work.done).await;
+                    retry_all(&self.ingesting, self.heart(), &work.done).await;
                     Settled::Away
                 }
             };
@@ -86,11 +92,11 @@ impl Settler {
         match self.write(&work.ready).await {
             Ok(counts) => {
                 self.count(counts);
-                acknowledge(&self.ingesting, &work.done).await;
+                acknowledge(&self.ingesting, self.heart(), &work.done).await;
                 return Settled::Yes;
             }
             Err(error) if error.is_transient() => {
-                put_back(&self.ingesting, &work.done, &error).await;
+                put_back(&self.ingesting, self.heart(), &work.done, &error).await;
                 return Settled::Away;
             }
             Err(error) => {
@@ -106,7 +112,7 @@ impl Settler {
         let (mut is_away, mut is_any_stored) = (false, false);
         for delivery in &work.done {
             if is_away {
-                retry(&self.ingesting, delivery, AWAY_WAIT).await;
+                retry(&self.ingesting, self.heart(), delivery, AWAY_WAIT).await;
                 continue;
             }
             match self.settle_alone(delivery).await {
@@ -128,11 +134,11 @@ impl Settler {
         match self.store_alone(delivery).await {
             Ok(counts) => {
                 self.count(counts);
-                acknowledge(&self.ingesting, std::slice::from_ref(delivery)).await;
+                acknowledge(&self.ingesting, self.heart(), std::slice::from_ref(delivery)).await;
                 Settled::Yes
             }
             Err(error) => {
-                put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await;
+                put_back(&self.ingesting, self.heart(), std::slice::from_ref(delivery), &error).await;
                 if error.is_transient() { Settled::Away } else { Settled::Refused }
             }
         }
@@ -185,8 +191,8 @@ impl Settler {
 
     /// One transaction, and what is measured of it.
     async fn write(&mut self, ready: &Ready) -> Result<Counts, StoreError> {
-        let Ingesting { metrics, lane, answers, hearts, .. } = &self.ingesting;
-        hearts.writing.beat();
+        self.heart().beat();
+        let Ingesting { metrics, lane, answers, .. } = &self.ingesting;
         let began = Instant::now();
         let written = self.writer.write(ready).await;
         metrics.transaction_seconds.of(*lane).observe(began.elapsed());
@@ -203,10 +209,10 @@ impl Settler {
     /// Deliveries of nobody: wait for the account to become known, then keep them apart.
     async fn settle_stranger(&self, stranger: &Stranger) {
         let Stranger { delivery, account, dead } = stranger;
-        let Ingesting { metrics, answers, hearts, .. } = &self.ingesting;
-        hearts.writing.beat();
+        let Ingesting { metrics, answers, .. } = &self.ingesting;
+        self.heart().beat();
         if dead.reason == DeadReason::UnknownAccount && delivery.delivered < self.ingesting.config.dead_letter_after {
-            return retry(&self.ingesting, delivery, STRANGER_WAIT).await;
+            return retry(&self.ingesting, self.heart(), delivery, STRANGER_WAIT).await;
         }
         let letter = letter(self.ingesting.stream, (delivery, &Part::whole(delivery)), dead);
         let put = store::put_unclaimed(&self.ingesting.store, account, &letter).await;
@@ -215,9 +221,9 @@ impl Settler {
             Ok(is_kept) => {
                 add(metrics.dead_letters.of(dead.reason), 1);
                 add(&metrics.dead_letters_not_kept, u64::from(!is_kept));
-                acknowledge(&self.ingesting, std::slice::from_ref(delivery)).await;
+                acknowledge(&self.ingesting, self.heart(), std::slice::from_ref(delivery)).await;
             }
-            Err(error) => put_back(&self.ingesting, std::slice::from_ref(delivery), &error).await,
+            Err(error) => put_back(&self.ingesting, self.heart(), std::slice::from_ref(delivery), &error).await,
         }
     }
 
@@ -275,7 +281,7 @@ impl Settler {
 }
 
 /// What is acknowledged is stored.
-async fn acknowledge(ingesting: &Ingesting, deliveries: &[Delivery]) {
+async fn acknowledge(ingesting: &Ingesting, heart: &Heart, deliveries: &[Delivery]) {
     let lag = ingesting.metrics.commit_lag_seconds.of(ingesting.lane);
     let now = now_ms();
     let acknowledging = async {
@@ -288,29 +294,29 @@ async fn acknowledge(ingesting: &Ingesting, deliveries: &[Delivery]) {
         }
     };
     // A client whose hub is away holds so many and no more.
-    ingesting.hearts.writing.while_waiting(acknowledging).await;
+    heart.while_waiting(acknowledging).await;
 }
 
 /// Back into the queue, because the database is away or refuses what is good.
-pub(super) async fn put_back(ingesting: &Ingesting, deliveries: &[Delivery], error: &StoreError) {
+pub(super) async fn put_back(ingesting: &Ingesting, heart: &Heart, deliveries: &[Delivery], error: &StoreError) {
     let count = deliveries.len();
     if error.is_transient() {
         warn!(error = %Chain(error), count, "batches not stored, trying again");
     } else if ingesting.answers.said.is_news(Chain(error).to_string(), Instant::now()) {
         error!(error = %Chain(error), count, "batches not stored: the database refuses what is good, they wait for its repair");
     }
-    retry_all(ingesting, deliveries).await;
+    retry_all(ingesting, heart, deliveries).await;
 }
 
-async fn retry_all(ingesting: &Ingesting, deliveries: &[Delivery]) {
+async fn retry_all(ingesting: &Ingesting, heart: &Heart, deliveries: &[Delivery]) {
     for delivery in deliveries {
-        retry(ingesting, delivery, AWAY_WAIT).await;
+        retry(ingesting, heart, delivery, AWAY_WAIT).await;
     }
 }
 
-async fn retry(ingesting: &Ingesting, delivery: &Delivery, wait: Duration) {
+async fn retry(ingesting: &Ingesting, heart: &Heart, delivery: &Delivery, wait: Duration) {
     add(&ingesting.metrics.deliveries_retried, 1);
-    if let Err(error) = ingesting.hearts.writing.while_waiting(delivery.retry_after(wait)).await {
+    if let Err(error) = heart.while_waiting(delivery.retry_after(wait)).await {
         // Its acknowledgement wait ends by itself.
         warn!(error = %error, "delivery not put back");
     }
