@@ -13,10 +13,12 @@ const WHOLE: i32 = -1;
 /// The longest header that signs has 86 bytes; a number may have been written longer than it is.
 const SIGNING_BYTES_MAX: usize = 128;
 
-/// Identifies a message by what it is, not by where it was stored: the same batch sent ten times is one dead letter.
+/// Identifies a message by what it is, not by where it was stored or on which lane it came: the same batch sent ten times
+/// is one dead letter.
 fn digest(subject: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let sender = subject.rsplit_once('.').map_or(subject, |(sender, _lane)| sender);
     let mut hash = Sha256::new();
-    for part in [subject.as_bytes(), headers.as_bytes(), body] {
+    for part in [sender.as_bytes(), headers.as_bytes(), body] {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -110,6 +112,14 @@ pub(super) fn unreadable_letter(stream: StreamName, message: &Unreadable, dead: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_batch_on_two_lanes_is_one_letter_and_two_senders_are_two() {
+        let of = |subject| digest(subject, "", b"{");
+        assert_eq!(of("t.A.up.oslo.fwd.results"), of("t.A.up.oslo.fwd.backfill"));
+        assert_ne!(of("t.A.up.oslo.fwd.results"), of("t.A.up.bergen.fwd.results"));
+        assert_ne!(of("t.A.up.oslo.fwd.results"), of("t.B.up.oslo.fwd.results"));
+    }
     use crate::admission::DeadReason;
     use bulkhead_bus::payload::{CheckKind, Measured, Outcome};
     use std::collections::BTreeMap;
