@@ -2,13 +2,18 @@
 //! for all of them; each batch keeps its own headers and bytes, so that its signature holds as before.
 //!
 //! A message with the header [`HEADER`] is a sequence of parts, each a length and header lines, then a length and the body
-//! (lengths are four bytes, most significant first). It refuses everything else.
+//! (lengths are four bytes, most significant first). What travels is one LZ4 block of it behind the length that it had (four
+//! bytes, least significant first, as lz4_flex writes it). It refuses everything else.
+
+use crate::stream::MAX_BATCH_BYTES;
 
 /// The header of a bundle; its value is the version of the framing.
 pub const HEADER: &str = "Bulkhead-Bundle";
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 /// Parts of one bundle at most: more than fit into a message that may travel, were each of one result.
 pub const PARTS_MAX: usize = 512;
+/// The parts of one bundle together, at most: what is packed small must not become large in the reader's memory.
+pub const BYTES_MAX: usize = MAX_BATCH_BYTES.unsigned_abs() as usize;
 const LENGTH_BYTES: usize = 4;
 
 /// What a version that is not understood is shown of, at most.
@@ -19,6 +24,10 @@ const SHOWN_CHARS: usize = 32;
 pub enum BundleError {
     #[error("the bundle is of version {0:?}: version {VERSION} is understood")]
     Version(String),
+    #[error("the bundle is no LZ4 block of its length")]
+    Packing,
+    #[error("the bundle is of {0} bytes, and {BYTES_MAX} is the most")]
+    Large(usize),
     #[error("the bundle ends in the middle of part {0}")]
     Short(usize),
     #[error("the headers of part {0} of the bundle are not text")]
@@ -57,6 +66,26 @@ pub fn encode(parts: &[Part<'_>]) -> Vec<u8> {
         bytes.extend(field);
     }
     bytes
+}
+
+/// The bytes that travel.
+#[must_use]
+pub fn pack(bundle: &[u8]) -> Vec<u8> {
+    lz4_flex::compress_prepend_size(bundle)
+}
+
+/// The bytes of a bundle that came, as [`encode`] made them.
+///
+/// # Errors
+/// When they are none, or more than [`BYTES_MAX`].
+pub fn unpack(packed: &[u8]) -> Result<Vec<u8>, BundleError> {
+    let (length, _) = packed.split_first_chunk::<LENGTH_BYTES>().ok_or(BundleError::Packing)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    if length > BYTES_MAX {
+        return Err(BundleError::Large(length));
+    }
+    let bytes = lz4_flex::decompress_size_prepended(packed).map_err(|_| BundleError::Packing)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(BundleError::Packing) }
 }
 
 /// Takes one field off the front.
@@ -104,6 +133,20 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
             let _ = decode(&bytes);
+            let _ = unpack(&bytes);
+        }
+
+        #[test]
+        fn what_is_packed_is_unpacked_and_what_is_cut_or_changed_does_not_grow(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2_000), place in any::<prop::sample::Index>(), by in 1_u8..,
+        ) {
+            let packed = pack(&bytes);
+            prop_assert_eq!(unpack(&packed), Ok(bytes));
+            let place = place.index(packed.len());
+            prop_assert!(unpack(&packed[..place]).is_err());
+            let mut changed = packed;
+            changed[place] ^= by;
+            prop_assert!(unpack(&changed).map_or(0, |bytes| bytes.len()) <= BYTES_MAX);
         }
 
         #[test]
@@ -118,12 +161,27 @@ mod tests {
     #[test]
     fn another_version_is_named_and_not_read() {
         assert_eq!(check_version(VERSION), Ok(()));
-        for value in ["2", "", "1 ", "01"] {
+        for value in ["1", "", "2 ", "02"] {
             assert_eq!(check_version(value), Err(BundleError::Version(value.to_owned())));
         }
-        let shown = check_version("2").unwrap_err().to_string();
-        assert_eq!(shown, "the bundle is of version \"2\": version 1 is understood");
+        let shown = check_version("1").unwrap_err().to_string();
+        assert_eq!(shown, "the bundle is of version \"1\": version 2 is understood");
         assert!(check_version(&"9".repeat(60_000)).unwrap_err().to_string().len() < 100);
+    }
+
+    #[test]
+    fn a_small_message_does_not_become_a_large_one() {
+        let largest = vec![b'x'; BYTES_MAX];
+        let packed = pack(&largest);
+        assert!(packed.len() < 1_000, "{}", packed.len());
+        assert_eq!(unpack(&packed).map(|bytes| bytes.len()), Ok(BYTES_MAX));
+        let larger = vec![b'x'; BYTES_MAX + 1];
+        assert_eq!(unpack(&pack(&larger)), Err(BundleError::Large(BYTES_MAX + 1)));
+        // A length that is not the block's.
+        let mut false_length = pack(&larger);
+        false_length[..LENGTH_BYTES].copy_from_slice(&1_000_u32.to_le_bytes());
+        assert_eq!(unpack(&false_length), Err(BundleError::Packing));
+        assert_eq!(unpack(b"abc"), Err(BundleError::Packing));
     }
 
     #[test]

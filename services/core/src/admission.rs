@@ -222,7 +222,11 @@ pub fn admit<'a, 'k>(
 pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: &BundleError) -> Verdict {
     let reason = match why {
         BundleError::Version(_) => DeadReason::UnknownVersion,
-        BundleError::Short(_) | BundleError::Headers(_) | BundleError::Count => DeadReason::NotDecodable,
+        BundleError::Packing
+        | BundleError::Large(_)
+        | BundleError::Short(_)
+        | BundleError::Headers(_)
+        | BundleError::Count => DeadReason::NotDecodable,
     };
     let dead = Dead::new(reason, why);
     match CoreSubject::account_of(subject) {

@@ -295,7 +295,7 @@ impl Ledger {
         body.truncate(body.len() - batches[1].body.len() / 2);
         let mut headers = Headers::default();
         headers.set(bundle::HEADER, bundle::VERSION);
-        Ok(Batch { headers, body: body.into(), slots: vec![] })
+        Ok(Batch { headers, body: bundle::pack(&body).into(), slots: vec![] })
     }
 
     fn unrecorded(&mut self, batch: ResultBatch) -> anyhow::Result<Batch> {

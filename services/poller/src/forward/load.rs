@@ -1,13 +1,12 @@
 //! What one publication upstream carries: a batch as it is, or as many as fit into one message (docs/adr/0007).
 
-use bulkhead_bus::MAX_BATCH_BYTES;
-use bulkhead_bus::bundle::{self, PARTS_MAX, Part};
+use bulkhead_bus::bundle::{self, BYTES_MAX, PARTS_MAX, Part};
 use bulkhead_runtime::{Delivery, Headers};
 use bytes::Bytes;
 
-/// Room for the header of a bundle with its framing.
-const HEADER_BYTES: usize = 256;
-const BUNDLE_BYTES_MOST: usize = MAX_BATCH_BYTES.unsigned_abs() as usize - HEADER_BYTES;
+/// Room for the header of a bundle with its framing, and for what cannot be packed: LZ4 adds a byte to each 255 of it.
+const SPARE_BYTES: usize = 1024;
+const BUNDLE_BYTES_MOST: usize = BYTES_MAX - SPARE_BYTES;
 
 /// A batch of the leaf, and its headers as they travel.
 pub(super) struct Load {
@@ -65,5 +64,5 @@ pub(super) fn message(group: &[&Load]) -> (Headers, Bytes) {
     let mut headers = Headers::default();
     headers.set(bundle::HEADER, bundle::VERSION);
     let parts: Vec<Part<'_>> = group.iter().map(|load| load.part()).collect();
-    (headers, bundle::encode(&parts).into())
+    (headers, bundle::pack(&bundle::encode(&parts)).into())
 }

@@ -24,10 +24,9 @@ pub(super) fn parts_of(delivery: &Delivery) -> Result<Vec<Part>, BundleError> {
         return Ok(vec![Part::whole(delivery)]);
     };
     bundle::check_version(version)?;
-    let parts = bundle::decode(&delivery.body)?.into_iter();
-    let part = |part: bundle::Part<'_>| Part {
-        headers: Headers::from_text(part.headers),
-        body: delivery.body.slice_ref(part.body),
-    };
+    let bytes = Bytes::from(bundle::unpack(&delivery.body)?);
+    let parts = bundle::decode(&bytes)?.into_iter();
+    let part =
+        |part: bundle::Part<'_>| Part { headers: Headers::from_text(part.headers), body: bytes.slice_ref(part.body) };
     Ok(parts.map(part).collect())
 }
