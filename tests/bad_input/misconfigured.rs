@@ -178,3 +178,19 @@ async fn a_key_that_is_damaged_or_late_buries_nothing() -> anyhow::Result<()> {
     register_late(&deployment, &witness).await.context("register a key late")?;
     deployment.stop().await
 }
+
+/// A database that answers every question and stores nothing.
+#[tokio::test]
+async fn a_locked_table_is_said_and_loses_nothing() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let witness = deployment.witness().await?;
+    deployment.wait_for_results(&witness).await?;
+    let mut lock = witness.begin().await?;
+    sqlx::raw_sql("lock table shared.result in access exclusive mode").execute(&mut *lock).await.context("lock")?;
+    wait_for_readiness(&deployment, 503, "database (writing)").await?;
+    lock.rollback().await?;
+    wait_for_readiness(&deployment, 200, "ready").await?;
+    wait_until_gapless(&witness).await?;
+    assert_eq!(dead_letters(&witness).await?, 0);
+    deployment.stop().await
+}

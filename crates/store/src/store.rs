@@ -138,7 +138,13 @@ impl Store {
         let options: PgConnectOptions = url.parse().map_err(failed("read database address"))?;
         let options = options
             .application_name(service)
-            .options([("jit", "off"), ("statement_timeout", &STATEMENT_LIMIT_MS.to_string())])
+            .options([
+                ("jit", "off"),
+                ("statement_timeout", &STATEMENT_LIMIT_MS.to_string()),
+                // What is committed is acknowledged, and comes from nowhere again: a setting of the server or the role
+                // must not make a commit a promise for later.
+                ("synchronous_commit", "on"),
+            ])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(connections)

@@ -112,6 +112,7 @@ impl Starting<'_> {
         self.health.readiness.mark("database");
         self.health.readiness.require_reached("database", &answers.reached);
         self.health.readiness.require_reached("database (rights and schema)", &answers.usable);
+        self.health.readiness.require_reached("database (writing)", &answers.writable);
         let refresh = Duration::from_secs(self.config.tenants.refresh_s);
         let heart = self.health.loops.watch("tenants");
         self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, heart, self.stop.clone()));

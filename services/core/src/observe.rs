@@ -28,6 +28,9 @@ pub struct Answers {
     pub reached: Reached,
     /// Whether it has taken whatever was good lately: its rights and its schemas are what core needs.
     pub usable: Reached,
+    /// Whether the last transaction that was to store something did not fail for want of the database: one that answers
+    /// questions may still store nothing, behind a lock or a dead disk.
+    pub writable: Reached,
     pub said: Said,
     errors: Labelled<Failure, Counter>,
 }
@@ -36,13 +39,14 @@ impl Answers {
     /// Shows it on the page.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
-        let (reached, usable) = (Reached::default(), Reached::default());
+        let (reached, usable, writable) = (Reached::default(), Reached::default(), Reached::default());
         usable.set(true);
+        writable.set(true);
         let (shown, gauge) = (reached.clone(), metrics.database_reached.clone());
         metrics.page.before_rendering(move || {
             gauge.set(i64::from(shown.get()));
         });
-        Self { reached, usable, said: Said::default(), errors: metrics.database_errors.clone() }
+        Self { reached, usable, writable, said: Said::default(), errors: metrics.database_errors.clone() }
     }
 
     /// How often the database has refused what is good.
@@ -60,6 +64,17 @@ impl Answers {
         }
         if let Some(failure) = failure {
             add(self.errors.of(failure), 1);
+        }
+    }
+
+    /// As [`Self::note`], of a transaction that was to store something.
+    pub fn note_write<T>(&self, written: &Result<T, StoreError>) {
+        self.note(written);
+        match written.as_ref().err().map(Failure::of) {
+            None => self.writable.set(true),
+            Some(Failure::Transient) => self.writable.set(false),
+            // It was there to refuse.
+            Some(Failure::Refused | Failure::Misconfigured) => {}
         }
     }
 }

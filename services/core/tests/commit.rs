@@ -269,6 +269,22 @@ async fn a_database_that_is_gone_is_worth_another_try() {
 }
 
 #[tokio::test]
+async fn what_is_committed_is_on_the_disk_whatever_the_server_is_set_to() {
+    let world = world().await;
+    let weaken = "alter role bulkhead_core set synchronous_commit = off";
+    sqlx::raw_sql(weaken).execute(&mut world.database.superuser().await.unwrap()).await.unwrap();
+    let setting = "select current_setting('synchronous_commit')";
+    let mut bare = world.database.bare_core().await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, String>(setting).fetch_one(&mut bare).await.unwrap(), "off");
+    let store = world.database.store().await.unwrap();
+    // The second time it is a connection that was given back.
+    for _ in 0..2 {
+        let mut connection = store.platform().await.unwrap();
+        assert_eq!(sqlx::query_scalar::<_, String>(setting).fetch_one(&mut *connection).await.unwrap(), "on");
+    }
+}
+
+#[tokio::test]
 async fn only_what_can_never_be_stored_is_the_datas_fault() {
     let mut world = world().await;
     let mut superuser = world.database.superuser().await.unwrap();

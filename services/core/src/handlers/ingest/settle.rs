@@ -196,7 +196,7 @@ impl Settler {
         let began = Instant::now();
         let written = self.writer.write(ready).await;
         metrics.transaction_seconds.of(*lane).observe(began.elapsed());
-        answers.note(&written);
+        answers.note_write(&written);
         if written.is_ok() {
             add(metrics.transactions.of(*lane), 1);
             metrics.transaction_rows.of(*lane).observe(ready.rows());
