@@ -1,6 +1,7 @@
 //! Each malformed message is there once as a dead letter, with its reason, and nothing else is.
 
 use anyhow::Context;
+use bulkhead_bus::bundle;
 use sqlx::PgPool;
 
 use super::{Books, Evidence};
@@ -41,6 +42,8 @@ async fn found(witness: &PgPool, evidence: &Evidence) -> anyhow::Result<Vec<Lett
         .await
         .context("read dead letters")?;
     let letter = |(reason, payload): (String, Vec<u8>)| {
+        // Of a bundle, what it unpacks to; nothing else of ours begins like one.
+        let payload = bundle::unpack(&payload).unwrap_or(payload);
         let payload = String::from_utf8_lossy(&payload).into_owned();
         Letter { reason, payload }
     };
