@@ -3,7 +3,8 @@
 //! The newest slot's row, whole. And `since`: the first slot of the run of one outcome that the newest row is in, of
 //! the rows that came in order. A row that comes after a newer one of its check neither begins nor breaks a run: core
 //! sees the state that is there, not the history. That holds as long as one transaction follows the other; while the
-//! second lane is in use it has a writer of its own, and then `since` is only a slot of that outcome.
+//! second lane is in use it has a writer of its own, and then `since` is only a slot of that outcome. So it is where rows
+//! took the place of others, as after a clock that was ahead: the slot that it is since may have another outcome by now.
 
 use anyhow::Context;
 use sqlx::PgPool;
@@ -37,8 +38,9 @@ select coalesce(n.check_name, s.check_name) || ' at ' || coalesce(n.vantage, s.v
        format('%s %s %s %s %L %L', n.slot, n.poller, n.kind, n.outcome, n.reason, n.latency_us),
        s.since::text, run.since::text,
        s.since <= s.slot and exists (
+           -- A row in another's place may have another outcome than that one had.
            select from r where r.check_name = s.check_name and r.vantage = s.vantage and r.slot = s.since
-                           and r.outcome = s.outcome),
+                           and (r.outcome = s.outcome or r.revision > 0)),
        -- A row in another's place says when it came itself, not when that one came.
        run.since >= to_timestamp($2::float8 / 1000) and not exists (
            select from r where r.check_name = s.check_name and r.vantage = s.vantage and r.revision > 0)
