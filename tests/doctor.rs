@@ -29,6 +29,7 @@ async fn what_is_broken_is_found_by_name_and_what_is_well_is_not() -> anyhow::Re
     files::modes_certificates_and_credentials(&patient).await?;
     drift::streams_accounts_tenants_and_configuration(&patient).await?;
     locks::row_security_roles_and_grants(&patient).await?;
+    locks::a_database_that_forgets(&patient).await?;
     locks::clocks_and_dead_letters(&patient).await?;
     away::leaf_core_database_and_hub(&mut patient).await?;
     disk::a_leaf_on_a_full_disk(&mut patient).await?;

@@ -8,7 +8,9 @@ mod clock;
 mod disks;
 mod drift;
 mod drift_files;
+mod durability;
 mod finding;
+mod grants;
 mod home;
 mod known;
 mod lag;
@@ -66,12 +68,14 @@ pub fn looks() -> Vec<&'static Look> {
         certificates::LOOKS,
         listeners::LOOKS,
         disks::LOOKS,
+        durability::LOOKS,
         streams::LOOKS,
         lag::LOOKS,
         drift::LOOKS,
         drift_files::LOOKS,
         permissions::LOOKS,
         row_security::LOOKS,
+        grants::LOOKS,
         rights::LOOKS,
     ];
     all.concat()
@@ -128,7 +132,7 @@ impl Seen<'_> {
             Area::Versions => versions::look(home, sources, hub, programs).await,
             Area::Clock => clock::look(sources, hub).await,
             Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
-            Area::Disks => disks::look(home, sources, hub, streams),
+            Area::Disks => [disks::look(home, sources, hub, streams), durability::look(sources).await].concat(),
             Area::Streams => streams::look(home, sources, hub, streams).await,
             Area::Lag => lag::look(home, sources, streams).await,
             Area::Drift => {
@@ -136,8 +140,8 @@ impl Seen<'_> {
                 [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()
             }
             Area::Permissions => {
-                let database = row_security::look(sources).await;
-                [permissions::look(home), database, rights::look(home, known)].concat()
+                let (locks, grants) = (row_security::look(sources).await, grants::look(sources).await);
+                [permissions::look(home), locks, grants, rights::look(home, known)].concat()
             }
         }
     }

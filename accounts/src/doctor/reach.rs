@@ -163,7 +163,8 @@ pub(super) async fn reach(home: &Home, areas: &[Area]) -> Sources {
     let system = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Disks, Area::Drift]);
     let provisioner = is_for(&[Area::Links, Area::Disks, Area::Streams, Area::Lag]);
     let person = is_for(&[Area::Links, Area::Lag]);
-    let database = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Streams, Area::Drift, Area::Permissions]);
+    // Of the areas only these two have nothing to ask it.
+    let database = areas.iter().any(|area| !matches!(area, Area::Certificates | Area::Lag));
     let leaves = is_for(&[Area::Links, Area::Versions, Area::Disks, Area::Streams, Area::Lag]);
     let connecting = home.sites.iter().map(|site| connect_leaf(home, site, leaves));
     let connecting = futures_util::stream::iter(connecting).buffered(LEAVES_AT_ONCE);
