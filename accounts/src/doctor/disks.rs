@@ -12,7 +12,7 @@ use super::home::Home;
 use super::reach::Sources;
 use super::server_log::critical_line;
 use super::servers::{Hub, Said};
-use super::stream_state::StreamState;
+use super::stream_state::{StreamState, unseen};
 use crate::up::database_folder;
 
 static SPACE: Look = Look {
@@ -252,9 +252,13 @@ pub(super) fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamSt
     for system in file_systems(home, hub, states) {
         findings.extend([judge_space(&system), judge_inodes(&system), judge_promise(&system)]);
     }
+    let lost = sources.presence.lost();
     for said in &hub.health {
         let jetstream = hub.jetstream.iter().find(|other| other.server == said.server);
-        findings.push(judge_health(said, jetstream));
+        findings.push(match &lost {
+            Some(why) => WRITES.skip(&said.server, why),
+            None => judge_health(said, jetstream),
+        });
     }
     if sources.system.get().is_none() {
         findings.push(WRITES.skip("hub", "the hub cannot be asked"));
@@ -264,6 +268,7 @@ pub(super) fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamSt
     }
     let seen = states.iter().filter_map(|state| Some((state, state.info.as_ref().ok()?)));
     findings.extend(seen.map(|(state, info)| judge_fill(state, info)));
+    findings.extend(unseen(&FILL, states));
     if sources.provisioner.get().is_none() {
         findings.push(FILL.skip("hub", "the hub cannot be asked"));
     }

@@ -18,6 +18,7 @@ mod links;
 mod listeners;
 mod permissions;
 mod processes;
+mod quorum;
 mod reach;
 mod rights;
 mod row_security;
@@ -62,6 +63,7 @@ pub struct NoDeployment {
 #[must_use]
 pub fn looks() -> Vec<&'static Look> {
     let all = [
+        quorum::LOOKS,
         links::LOOKS,
         versions::LOOKS,
         clock::LOOKS,
@@ -100,7 +102,8 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
         Hub::default()
     });
     let known = Known::read(&home);
-    let seen = Seen { home: &home, sources: &sources, hub: &hub, streams: &streams, known: &known };
+    let core_answers = findings.iter().any(links::is_core_there);
+    let seen = Seen { home: &home, sources: &sources, hub: &hub, streams: &streams, known: &known, core_answers };
     for &area in &options.areas {
         announce(&format!("looking at {area}"));
         findings.extend(seen.look_at(area, &options.programs).await);
@@ -122,11 +125,12 @@ struct Seen<'a> {
     hub: &'a Hub,
     streams: &'a [StreamState],
     known: &'a Result<Known, String>,
+    core_answers: bool,
 }
 
 impl Seen<'_> {
     async fn look_at(&self, area: Area, programs: &Programs) -> Vec<Finding> {
-        let Self { home, sources, hub, streams, known } = *self;
+        let Self { home, sources, hub, streams, known, core_answers } = *self;
         match area {
             Area::Links => links::look(home, sources, hub, known.as_ref().ok()).await,
             Area::Versions => versions::look(home, sources, hub, programs).await,
@@ -134,7 +138,7 @@ impl Seen<'_> {
             Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
             Area::Disks => [disks::look(home, sources, hub, streams), durability::look(sources).await].concat(),
             Area::Streams => streams::look(home, sources, hub, streams).await,
-            Area::Lag => lag::look(home, sources, streams).await,
+            Area::Lag => lag::look(home, sources, streams, core_answers).await,
             Area::Drift => {
                 let accounts = drift::look(home, sources, hub, known).await;
                 [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()

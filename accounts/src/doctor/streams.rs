@@ -9,7 +9,7 @@ use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
 use super::reach::{Sources, limited};
 use super::servers::{Hub, time_ms};
-use super::stream_state::StreamState;
+use super::stream_state::{StreamState, is_undecided, unseen};
 use crate::up::hub_size;
 
 static STREAM: Look = Look {
@@ -99,6 +99,7 @@ fn configuration_finding(
     advice: &str,
 ) -> Finding {
     match answer {
+        Err(why) if is_undecided(why) => look.skip(subject, why),
         Err(why) => look.fail(subject, why, advice),
         Ok(answer) => {
             let differences = drift(expected, &answer["config"]);
@@ -179,6 +180,7 @@ fn stream_findings(home: &Home, hub: &Hub, state: &StreamState, replicas: usize)
     if let Ok(info) = &state.info {
         findings.push(copies_finding(state, info, hub, replicas));
     }
+    findings.extend(unseen(&COPIES, std::slice::from_ref(state)));
     if let Ok(consumer) = &state.consumer {
         let who = if state.is_hub() { "core" } else { "the site's forwarder" };
         let advice =
@@ -207,9 +209,12 @@ async fn dead_letter_findings(database: &Inspection, now_ms: i64) -> Result<Vec<
 
 pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamState]) -> Vec<Finding> {
     let replicas = hub_size(&home.layout).unwrap_or_default().servers();
-    let of_state = |state: &StreamState| {
-        let replicas = if state.is_hub() { replicas } else { 1 };
-        stream_findings(home, hub, state, replicas)
+    let lost = sources.presence.lost();
+    let of_state = |state: &StreamState| match &lost {
+        Some(why) if state.is_hub() => {
+            [&STREAM, &CONSUMER, &COPIES].map(|look| look.skip(&state.subject(), why)).to_vec()
+        }
+        Some(_) | None => stream_findings(home, hub, state, if state.is_hub() { replicas } else { 1 }),
     };
     let mut findings: Vec<Finding> = states.iter().flat_map(of_state).collect();
     if sources.provisioner.get().is_none() {
@@ -336,5 +341,7 @@ mod tests {
         let finding =
             configuration_finding(&STREAM, "hub RESULTS", &Err("stream not found".into()), &json!({}), "restart");
         assert_eq!((finding.level, finding.found.as_str()), (Level::Fail, "stream not found"));
+        let undecided = Err("JetStream system temporarily unavailable".into());
+        assert_eq!(configuration_finding(&CONSUMER, "hub RESULTS", &undecided, &json!({}), "").level, Level::Skip);
     }
 }
