@@ -120,6 +120,9 @@ fn by_leader(copy: &Value) -> Option<String> {
     Some(format!("is {state} by {} operations", copy["lag"].as_u64().unwrap_or(0)))
 }
 
+/// A choice takes up to 10 s. What can stand in its way for ever was seen: a server that lost its disk and goes on.
+const NO_LEADER: &str = "look again after 10 s, for a choice takes that long; then `bulkhead hub status`. A server whose disk vanished under its running process can keep the others from choosing: end that process with kill -9; `up`, or the service manager, starts it again. See docs/runbooks/replace-a-hub-server.md";
+
 /// `replicas` is how many servers should hold the stream. For some seconds a leader calls the copy of a server with an
 /// emptied disk current, so each server's word on itself counts as well.
 fn copies_finding(state: &StreamState, info: &Value, hub: &Hub, replicas: usize) -> Finding {
@@ -127,7 +130,7 @@ fn copies_finding(state: &StreamState, info: &Value, hub: &Hub, replicas: usize)
     let cluster = &info["cluster"];
     let advice = "bring the server back that is behind or away; see links and disks";
     let Some(leader) = cluster["leader"].as_str().filter(|name| !name.is_empty()) else {
-        return COPIES.fail(&subject, "it has no leader", advice);
+        return COPIES.fail(&subject, "it has no leader: nothing of this lane is stored now", NO_LEADER);
     };
     let copies = cluster["replicas"].as_array().map_or(&[][..], Vec::as_slice);
     let count = copies.len() + 1;
