@@ -198,7 +198,8 @@ fn leaf_listener(home: &Home, site: &Site) -> Option<Listener> {
     })
 }
 
-async fn listener_finding(home: &Home, listener: Listener) -> Finding {
+/// Where the links are looked at, a listener that does not answer is a finding among them.
+async fn listener_finding(home: &Home, has_links: bool, listener: Listener) -> Finding {
     let subject = &listener.subject;
     let seen = match tokio::time::timeout(HANDSHAKE_LIMIT, served(&listener)).await {
         Ok(seen) => seen,
@@ -209,18 +210,20 @@ async fn listener_finding(home: &Home, listener: Listener) -> Finding {
         Err(Unserved::Away(why) | Unserved::Broken(why)) if home.up.is_none() => {
             SERVED.skip(subject, format!("nothing runs ({why})"))
         }
-        Err(Unserved::Away(why)) => SERVED.skip(subject, format!("it does not answer: see links ({why})")),
-        Err(Unserved::Broken(why)) => {
+        Err(Unserved::Away(why)) if has_links => SERVED.skip(subject, format!("it does not answer: see links ({why})")),
+        Err(Unserved::Away(why) | Unserved::Broken(why)) => {
             SERVED.fail(subject, format!("{}: {why}", listener.address), home.restart_advice())
         }
     }
 }
 
-pub(super) async fn look(home: &Home) -> Vec<Finding> {
+pub(super) async fn look(home: &Home, areas: &[Area]) -> Vec<Finding> {
+    let has_links = areas.contains(&Area::Links);
     let hub = hub_listeners(home);
     let unasked = hub.as_ref().err().map(|why| SERVED.fail("hub", why, home.restart_advice()));
     let leaves = home.sites.iter().filter_map(|site| leaf_listener(home, site));
-    let looking = hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, listener));
+    let looking =
+        hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, has_links, listener));
     let mut findings: Vec<Finding> = futures_util::stream::iter(looking).buffered(AT_ONCE).collect().await;
     findings.extend(unasked);
     findings

@@ -103,7 +103,15 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
     });
     let known = Known::read(&home);
     let core_answers = findings.iter().any(links::is_core_there);
-    let seen = Seen { home: &home, sources: &sources, hub: &hub, streams: &streams, known: &known, core_answers };
+    let seen = Seen {
+        home: &home,
+        sources: &sources,
+        hub: &hub,
+        streams: &streams,
+        known: &known,
+        core_answers,
+        areas: &options.areas,
+    };
     for &area in &options.areas {
         announce(&format!("looking at {area}"));
         findings.extend(seen.look_at(area, &options.programs).await);
@@ -126,16 +134,19 @@ struct Seen<'a> {
     streams: &'a [StreamState],
     known: &'a Result<Known, String>,
     core_answers: bool,
+    areas: &'a [Area],
 }
 
 impl Seen<'_> {
     async fn look_at(&self, area: Area, programs: &Programs) -> Vec<Finding> {
-        let Self { home, sources, hub, streams, known, core_answers } = *self;
+        let Self { home, sources, hub, streams, known, core_answers, areas } = *self;
         match area {
             Area::Links => links::look(home, sources, hub, known.as_ref().ok()).await,
             Area::Versions => versions::look(home, sources, hub, programs).await,
             Area::Clock => clock::look(sources, hub).await,
-            Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
+            Area::Certificates => {
+                [certificates::look(home, known.as_ref().ok()), listeners::look(home, areas).await].concat()
+            }
             Area::Disks => [disks::look(home, sources, hub, streams), durability::look(sources).await].concat(),
             Area::Streams => streams::look(home, sources, hub, streams).await,
             Area::Lag => lag::look(home, sources, streams, core_answers).await,
