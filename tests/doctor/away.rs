@@ -138,7 +138,21 @@ pub(crate) async fn nothing_runs(patient: Patient) -> anyhow::Result<()> {
     let failures = text.lines().filter(|line| line.starts_with("  fail ")).collect::<Vec<_>>();
     assert!(failures.len() == 1 && failures[0].contains("deployment-runs"), "{text}");
     assert!(text.contains("start it: bulkhead --home") && text.contains("what they need is away"), "{text}");
+    for command in ["status", "hub"] {
+        says_once_why_nothing_is_reached(home.path(), command).await?;
+    }
     refuses_what_is_no_home().await
+}
+
+/// Whoever asks a deployment that does not run is told why, once, and what looks further.
+async fn says_once_why_nothing_is_reached(home: &std::path::Path, command: &str) -> anyhow::Result<()> {
+    let program = bulkhead_testkit::deployment::program("bulkhead")?;
+    let args: &[&str] = if command == "hub" { &["hub", "status"] } else { &[command] };
+    let output = tokio::process::Command::new(program).arg("--home").arg(home).args(args).output().await?;
+    let said = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.matches("Connection refused").count() == 1 && said.contains("`bulkhead doctor`"), "{said}");
+    Ok(())
 }
 
 async fn refuses_what_is_no_home() -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ use super::quorum::Presence;
 use crate::certificates::{Authority, TrustDomain};
 use crate::files::read_state;
 use crate::profile::Profile;
+use crate::reason::reason;
 use crate::up::{Site, issued_settings};
 
 /// How long anybody may take for an answer.
@@ -96,7 +97,7 @@ async fn within<T, E: Error + 'static>(
 ) -> Result<T, String> {
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Ok(Err(error)) => Err(reason(&error)),
         Err(_) => Err(format!("no answer within {limit:?}")),
     }
 }
