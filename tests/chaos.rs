@@ -28,7 +28,7 @@ async fn chaos(args: &[&str]) -> anyhow::Result<()> {
         tokio::time::timeout(CHAOS_LIMIT, output).await.context("chaos takes too long")?.context("run chaos")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{said}");
-    anyhow::ensure!(said.contains("runs balanced"), "{said}");
+    anyhow::ensure!(said.contains("balanced, seeds"), "{said}");
     // What an ordinary user may not do is said and left out; root may do everything.
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
     anyhow::ensure!(!is_root || !said.contains("SKIPPED"), "{said}");

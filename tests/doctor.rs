@@ -16,6 +16,8 @@ mod healthy;
 mod locks;
 #[path = "doctor/patient.rs"]
 mod patient;
+#[path = "doctor/quorum.rs"]
+mod quorum;
 
 use bulkhead_testkit::TestDeployment;
 
@@ -29,11 +31,17 @@ async fn what_is_broken_is_found_by_name_and_what_is_well_is_not() -> anyhow::Re
     files::modes_certificates_and_credentials(&patient).await?;
     drift::streams_accounts_tenants_and_configuration(&patient).await?;
     locks::row_security_roles_and_grants(&patient).await?;
+    locks::a_database_that_forgets(&patient).await?;
     locks::clocks_and_dead_letters(&patient).await?;
     away::leaf_core_database_and_hub(&mut patient).await?;
     disk::a_leaf_on_a_full_disk(&mut patient).await?;
     drift::an_account_that_nobody_knows(&patient).await?;
     away::nothing_runs(patient).await
+}
+
+#[tokio::test]
+async fn two_of_three_hub_servers_that_are_away_are_one_finding() -> anyhow::Result<()> {
+    quorum::two_of_three_are_frozen().await
 }
 
 /// A home that an earlier release has made gets the rights that this one needs.

@@ -15,6 +15,7 @@ pub mod nats_config;
 pub mod operator;
 pub mod plan;
 pub mod profile;
+mod reason;
 pub mod render;
 pub mod resolver;
 pub mod seal;

@@ -54,15 +54,24 @@ async fn longest_pause(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
     }
 }
 
+/// What `bulkhead hub status` ends with, and its rows.
+async fn hub_status(deployment: &TestDeployment) -> anyhow::Result<(i32, Vec<Value>)> {
+    let output = deployment.bulkhead(&["hub", "status", "--json"]).await?;
+    let text = String::from_utf8(output.stdout)?;
+    let rows = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("read rows")?;
+    Ok((output.status.code().context("exit code")?, rows))
+}
+
 /// `bulkhead hub status` shows that these servers miss something, and no others: soon, because where the dead one led
 /// something the others first have to choose again.
 async fn expect_behind(deployment: &TestDeployment, numbers: &[usize]) -> anyhow::Result<()> {
     let expected: Vec<String> = numbers.iter().map(|&number| HubSize::server_name(number)).collect();
     let shown = eventually("the servers that miss something", LIMIT, || async {
-        let rows = deployment.rows(&["hub", "status"]).await.map_err(|error| format!("{error:#}"))?;
+        let (code, rows) = hub_status(deployment).await.map_err(|error| format!("{error:#}"))?;
         let is_behind = |row: &&Value| !row["missing"].is_null();
         let behind = rows.iter().filter(is_behind).filter_map(|row| row["server"].as_str());
-        if rows.len() == 3 && behind.eq(&expected) { Ok(()) } else { Err(format!("{rows:?}")) }
+        let expected_code = [0, 2, 3, 3][expected.len()];
+        if rows.len() == 3 && behind.eq(&expected) && code == expected_code { Ok(()) } else { Err(format!("{rows:?}")) }
     });
     shown.await.with_context(|| format!("expected {expected:?}"))
 }

@@ -2,55 +2,109 @@
 
 use crate::patient::Patient;
 
+/// What opens a lock, what closes it again, and what is found meanwhile. PARTITION is one of the results' partitions.
+const LOCKS: [[&str; 3]; 12] = [
+    [
+        "alter table shared.result disable row level security",
+        "alter table shared.result enable row level security",
+        "fail row-security result",
+    ],
+    [
+        "alter table shared.PARTITION no force row level security",
+        "alter table shared.PARTITION force row level security",
+        "fail row-security PARTITION",
+    ],
+    [
+        "create policy everybody on shared.site using (true)",
+        "drop policy everybody on shared.site",
+        "fail row-policy site",
+    ],
+    [
+        "grant delete on shared.site to bulkhead_core",
+        "revoke delete on shared.site from bulkhead_core",
+        "fail table-grants shared.site",
+    ],
+    [
+        "grant select on shared.PARTITION to public",
+        "revoke all on shared.PARTITION from public",
+        "fail table-grants shared.PARTITION",
+    ],
+    [
+        "revoke insert on shared.result from bulkhead_core",
+        "grant insert on shared.result to bulkhead_core",
+        "fail table-grants shared.result",
+    ],
+    [
+        "revoke all on platform.unclaimed_dead_letter from bulkhead_core",
+        "grant select, insert on platform.unclaimed_dead_letter to bulkhead_core",
+        "fail table-grants platform.unclaimed_dead_letter",
+    ],
+    [
+        "revoke execute on function shared.ensure_result_partition(date) from bulkhead_core",
+        "grant execute on function shared.ensure_result_partition(date) to bulkhead_core",
+        "fail table-grants function shared.ensure_result_partition(date)",
+    ],
+    [
+        "alter role bulkhead_core set default_transaction_read_only = on",
+        "alter role bulkhead_core reset default_transaction_read_only",
+        "fail role-settings role bulkhead_core",
+    ],
+    [
+        "alter role bulkhead_core connection limit 0",
+        "alter role bulkhead_core connection limit -1",
+        "fail role-settings role bulkhead_core",
+    ],
+    ["alter role bulkhead_core bypassrls", "alter role bulkhead_core nobypassrls", "fail database-role bulkhead_core"],
+    [
+        "grant bulkhead_owner to bulkhead_core",
+        "revoke bulkhead_owner from bulkhead_core",
+        "fail database-role bulkhead_core",
+    ],
+];
+
 pub(crate) async fn row_security_roles_and_grants(patient: &Patient) -> anyhow::Result<()> {
     let partition: String = sqlx::query_scalar(
         "select relname::text from pg_class where relispartition and relkind = 'r' and relname like 'result\\_%' limit 1",
     )
     .fetch_one(&patient.witness)
     .await?;
-    let on_partition = |sql: &str| sql.replace("PARTITION", &format!("shared.{partition}"));
-    let cases = [
-        (
-            "alter table shared.result disable row level security".to_owned(),
-            "alter table shared.result enable row level security".to_owned(),
-            "fail row-security result".to_owned(),
-        ),
-        (
-            on_partition("alter table PARTITION no force row level security"),
-            on_partition("alter table PARTITION force row level security"),
-            format!("fail row-security {partition}"),
-        ),
-        (
-            "create policy everybody on shared.site using (true)".to_owned(),
-            "drop policy everybody on shared.site".to_owned(),
-            "fail row-policy site".to_owned(),
-        ),
-        (
-            "grant delete on shared.site to bulkhead_core".to_owned(),
-            "revoke delete on shared.site from bulkhead_core".to_owned(),
-            "fail table-grants site".to_owned(),
-        ),
-        (
-            on_partition("grant select on PARTITION to public"),
-            on_partition("revoke all on PARTITION from public"),
-            format!("fail table-grants {partition}"),
-        ),
-        (
-            "alter role bulkhead_core bypassrls".to_owned(),
-            "alter role bulkhead_core nobypassrls".to_owned(),
-            "fail database-role bulkhead_core".to_owned(),
-        ),
-        (
-            "grant bulkhead_owner to bulkhead_core".to_owned(),
-            "revoke bulkhead_owner from bulkhead_core".to_owned(),
-            "fail database-role bulkhead_core".to_owned(),
-        ),
-    ];
-    for (open, close, expected) in cases {
+    for lock in LOCKS {
+        let [open, close, expected] = lock.map(|text| text.replace("PARTITION", &partition));
         run(patient, &open).await?;
         patient.has(&["permissions"], &[&expected]).await?;
         run(patient, &close).await?;
         patient.is_well(&["permissions"]).await?;
+    }
+    Ok(())
+}
+
+/// What is committed may be forgotten: `alter system` is for the superuser, outside of a transaction.
+pub(crate) async fn a_database_that_forgets(patient: &Patient) -> anyhow::Result<()> {
+    for (open, close, expected) in [
+        ("alter system set fsync = off", "alter system reset fsync", "fail database-durability server"),
+        (
+            "alter system set full_page_writes = off",
+            "alter system reset full_page_writes",
+            "fail database-durability server",
+        ),
+        (
+            "alter system set synchronous_commit = off",
+            "alter system reset synchronous_commit",
+            "warn database-durability server",
+        ),
+        (
+            "alter role bulkhead_core set synchronous_commit = off",
+            "alter role bulkhead_core reset synchronous_commit",
+            "warn database-durability role bulkhead_core",
+        ),
+    ] {
+        run(patient, open).await?;
+        run(patient, "select pg_reload_conf()").await?;
+        let said = patient.has(&["disks"], &[expected]).await;
+        run(patient, close).await?;
+        run(patient, "select pg_reload_conf()").await?;
+        said?;
+        patient.is_well(&["disks"]).await?;
     }
     Ok(())
 }

@@ -39,6 +39,10 @@ fn main() -> ExitCode {
 fn dispatch(args: &[OsString]) -> Result<(), Failure> {
     let Some((command, rest)) = args.split_first() else { return Err(usage("a command is missing")) };
     match (command.to_str(), rest) {
+        (Some("--help" | "-h" | "help"), []) => {
+            show_usage();
+            Ok(())
+        }
         (Some("up"), rest) => up::run(rest),
         (Some("test"), rest) => test::run(rest),
         (Some("chaos"), rest) => chaos::run(rest),
@@ -51,6 +55,11 @@ fn dispatch(args: &[OsString]) -> Result<(), Failure> {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what was asked for is no complaint")]
+fn show_usage() {
+    println!("{USAGE}");
+}
+
 fn usage(what: &str) -> Failure {
     Failure { message: format!("{what}\n{USAGE}"), code: EXIT_USAGE }
 }
@@ -58,6 +67,13 @@ fn usage(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_help_gets_it() {
+        for word in ["--help", "-h", "help"] {
+            assert!(dispatch(&[word.into()]).is_ok(), "{word}");
+        }
+    }
 
     #[test]
     fn what_is_not_a_command_is_refused_with_the_usage() {

@@ -5,21 +5,25 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bulkhead_bus::payload::ErrorCode;
-use bulkhead_runtime::{Chain, ConnectError, RequestError};
+use bulkhead_runtime::{ConnectError, RequestError};
 
 use crate::client::ClientError;
+use crate::reason::reason;
 use crate::up::DeploymentError;
 
 pub(super) const DONE: u8 = 0;
 pub(super) const FAILED: u8 = 1;
-/// The doctor found something that will hurt.
+/// The doctor found something that will hurt, or a hub server is not whole.
 pub(super) const WARNINGS: u8 = 2;
-/// The doctor found something that hurts now.
+/// The doctor found something that hurts now, or too few hub servers are whole.
 pub(super) const FAILURES: u8 = 3;
 pub(super) const INVALID: u8 = 4;
 pub(super) const NOT_READY: u8 = 5;
 pub(super) const UNREACHABLE: u8 = 6;
 pub(super) const REFUSED: u8 = 7;
+
+/// For whoever cannot reach the hub or core.
+const WAY_OUT: &str = "; `bulkhead doctor` says what is away and what to do";
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
@@ -30,7 +34,11 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: u8, error: &(dyn Error + 'static)) -> Self {
-        Self { code, message: Chain(error).to_string() }
+        let mut message = reason(error);
+        if code == UNREACHABLE {
+            message.push_str(WAY_OUT);
+        }
+        Self { code, message }
     }
 
     pub(super) fn failed(error: impl Error + 'static) -> Self {
@@ -38,7 +46,7 @@ impl Failure {
     }
 
     pub(super) fn invalid(what: &str, error: impl Error + 'static) -> Self {
-        Self { code: INVALID, message: format!("{what}: {}", Chain(&error)) }
+        Self { code: INVALID, message: format!("{what}: {}", reason(&error)) }
     }
 
     /// Whoever read our output has gone: nothing is left to do, and nothing to complain about.

@@ -5,6 +5,7 @@
 mod doctor;
 mod exit;
 mod hub;
+mod number;
 mod progress;
 mod query;
 mod rows;
@@ -21,9 +22,11 @@ use clap::{Args, Parser, Subcommand};
 
 pub use exit::Failure;
 
+use self::number::whole;
+
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings\n  3  doctor: failures\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -122,13 +125,15 @@ struct Scope {
 #[derive(Debug, Subcommand)]
 enum HubCommand {
     /// Each server: whether it has all that the others have, and what it holds.
-    #[command(after_help = "Example:\n  bulkhead hub status --json")]
+    #[command(
+        after_help = "Example:\n  bulkhead hub status --json\n\nEnds with 0 when every server has everything, 2 when one is away or misses something and the others store, 3 when\nso many are that nothing is stored."
+    )]
     Status,
     /// Wait until every server has everything. Until then none of the others may be stopped.
     #[command(after_help = "Example:\n  bulkhead hub wait --limit-s 600")]
     Wait {
         /// How long to wait, in seconds.
-        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        #[arg(long, default_value_t = 120, value_parser = whole::<u64>(1..=86_400))]
         limit_s: u64,
     },
 }
@@ -168,10 +173,10 @@ enum ResultsCommand {
         #[command(flatten)]
         filter: Filter,
         /// How far back, in minutes.
-        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        #[arg(long, default_value_t = 60, value_parser = whole::<u32>(1..=1_000_000))]
         minutes: u32,
         /// Rows at most.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        #[arg(long, default_value_t = 100, value_parser = whole::<u32>(1..=1_000))]
         limit: u32,
     },
     /// Results as they are stored, until Ctrl-C.
@@ -255,6 +260,16 @@ mod tests {
             assert!(error.contains("write 1, or 3"), "{bad:?}: {error}");
         }
         assert!(Cli::try_parse_from(["bulkhead", "up", "--hub", "3"]).is_ok());
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused_with_the_rule() {
+        for line in [["hub", "wait", "--limit-s"], ["results", "list", "--minutes"], ["results", "list", "--limit"]] {
+            for bad in ["abc", "0", "99999999"] {
+                let error = Cli::try_parse_from(["bulkhead"].into_iter().chain(line).chain([bad])).unwrap_err();
+                assert!(error.to_string().contains("write a whole number from 1 to"), "{line:?} {bad}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::home::Home;
 use super::reach::Sources;
 use super::server_log::critical_line;
 use super::servers::{Hub, Said};
-use super::stream_state::StreamState;
+use super::stream_state::{StreamState, unseen};
 use crate::up::database_folder;
 
 static SPACE: Look = Look {
@@ -42,7 +42,7 @@ static WRITES: Look = Look {
 static FILL: Look = Look {
     area: Area::Disks,
     name: "stream-fill",
-    rule: "a stream is filled to less than 70 %, and none of its subjects to its quota; 90 % is a failure",
+    rule: "a stream is filled to less than 70 %, and none of its subjects to its quota; 90 %, or a subject at its quota, is a failure",
     meaning: "the next results are refused and wait one step earlier: at the leaves, or in the pollers' memory",
 };
 
@@ -53,6 +53,8 @@ const SPACE_FAIL_BYTES: u64 = 256 << 20;
 /// One file system and what is kept on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FileSystem {
+    /// Where it is mounted.
+    root: PathBuf,
     kept: Vec<String>,
     used_bytes: u64,
     free_bytes: u64,
@@ -82,7 +84,7 @@ fn places(home: &Home) -> Vec<(String, PathBuf)> {
         ("state".to_owned(), home.layout.home().to_owned()),
         ("database".to_owned(), database_folder(home.layout.home())),
     ];
-    places.extend(home.hubs.iter().map(|hub| ("hub".to_owned(), hub.folder.join("js"))));
+    places.extend(home.hubs.iter().map(|hub| (hub.server_name.clone(), hub.folder.join("js"))));
     for site in &home.sites {
         let name = format!("leaf {}/{}", site.tenant, site.site);
         places.push((name, home.layout.site(&site.tenant, &site.site).join("js")));
@@ -94,10 +96,18 @@ fn device(path: &Path) -> Option<u64> {
     std::fs::metadata(existing(path)?).ok().map(|data| data.dev())
 }
 
+/// The highest folder above `path` that is on the same file system.
+fn root_of(path: &Path) -> PathBuf {
+    let Some(path) = existing(path).and_then(|path| path.canonicalize().ok()) else { return path.to_owned() };
+    let own = device(&path);
+    path.ancestors().take_while(|above| device(above) == own).last().unwrap_or(&path).to_owned()
+}
+
 fn measure(path: &Path) -> Option<FileSystem> {
     let seen = rustix::fs::statvfs(existing(path)?).ok()?;
     let used = seen.f_blocks.saturating_sub(seen.f_bfree);
     Some(FileSystem {
+        root: root_of(path),
         used_bytes: used * seen.f_frsize,
         free_bytes: seen.f_bavail * seen.f_frsize,
         inodes: seen.f_files,
@@ -170,7 +180,7 @@ fn judge_space(system: &FileSystem) -> Finding {
         5..15 => Level::Warn,
         _ => Level::Ok,
     };
-    let found = format!("{} free, {share} %", size(system.free_bytes));
+    let found = format!("{} free, {share} %, at {}", size(system.free_bytes), system.root.display());
     SPACE.at(level, &system.subject(), found, "make room, or move what is kept there; then look at jetstream-writes")
 }
 
@@ -184,12 +194,14 @@ fn judge_inodes(system: &FileSystem) -> Finding {
         2..10 => Level::Warn,
         _ => Level::Ok,
     };
-    INODES.at(level, &system.subject(), format!("{share} % free"), "remove small files from that file system")
+    let found = format!("{share} % free, at {}", system.root.display());
+    INODES.at(level, &system.subject(), found, "remove small files from that file system")
 }
 
 fn judge_promise(system: &FileSystem) -> Finding {
     let level = if system.promised_bytes > system.free_bytes { Level::Warn } else { Level::Ok };
-    let found = format!("{} promised, {} free", size(system.promised_bytes), size(system.free_bytes));
+    let (promised, free) = (size(system.promised_bytes), size(system.free_bytes));
+    let found = format!("{promised} promised, {free} free, at {}", system.root.display());
     PROMISE.at(level, &system.subject(), found, "give the streams a disk that holds them, or make room")
 }
 
@@ -224,6 +236,11 @@ fn judge_log(home: &Home, process: &str) -> Finding {
     }
 }
 
+/// `1 subject is`, `3 subjects are`.
+fn subjects_at(count: usize) -> String {
+    if count == 1 { "1 subject is".to_owned() } else { format!("{count} subjects are") }
+}
+
 fn judge_fill(state: &StreamState, info: &Value) -> Finding {
     let subject = state.subject();
     let (most, used) = fill(info);
@@ -234,14 +251,16 @@ fn judge_fill(state: &StreamState, info: &Value) -> Finding {
         subjects.into_iter().flatten().filter(|(_, count)| quota.is_some_and(|quota| count.as_u64() >= Some(quota)));
     let full: Vec<&str> = full.map(|(subject, _)| subject.as_str()).collect();
     let level = match share {
+        // At its quota a subject's next batch is refused, however empty the stream is.
+        _ if !full.is_empty() => Level::Fail,
         90.. => Level::Fail,
         70.. => Level::Warn,
-        _ if !full.is_empty() => Level::Warn,
         _ => Level::Ok,
     };
     let mut found = format!("{share} % of {}, {} messages", size(most), state.messages());
     if let Some(first) = full.first() {
-        found.push_str(&format!("; {} subjects at their quota, such as {first}", full.len()));
+        found
+            .push_str(&format!("; {} at the quota, where the next batch is refused: {first}", subjects_at(full.len())));
     }
     let advice = "see why nothing is taken out: links, lag, and consumer-progress";
     FILL.at(level, &subject, found, advice)
@@ -252,9 +271,13 @@ pub(super) fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamSt
     for system in file_systems(home, hub, states) {
         findings.extend([judge_space(&system), judge_inodes(&system), judge_promise(&system)]);
     }
+    let lost = sources.presence.lost();
     for said in &hub.health {
         let jetstream = hub.jetstream.iter().find(|other| other.server == said.server);
-        findings.push(judge_health(said, jetstream));
+        findings.push(match &lost {
+            Some(why) => WRITES.skip(&said.server, why),
+            None => judge_health(said, jetstream),
+        });
     }
     if sources.system.get().is_none() {
         findings.push(WRITES.skip("hub", "the hub cannot be asked"));
@@ -264,6 +287,7 @@ pub(super) fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamSt
     }
     let seen = states.iter().filter_map(|state| Some((state, state.info.as_ref().ok()?)));
     findings.extend(seen.map(|(state, info)| judge_fill(state, info)));
+    findings.extend(unseen(&FILL, states));
     if sources.provisioner.get().is_none() {
         findings.push(FILL.skip("hub", "the hub cannot be asked"));
     }
@@ -295,6 +319,20 @@ mod tests {
         ] {
             assert_eq!(judge_space(&system(used, free)).level, level, "{used} {free}");
         }
+    }
+
+    #[test]
+    fn a_file_system_is_named_by_its_hub_servers_and_by_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, name) in [("hub", "hub-1"), ("hub-2", "hub-2")] {
+            std::fs::create_dir(folder.path().join(path)).unwrap();
+            std::fs::write(folder.path().join(path).join("hub.conf"), format!("server_name: \"{name}\"\n")).unwrap();
+        }
+        let home = Home::read(folder.path(), time::OffsetDateTime::UNIX_EPOCH);
+        let systems = file_systems(&home, &Hub::default(), &[]);
+        assert_eq!(systems[0].subject(), "database, hub-1, hub-2, state");
+        assert!(folder.path().starts_with(&systems[0].root) && judge_space(&systems[0]).found.contains(", at /"));
+        assert_eq!(root_of(Path::new("/proc/self")), Path::new("/proc"));
     }
 
     #[test]
@@ -331,8 +369,12 @@ mod tests {
         assert_eq!(judge(700, 31).level, Level::Warn);
         assert_eq!(judge(900, 31).level, Level::Fail);
         let finding = judge(10, 32);
-        assert_eq!(finding.level, Level::Warn);
-        assert!(finding.found.contains("1 subjects at their quota, such as a.b"), "{}", finding.found);
+        assert_eq!(finding.level, Level::Fail);
+        assert!(
+            finding.found.contains("1 subject is at the quota") && finding.found.ends_with("a.b"),
+            "{}",
+            finding.found
+        );
     }
 
     #[test]

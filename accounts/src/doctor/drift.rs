@@ -64,12 +64,12 @@ const ACCOUNT_LIMIT: Duration = QUESTION_LIMIT;
 
 /// Why a server does not hold the account as it should; `None` when it does.
 fn memory_trouble(said: &Said, token: &str) -> Option<String> {
-    let detail = &said.data["account_detail"];
-    match detail["jwt"].as_str() {
-        // What is not loaded is loaded from the store when it is needed.
-        None if detail.is_null() => None,
+    match said.data["account_detail"]["jwt"].as_str() {
+        // Not loaded there yet: the server answers with nothing, or with a placeholder that has no token, and reads the
+        // token from its store when somebody needs the account.
+        None | Some("") => None,
         Some(found) if found == token => None,
-        Some(_) | None => Some(format!("{} has another token in memory", said.server)),
+        Some(_) => Some(format!("{} has another token in memory", said.server)),
     }
 }
 
@@ -299,7 +299,13 @@ mod tests {
         assert_eq!(memory_trouble(&said(json!({"account_detail": {"jwt": "T"}})), "T"), None);
         assert_eq!(memory_trouble(&said(json!({})), "T"), None, "it is loaded when it is needed");
         assert!(memory_trouble(&said(json!({"account_detail": {"jwt": "U"}})), "T").is_some());
-        assert!(memory_trouble(&said(json!({"account_detail": {}})), "T").is_some());
+        let placeholder = json!({"account_detail": {"jwt": "", "complete": false, "expired": true}});
+        assert_eq!(
+            memory_trouble(&said(placeholder), "T"),
+            None,
+            "another server's accounts are placeholders at first"
+        );
+        assert_eq!(memory_trouble(&said(json!({"account_detail": {}})), "T"), None);
     }
 
     #[test]

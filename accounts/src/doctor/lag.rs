@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
 use super::reach::{Person, PollerSettings, Sources, limited};
-use super::stream_state::StreamState;
+use super::stream_state::{StreamState, unseen};
 use crate::client::query;
 use crate::up::Site;
 
@@ -95,20 +95,26 @@ fn interval_s(home: &Home, site: &Site) -> Result<u32, String> {
     Ok(settings.checks.iter().map(|check| check.interval_s).min().unwrap_or(0))
 }
 
+/// `person` is there when core has answered at all, which is a finding of its own.
 async fn site_findings(home: &Home, person: Option<&Person>) -> Vec<Finding> {
     let mut findings = Vec::new();
     // Core that does not answer once is not asked again: each answer is waited for.
-    let mut person = person;
+    let mut silent = None;
     for site in &home.sites {
         let subject = format!("{}/{}", site.tenant, site.site);
         let Some(asked) = person else {
             findings.push(NEWEST.skip(&subject, "core cannot be asked"));
             continue;
         };
-        findings.push(match (interval_s(home, site), newest_slot(asked, site).await) {
+        let newest = match &silent {
+            Some(why) => Err(String::clone(why)),
+            None => newest_slot(asked, site).await,
+        };
+        findings.push(match (interval_s(home, site), newest) {
             (_, Err(why)) => {
-                person = None;
-                NEWEST.warn(&subject, why, "see links, and logs/core.log")
+                let finding = NEWEST.warn(&subject, &why, "see links, and logs/core.log");
+                silent = Some(why);
+                finding
             }
             (Err(why), _) => NEWEST.warn(&subject, why, home.restart_advice()),
             (Ok(0), _) => NEWEST.skip(&subject, "its first poller measures nothing"),
@@ -142,7 +148,8 @@ async fn ask_health(address: &str) -> Result<(u16, String), String> {
     Ok((code, text.to_owned()))
 }
 
-async fn ready_finding(home: &Home) -> Finding {
+/// `lost` is why core cannot have what it needs of the hub.
+async fn ready_finding(home: &Home, lost: Option<String>) -> Finding {
     let path = home.layout.core().join("core.toml");
     let settings = std::fs::read_to_string(&path).map_err(|error| error.to_string());
     let settings = settings.and_then(|text| toml::from_str::<CoreSettings>(&text).map_err(|e| e.message().to_owned()));
@@ -154,21 +161,23 @@ async fn ready_finding(home: &Home) -> Finding {
     let advice = format!("read {}", home.layout.log("core").display());
     match ask_health(&address).await {
         Ok((200, _)) => READY.ok("core", "ready"),
+        Ok((_, text)) if lost.is_some() => READY.skip("core", format!("{text}: {}", lost.unwrap_or_default())),
         Ok((code, text)) => READY.fail("core", format!("{code}: {text}"), advice),
         Err(why) if home.up.is_none() => READY.skip("core", format!("nothing runs ({why})")),
         Err(why) => READY.fail("core", format!("http://{address}/readyz: {why}"), advice),
     }
 }
 
-pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState]) -> Vec<Finding> {
+pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState], core_answers: bool) -> Vec<Finding> {
     let mut findings: Vec<Finding> = states.iter().filter(|state| state.info.is_ok()).map(judge_oldest).collect();
     if sources.provisioner.get().is_none() {
         findings.push(OLDEST.skip("hub", "the hub cannot be asked"));
     }
     let away = sources.leaves.iter().filter(|leaf| leaf.bus.get().is_none());
     findings.extend(away.map(|leaf| OLDEST.skip(&leaf.name, "the leaf cannot be asked")));
-    findings.extend(site_findings(home, sources.person.get()).await);
-    findings.push(ready_finding(home).await);
+    findings.extend(unseen(&OLDEST, states));
+    findings.extend(site_findings(home, sources.person.get().filter(|_| core_answers)).await);
+    findings.push(ready_finding(home, sources.presence.lost()).await);
     findings
 }
 

@@ -108,12 +108,23 @@ fn config(recorder: Arc<Recorder>, visitor: &CertificateFiles) -> Result<ClientC
         .map_err(|error| error.to_string())
 }
 
+/// Why no certificate was seen.
+enum Unserved {
+    /// Nobody is there, or nobody speaks: which is a finding of its own, among the links.
+    Away(String),
+    Broken(String),
+}
+
 /// What is served at `address`.
-async fn served(listener: &Listener) -> Result<CertificateDer<'static>, String> {
+async fn served(listener: &Listener) -> Result<CertificateDer<'static>, Unserved> {
+    let stream = TcpStream::connect(&listener.address).await.map_err(|error| Unserved::Away(error.to_string()))?;
+    handshake(listener, stream).await.map_err(Unserved::Broken)
+}
+
+async fn handshake(listener: &Listener, stream: TcpStream) -> Result<CertificateDer<'static>, String> {
     let algorithms = ring::default_provider().signature_verification_algorithms;
     let recorder = Arc::new(Recorder { algorithms, seen: Mutex::new(None) });
     let connector = TlsConnector::from(Arc::new(config(Arc::clone(&recorder), &listener.visitor)?));
-    let stream = TcpStream::connect(&listener.address).await.map_err(|error| error.to_string())?;
     let mut stream = BufReader::new(stream);
     if listener.handshake == Handshake::AfterInfo {
         let mut info = String::new();
@@ -151,7 +162,7 @@ fn judge(home: &Home, listener: &Listener, served: &CertificateDer<'_>, now: Off
 }
 
 /// Every `listen: "address"` of a configuration that we have rendered, in its order.
-fn addresses(config: &Path) -> Vec<String> {
+pub(super) fn addresses(config: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(config).unwrap_or_default();
     let values = text.lines().filter_map(|line| line.trim_start().strip_prefix("listen: "));
     values.filter_map(|value| serde_json::from_str(value.trim_end()).ok()).collect()
@@ -187,24 +198,32 @@ fn leaf_listener(home: &Home, site: &Site) -> Option<Listener> {
     })
 }
 
-async fn listener_finding(home: &Home, listener: Listener) -> Finding {
+/// Where the links are looked at, a listener that does not answer is a finding among them.
+async fn listener_finding(home: &Home, has_links: bool, listener: Listener) -> Finding {
     let subject = &listener.subject;
     let seen = match tokio::time::timeout(HANDSHAKE_LIMIT, served(&listener)).await {
         Ok(seen) => seen,
-        Err(_) => Err(format!("no handshake within {HANDSHAKE_LIMIT:?}")),
+        Err(_) => Err(Unserved::Away(format!("no handshake within {HANDSHAKE_LIMIT:?}"))),
     };
     match seen {
         Ok(certificate) => judge(home, &listener, &certificate, home.now),
-        Err(why) if home.up.is_none() => SERVED.skip(subject, format!("nothing runs ({why})")),
-        Err(why) => SERVED.fail(subject, format!("{}: {why}", listener.address), home.restart_advice()),
+        Err(Unserved::Away(why) | Unserved::Broken(why)) if home.up.is_none() => {
+            SERVED.skip(subject, format!("nothing runs ({why})"))
+        }
+        Err(Unserved::Away(why)) if has_links => SERVED.skip(subject, format!("it does not answer: see links ({why})")),
+        Err(Unserved::Away(why) | Unserved::Broken(why)) => {
+            SERVED.fail(subject, format!("{}: {why}", listener.address), home.restart_advice())
+        }
     }
 }
 
-pub(super) async fn look(home: &Home) -> Vec<Finding> {
+pub(super) async fn look(home: &Home, areas: &[Area]) -> Vec<Finding> {
+    let has_links = areas.contains(&Area::Links);
     let hub = hub_listeners(home);
     let unasked = hub.as_ref().err().map(|why| SERVED.fail("hub", why, home.restart_advice()));
     let leaves = home.sites.iter().filter_map(|site| leaf_listener(home, site));
-    let looking = hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, listener));
+    let looking =
+        hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, has_links, listener));
     let mut findings: Vec<Finding> = futures_util::stream::iter(looking).buffered(AT_ONCE).collect().await;
     findings.extend(unasked);
     findings

@@ -8,7 +8,9 @@ mod clock;
 mod disks;
 mod drift;
 mod drift_files;
+mod durability;
 mod finding;
+mod grants;
 mod home;
 mod known;
 mod lag;
@@ -16,6 +18,7 @@ mod links;
 mod listeners;
 mod permissions;
 mod processes;
+mod quorum;
 mod reach;
 mod rights;
 mod row_security;
@@ -60,18 +63,21 @@ pub struct NoDeployment {
 #[must_use]
 pub fn looks() -> Vec<&'static Look> {
     let all = [
+        quorum::LOOKS,
         links::LOOKS,
         versions::LOOKS,
         clock::LOOKS,
         certificates::LOOKS,
         listeners::LOOKS,
         disks::LOOKS,
+        durability::LOOKS,
         streams::LOOKS,
         lag::LOOKS,
         drift::LOOKS,
         drift_files::LOOKS,
         permissions::LOOKS,
         row_security::LOOKS,
+        grants::LOOKS,
         rights::LOOKS,
     ];
     all.concat()
@@ -96,7 +102,16 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
         Hub::default()
     });
     let known = Known::read(&home);
-    let seen = Seen { home: &home, sources: &sources, hub: &hub, streams: &streams, known: &known };
+    let core_answers = findings.iter().any(links::is_core_there);
+    let seen = Seen {
+        home: &home,
+        sources: &sources,
+        hub: &hub,
+        streams: &streams,
+        known: &known,
+        core_answers,
+        areas: &options.areas,
+    };
     for &area in &options.areas {
         announce(&format!("looking at {area}"));
         findings.extend(seen.look_at(area, &options.programs).await);
@@ -118,26 +133,30 @@ struct Seen<'a> {
     hub: &'a Hub,
     streams: &'a [StreamState],
     known: &'a Result<Known, String>,
+    core_answers: bool,
+    areas: &'a [Area],
 }
 
 impl Seen<'_> {
     async fn look_at(&self, area: Area, programs: &Programs) -> Vec<Finding> {
-        let Self { home, sources, hub, streams, known } = *self;
+        let Self { home, sources, hub, streams, known, core_answers, areas } = *self;
         match area {
             Area::Links => links::look(home, sources, hub, known.as_ref().ok()).await,
             Area::Versions => versions::look(home, sources, hub, programs).await,
             Area::Clock => clock::look(sources, hub).await,
-            Area::Certificates => [certificates::look(home, known.as_ref().ok()), listeners::look(home).await].concat(),
-            Area::Disks => disks::look(home, sources, hub, streams),
+            Area::Certificates => {
+                [certificates::look(home, known.as_ref().ok()), listeners::look(home, areas).await].concat()
+            }
+            Area::Disks => [disks::look(home, sources, hub, streams), durability::look(sources).await].concat(),
             Area::Streams => streams::look(home, sources, hub, streams).await,
-            Area::Lag => lag::look(home, sources, streams).await,
+            Area::Lag => lag::look(home, sources, streams, core_answers).await,
             Area::Drift => {
                 let accounts = drift::look(home, sources, hub, known).await;
                 [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()
             }
             Area::Permissions => {
-                let database = row_security::look(sources).await;
-                [permissions::look(home), database, rights::look(home, known)].concat()
+                let (locks, grants) = (row_security::look(sources).await, grants::look(sources).await);
+                [permissions::look(home), locks, grants, rights::look(home, known)].concat()
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::up::child::running_process;
 pub(super) struct Process {
     pub(super) name: String,
     pub(super) pid: Option<u32>,
+    /// By a signal, or by a debugger: it is there and does nothing.
+    pub(super) is_stopped: bool,
 }
 
 impl Process {
@@ -42,8 +44,17 @@ pub(super) fn processes(home: &Home) -> Vec<Process> {
     }
     names.sort();
     names.dedup();
-    let process = |name: String| Process { pid: running_process(&home.layout.pid(&name)), name };
+    let process = |name: String| {
+        let pid = running_process(&home.layout.pid(&name));
+        Process { is_stopped: pid.is_some_and(is_stopped), pid, name }
+    };
     names.into_iter().map(process).collect()
+}
+
+/// States `T` and `t` of proc(5).
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
 }
 
 /// What a program prints when it is asked something that it answers at once.
@@ -77,7 +88,7 @@ mod tests {
         assert_eq!(names(&home), ["core", "hub-2", "postgres"]);
         let own = |home: &Home| processes(home).into_iter().find(|process| process.name == "hub-2").unwrap();
         assert_eq!(own(&home).pid, Some(child.id()));
-        assert!(!own(&home).is_replaced());
+        assert!(!own(&home).is_replaced() && !own(&home).is_stopped);
         std::fs::remove_file(&program).unwrap();
         assert!(own(&home).is_replaced());
         child.kill().unwrap();

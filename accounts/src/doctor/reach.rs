@@ -14,9 +14,11 @@ use serde::Deserialize;
 
 use super::finding::Area;
 use super::home::Home;
+use super::quorum::Presence;
 use crate::certificates::{Authority, TrustDomain};
 use crate::files::read_state;
 use crate::profile::Profile;
+use crate::reason::reason;
 use crate::up::{Site, issued_settings};
 
 /// How long anybody may take for an answer.
@@ -69,11 +71,19 @@ pub(super) struct Leaf {
 
 /// All that is asked.
 pub(super) struct Sources {
+    pub(super) presence: Presence,
     pub(super) system: Source<Bus>,
     pub(super) provisioner: Source<Bus>,
     pub(super) person: Source<Person>,
     pub(super) database: Source<Inspection>,
     pub(super) leaves: Vec<Leaf>,
+}
+
+impl Sources {
+    /// Whether a selected area needs the hub.
+    pub(super) fn is_hub_asked(&self) -> bool {
+        !matches!((&self.system, &self.provisioner, &self.person), (Source::Unasked, Source::Unasked, Source::Unasked))
+    }
 }
 
 /// An answer within the limit, or why there is none.
@@ -87,7 +97,7 @@ async fn within<T, E: Error + 'static>(
 ) -> Result<T, String> {
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Ok(Err(error)) => Err(reason(&error)),
         Err(_) => Err(format!("no answer within {limit:?}")),
     }
 }
@@ -124,19 +134,20 @@ async fn connect(settings: &BusSettings) -> Result<Bus, String> {
     within(CONNECT_LIMIT, Bus::connect(settings, NAME)).await
 }
 
-fn profile(home: &Home) -> Result<Profile, String> {
-    Profile::read(&home.layout.profile("ops")).map_err(|error| Chain(&error).to_string())
+/// Of the platform's own people, with the addresses of those hub servers that are there.
+fn profile(home: &Home, presence: &Presence) -> Result<Profile, String> {
+    let profile = Profile::read(&home.layout.profile("ops")).map_err(|error| Chain(&error).to_string())?;
+    Ok(Profile { urls: presence.reachable(profile.urls), ..profile })
 }
 
-async fn connect_service(home: &Home, role: Role) -> Result<Bus, String> {
+async fn connect_service(home: &Home, presence: &Presence, role: Role) -> Result<Bus, String> {
     let authority = Authority::new(home.layout.authority(), TrustDomain::default());
-    // The hub's addresses are those of the platform's own people.
-    let urls = profile(home)?.urls;
+    let urls = profile(home, presence)?.urls;
     connect(&issued_settings(&home.layout.provisioning(), role.name(), &authority, urls)).await
 }
 
-async fn connect_person(home: &Home) -> Result<Person, String> {
-    let profile = profile(home)?;
+async fn connect_person(home: &Home, presence: &Presence) -> Result<Person, String> {
+    let profile = profile(home, presence)?;
     Ok(Person { bus: connect(&profile.bus_settings()).await?, user: profile.user })
 }
 
@@ -163,16 +174,18 @@ pub(super) async fn reach(home: &Home, areas: &[Area]) -> Sources {
     let system = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Disks, Area::Drift]);
     let provisioner = is_for(&[Area::Links, Area::Disks, Area::Streams, Area::Lag]);
     let person = is_for(&[Area::Links, Area::Lag]);
-    let database = is_for(&[Area::Links, Area::Versions, Area::Clock, Area::Streams, Area::Drift, Area::Permissions]);
+    // Of the areas only these two have nothing to ask it.
+    let database = areas.iter().any(|area| !matches!(area, Area::Certificates | Area::Lag));
     let leaves = is_for(&[Area::Links, Area::Versions, Area::Disks, Area::Streams, Area::Lag]);
+    let presence = if system || provisioner || person { Presence::of(home).await } else { Presence::default() };
     let connecting = home.sites.iter().map(|site| connect_leaf(home, site, leaves));
     let connecting = futures_util::stream::iter(connecting).buffered(LEAVES_AT_ONCE);
     let (system, provisioner, person, database, leaves) = tokio::join!(
-        Source::when(system, connect_service(home, Role::SystemOperator)),
-        Source::when(provisioner, connect_service(home, Role::Provisioner)),
-        Source::when(person, connect_person(home)),
+        Source::when(system, connect_service(home, &presence, Role::SystemOperator)),
+        Source::when(provisioner, connect_service(home, &presence, Role::Provisioner)),
+        Source::when(person, connect_person(home, &presence)),
         Source::when(database, connect_database(home)),
         connecting.collect(),
     );
-    Sources { system, provisioner, person, database, leaves }
+    Sources { presence, system, provisioner, person, database, leaves }
 }

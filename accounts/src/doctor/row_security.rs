@@ -25,19 +25,11 @@ static POLICY: Look = Look {
     rule: "each table of tenants has one policy, by app.tenant_id for reading and writing; a partition has none",
     meaning: "rows of other tenants are visible or can be written",
 };
-static GRANT: Look = Look {
-    area: Area::Permissions,
-    name: "table-grants",
-    rule: "only bulkhead_core may use tables of tenants, to select, insert and update; nobody may use a partition",
-    meaning: "somebody can reach rows past the policies, or take them away",
-};
-
-pub(super) const LOOKS: &[&Look] = &[&ROLE, &SECURITY, &POLICY, &GRANT];
+pub(super) const LOOKS: &[&Look] = &[&ROLE, &SECURITY, &POLICY];
 
 const OWNER: &str = "bulkhead_owner";
 const PROVISION: &str = "bulkhead_provision";
 const CORE: &str = "bulkhead_core";
-const GRANTED: [&str; 3] = ["SELECT", "INSERT", "UPDATE"];
 const SETTING: &str = "app.tenant_id";
 const MIGRATE: &str = "find out who changed it; then set it right as the migrations in migrations/tenant do";
 
@@ -91,14 +83,6 @@ fn policy_trouble(table: &TableState) -> Option<String> {
     }
 }
 
-fn grant_trouble(table: &TableState) -> Option<String> {
-    let is_wrong =
-        |(who, what): &&(String, String)| table.is_partition || who != CORE || !GRANTED.contains(&what.as_str());
-    let wrong: Vec<String> =
-        table.grants.iter().filter(is_wrong).map(|(who, what)| format!("{who} may {what}")).collect();
-    (!wrong.is_empty()).then(|| wrong.join(", "))
-}
-
 fn table_findings(
     look: &'static Look,
     tables: &[&TableState],
@@ -116,7 +100,6 @@ async fn database_findings(database: &Inspection) -> Result<Vec<Finding>, String
     findings.extend(missing_role_findings(&roles));
     findings.extend(security_findings(&of_tenants));
     findings.extend(table_findings(&POLICY, &of_tenants, policy_trouble));
-    findings.extend(table_findings(&GRANT, &of_tenants, grant_trouble));
     Ok(findings)
 }
 
@@ -135,7 +118,13 @@ mod tests {
     use super::*;
 
     fn role(name: &str) -> RoleState {
-        RoleState { name: name.to_owned(), powers: vec![], owns_tables: false, is_member_of_owner: false }
+        RoleState {
+            name: name.to_owned(),
+            powers: vec![],
+            owns_tables: false,
+            is_member_of_owner: false,
+            hindrances: vec![],
+        }
     }
 
     #[test]
@@ -163,19 +152,12 @@ mod tests {
             is_secured: true,
             is_forced: true,
             policies: vec![(condition.clone(), condition)],
-            grants: vec![(CORE.to_owned(), "SELECT".to_owned())],
             ..TableState::default()
         }
     }
 
     fn partition() -> TableState {
-        TableState {
-            name: "result_20260101".to_owned(),
-            is_partition: true,
-            policies: vec![],
-            grants: vec![],
-            ..table()
-        }
+        TableState { name: "result_20260101".to_owned(), is_partition: true, policies: vec![], ..table() }
     }
 
     #[test]
@@ -193,16 +175,5 @@ mod tests {
             assert_eq!(policy_trouble(&good), None);
             assert!(policy_trouble(&bad).is_some(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_grant_too_many_is_named() {
-        let granted = |who: &str, what: &str, table: TableState| {
-            grant_trouble(&TableState { grants: vec![(who.to_owned(), what.to_owned())], ..table })
-        };
-        assert_eq!(granted(CORE, "UPDATE", table()), None);
-        assert_eq!(granted(CORE, "DELETE", table()).as_deref(), Some("bulkhead_core may DELETE"));
-        assert_eq!(granted("PUBLIC", "SELECT", table()).as_deref(), Some("PUBLIC may SELECT"));
-        assert_eq!(granted(CORE, "SELECT", partition()).as_deref(), Some("bulkhead_core may SELECT"));
     }
 }

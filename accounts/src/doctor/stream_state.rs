@@ -6,6 +6,7 @@ use bulkhead_runtime::Bus;
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use super::finding::{Finding, Look};
 use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::servers::time_ms;
 
@@ -43,6 +44,21 @@ impl StreamState {
 }
 
 const HUB: &str = "hub";
+/// What a server says whose hub cannot decide anything now: too few of its servers are there.
+const NO_DECISION: &str = "temporarily unavailable";
+
+/// Whether an answer only says that the hub cannot decide anything now, which is a finding of its own.
+pub(super) fn is_undecided(why: &str) -> bool {
+    why.contains(NO_DECISION)
+}
+
+/// Streams that could not be looked at, since whoever has them did not say anything about them: why is told by
+/// `stream-configuration`.
+pub(super) fn unseen(look: &'static Look, states: &[StreamState]) -> Vec<Finding> {
+    let silent = states.iter().filter_map(|state| Some((state.subject(), state.info.as_ref().err()?)));
+    silent.map(|(subject, why)| look.skip(&subject, why)).collect()
+}
+
 /// How many messages each subject has, as well.
 const SUBJECTS_TOO: &str = r#"{"subjects_filter": ">"}"#;
 

@@ -9,7 +9,7 @@ use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
 use super::reach::{Sources, limited};
 use super::servers::{Hub, time_ms};
-use super::stream_state::StreamState;
+use super::stream_state::{StreamState, is_undecided, unseen};
 use crate::up::hub_size;
 
 static STREAM: Look = Look {
@@ -99,6 +99,7 @@ fn configuration_finding(
     advice: &str,
 ) -> Finding {
     match answer {
+        Err(why) if is_undecided(why) => look.skip(subject, why),
         Err(why) => look.fail(subject, why, advice),
         Ok(answer) => {
             let differences = drift(expected, &answer["config"]);
@@ -119,6 +120,9 @@ fn by_leader(copy: &Value) -> Option<String> {
     Some(format!("is {state} by {} operations", copy["lag"].as_u64().unwrap_or(0)))
 }
 
+/// A choice takes up to 10 s. What can stand in its way for ever was seen: a server that lost its disk and goes on.
+const NO_LEADER: &str = "look again after 10 s, for a choice takes that long; then `bulkhead hub status`. A server whose disk vanished under its running process can keep the others from choosing: end that process with kill -9; `up`, or the service manager, starts it again. See docs/runbooks/replace-a-hub-server.md";
+
 /// `replicas` is how many servers should hold the stream. For some seconds a leader calls the copy of a server with an
 /// emptied disk current, so each server's word on itself counts as well.
 fn copies_finding(state: &StreamState, info: &Value, hub: &Hub, replicas: usize) -> Finding {
@@ -126,7 +130,7 @@ fn copies_finding(state: &StreamState, info: &Value, hub: &Hub, replicas: usize)
     let cluster = &info["cluster"];
     let advice = "bring the server back that is behind or away; see links and disks";
     let Some(leader) = cluster["leader"].as_str().filter(|name| !name.is_empty()) else {
-        return COPIES.fail(&subject, "it has no leader", advice);
+        return COPIES.fail(&subject, "it has no leader: nothing of this lane is stored now", NO_LEADER);
     };
     let copies = cluster["replicas"].as_array().map_or(&[][..], Vec::as_slice);
     let count = copies.len() + 1;
@@ -179,6 +183,7 @@ fn stream_findings(home: &Home, hub: &Hub, state: &StreamState, replicas: usize)
     if let Ok(info) = &state.info {
         findings.push(copies_finding(state, info, hub, replicas));
     }
+    findings.extend(unseen(&COPIES, std::slice::from_ref(state)));
     if let Ok(consumer) = &state.consumer {
         let who = if state.is_hub() { "core" } else { "the site's forwarder" };
         let advice =
@@ -207,9 +212,12 @@ async fn dead_letter_findings(database: &Inspection, now_ms: i64) -> Result<Vec<
 
 pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, states: &[StreamState]) -> Vec<Finding> {
     let replicas = hub_size(&home.layout).unwrap_or_default().servers();
-    let of_state = |state: &StreamState| {
-        let replicas = if state.is_hub() { replicas } else { 1 };
-        stream_findings(home, hub, state, replicas)
+    let lost = sources.presence.lost();
+    let of_state = |state: &StreamState| match &lost {
+        Some(why) if state.is_hub() => {
+            [&STREAM, &CONSUMER, &COPIES].map(|look| look.skip(&state.subject(), why)).to_vec()
+        }
+        Some(_) | None => stream_findings(home, hub, state, if state.is_hub() { replicas } else { 1 }),
     };
     let mut findings: Vec<Finding> = states.iter().flat_map(of_state).collect();
     if sources.provisioner.get().is_none() {
@@ -336,5 +344,7 @@ mod tests {
         let finding =
             configuration_finding(&STREAM, "hub RESULTS", &Err("stream not found".into()), &json!({}), "restart");
         assert_eq!((finding.level, finding.found.as_str()), (Level::Fail, "stream not found"));
+        let undecided = Err("JetStream system temporarily unavailable".into());
+        assert_eq!(configuration_finding(&CONSUMER, "hub RESULTS", &undecided, &json!({}), "").level, Level::Skip);
     }
 }

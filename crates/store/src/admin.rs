@@ -12,6 +12,12 @@ static TENANT: Migrator = sqlx::migrate!("../../migrations/tenant");
 
 const DATABASE: &str = "bulkhead";
 const PLATFORM_SCHEMA: &str = "platform";
+pub(crate) const DATABASE_GRANT: &str = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
+
+/// Services refuse to start on an older schema than theirs, and so have to see which one it is.
+pub(crate) fn migrations_grant(schema: &str) -> String {
+    format!("grant select on {schema}._migrations to bulkhead_core")
+}
 
 /// Why the database is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +108,7 @@ pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Res
         .map_err(failed("look who may connect"))?;
     if is_open {
         run(&mut connection, "close database", "revoke all on database bulkhead from public").await?;
-        let allow = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
-        run(&mut connection, "open database to its roles", allow).await?;
+        run(&mut connection, "open database to its roles", DATABASE_GRANT).await?;
     }
     connection.close().await.map_err(failed("close"))
 }
@@ -143,6 +148,12 @@ pub(crate) fn expected_migrations() -> [(&'static str, Checksums); 2] {
     [(PLATFORM_SCHEMA, all(&PLATFORM)), (Isolation::Shared.schema(), all(&TENANT))]
 }
 
+/// The text of every migration, by schema and in order.
+pub(crate) fn migrations_text() -> Vec<(&'static str, String)> {
+    let text = |migrator: &Migrator| migrator.iter().map(|one| one.sql.as_str()).collect::<Vec<_>>().join("\n");
+    vec![(PLATFORM_SCHEMA, text(&PLATFORM)), (Isolation::Shared.schema(), text(&TENANT))]
+}
+
 fn in_schema(migrator: &Migrator, schema: &str) -> Migrator {
     let mut migrator = Migrator { migrations: migrator.migrations.clone(), locking: false, ..Migrator::DEFAULT };
     migrator.dangerous_set_table_name(format!("{schema}._migrations"));
@@ -167,7 +178,6 @@ async fn run_migrations(url: &str, schema: &'static str, migrator: &Migrator) ->
     run(&mut connection, action, &format!("set search_path to {schema}")).await?;
     let ran = in_schema(migrator, schema).run_direct(None, &mut connection, false).await;
     ran.map_err(|source| AdminError::Migrate { schema, source })?;
-    // Services refuse to start on an older schema than theirs.
-    run(&mut connection, action, &format!("grant select on {schema}._migrations to bulkhead_core")).await?;
+    run(&mut connection, action, &migrations_grant(schema)).await?;
     connection.close().await.map_err(failed("close"))
 }

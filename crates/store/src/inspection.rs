@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 use crate::StoreError;
 use crate::admin;
 use crate::isolation::Isolation;
+use crate::rights::{self, OwnSetting, Right, Rights, Settings};
 use crate::store::{Tenants, begin, failed, read_tenants};
 
 const STATEMENT_LIMIT_MS: u32 = 3_000;
@@ -25,6 +26,8 @@ pub struct RoleState {
     pub powers: Vec<&'static str>,
     pub owns_tables: bool,
     pub is_member_of_owner: bool,
+    /// What keeps a login from connecting, such as `it may not log in`.
+    pub hindrances: Vec<&'static str>,
 }
 
 /// A table of the schema that holds tenants.
@@ -38,8 +41,6 @@ pub struct TableState {
     pub owner: String,
     /// Conditions of its policies, those for reading and for writing.
     pub policies: Vec<(String, String)>,
-    /// Who else may do what, such as `("bulkhead_core", "SELECT")`; `PUBLIC` is everybody.
-    pub grants: Vec<(String, String)>,
 }
 
 /// Which migrations of a schema are in force, and which this release has.
@@ -82,14 +83,16 @@ impl Inspection {
         let limit = STATEMENT_LIMIT_MS.to_string();
         let options = options
             .application_name("bulkhead doctor")
-            .options([("statement_timeout", limit.as_str()), ("default_transaction_read_only", "on")])
+            .options([("statement_timeout", limit.as_str())])
             .disable_statement_logging();
         // A pool would try until its limit and then forget why: whoever is woken wants the reason, and at once.
         options.connect().await.map_err(&connecting)?.close().await.map_err(&connecting)?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
-            // As the owner, under forced row security: the login role itself inherits nothing.
+            // As the owner, under forced row security: the login role itself inherits nothing. Read-only is set here and
+            // not at the start of the session, where it would hide what the server says to others.
             |connection, _| {
-                Box::pin(async { sqlx::query("set role bulkhead_owner").execute(connection).await.map(|_| ()) })
+                let sql = "set default_transaction_read_only = on; set role bulkhead_owner";
+                Box::pin(async move { sqlx::raw_sql(sql).execute(connection).await.map(|_| ()) })
             },
         );
         let pool = pool.connect_with(options).await.map_err(&connecting)?;
@@ -133,15 +136,22 @@ impl Inspection {
                           exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                                   where c.relkind in ('r', 'p') and c.relowner = r.oid and n.nspname <> 'pg_catalog'),
                           exists (select from pg_roles o where o.rolname = 'bulkhead_owner' and o.oid <> r.oid
-                                  and pg_has_role(r.oid, o.oid, 'member'))
+                                  and pg_has_role(r.oid, o.oid, 'member')),
+                          not r.rolcanlogin, r.rolconnlimit >= 0, coalesce(r.rolvaliduntil <= now(), false)
                    from pg_roles r where r.rolname like 'bulkhead\\_%' and r.rolname <> 'bulkhead_admin' order by 1";
         let rows = sqlx::query(sql).fetch_all(&self.pool).await.map_err(failed("look at roles"))?;
         let powers = ["superuser", "bypassrls", "createrole", "createdb", "replication"];
+        let hindrances = ["it may not log in", "its connections are limited", "its password has ended"];
+        let which = |row: &sqlx::postgres::PgRow, first: usize, names: &[&'static str]| {
+            let named = (first..).zip(names).filter(|(column, _)| row.get::<bool, _>(*column));
+            named.map(|(_, name)| *name).collect()
+        };
         let role = |row: &sqlx::postgres::PgRow| RoleState {
             name: row.get(0),
-            powers: (1..).zip(powers).filter(|(column, _)| row.get::<bool, _>(column)).map(|(_, name)| name).collect(),
+            powers: which(row, 1, &powers),
             owns_tables: row.get(6),
             is_member_of_owner: row.get(7),
+            hindrances: which(row, 8, &hindrances),
         };
         Ok(rows.iter().map(role).collect())
     }
@@ -176,16 +186,32 @@ impl Inspection {
                 table.policies.push((row.get(1), row.get(2)));
             }
         }
-        let sql = "select c.relname::text, coalesce(g.rolname::text, 'PUBLIC'), acl.privilege_type
-                   from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) acl
-                   left join pg_roles g on g.oid = acl.grantee
-                   where n.nspname = $1 and c.relkind in ('r', 'p') and acl.grantee <> c.relowner order by 1, 2, 3";
-        for row in sqlx::query(sql).bind(schema).fetch_all(&self.pool).await.map_err(&looking)? {
-            if let Some(table) = tables.get_mut(&row.get::<String, _>(0)) {
-                table.grants.push((row.get(1), row.get(2)));
-            }
-        }
         Ok(tables.into_values().collect())
+    }
+
+    /// What is granted, beside what this release grants.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rights(&self) -> Result<Rights, StoreError> {
+        let rows = sqlx::query(rights::FOUND).fetch_all(&self.pool).await.map_err(failed("look at rights"))?;
+        let right = |row: &sqlx::postgres::PgRow| Right { object: row.get(0), role: row.get(1), privilege: row.get(2) };
+        Ok(Rights { expected: rights::expected(), found: rows.iter().map(right).collect() })
+    }
+
+    /// Settings of the server and of the roles of this project.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn settings(&self) -> Result<Settings, StoreError> {
+        let looking = failed("look at settings");
+        let own = sqlx::query(rights::OWN_SETTINGS).fetch_all(&self.pool).await.map_err(&looking)?;
+        let server = sqlx::query(rights::SERVER_SETTINGS).fetch_all(&self.pool).await.map_err(&looking)?;
+        let setting = |row: &sqlx::postgres::PgRow| OwnSetting { of: row.get(0), name: row.get(1), value: row.get(2) };
+        Ok(Settings {
+            own: own.iter().map(setting).collect(),
+            server: server.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        })
     }
 
     /// # Errors

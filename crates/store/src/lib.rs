@@ -5,6 +5,7 @@ pub mod admin;
 pub mod inspection;
 mod isolation;
 mod provisioning;
+pub mod rights;
 mod store;
 mod url;
 

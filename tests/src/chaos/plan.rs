@@ -289,9 +289,19 @@ impl Plan {
         plan
     }
 
-    /// Leaves out every fault whose description does not contain `text`; those that stay keep their times.
+    /// Leaves out every fault whose description does not contain `text`, and the time until the next one with it.
     pub fn keep_only(&mut self, text: &str) {
-        self.overlapping.retain(|planned| planned.fault.to_string().contains(text));
+        let begins: Vec<Duration> = self.overlapping.iter().map(|planned| planned.begins).collect();
+        let mut spared = Duration::ZERO;
+        let mut kept = Vec::new();
+        for (planned, next) in self.overlapping.iter().zip(begins.iter().skip(1).map(Some).chain([None])) {
+            if planned.fault.to_string().contains(text) {
+                kept.push(Planned { begins: planned.begins - spared, ..*planned });
+            } else if let Some(next) = next {
+                spared += *next - planned.begins;
+            }
+        }
+        self.overlapping = kept;
         self.quiet.retain(|fault| fault.to_string().contains(text));
     }
 
@@ -335,6 +345,19 @@ mod tests {
             assert!(!parts.is_empty() && parts.len() <= 4);
             for (index, part) in parts.iter().enumerate() {
                 assert!(!parts[index + 1..].contains(part), "{plan}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_plan_begins_at_once_and_goes_on_without_holes() {
+        for seed in 0..50 {
+            let mut plan = Plan::draw(seed, Storm::Everything, SURFACE);
+            plan.keep_only("SIGSTOP");
+            assert_eq!((plan.overlapping.len(), plan.overlapping[0].begins), (5, Duration::from_secs(1)), "{plan}");
+            for two in plan.overlapping.windows(2) {
+                let gap = two[1].begins - two[0].ends();
+                assert!(gap < Duration::from_millis(GAP_MS.end), "{plan}");
             }
         }
     }
