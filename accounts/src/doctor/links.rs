@@ -208,12 +208,12 @@ fn connected_finding(home: &Home, role: Role, key: Option<&str>, answers: &[Said
     CONNECTED.fail(role.name(), "nobody is connected as this user", advice)
 }
 
-async fn connected_findings(home: &Home, system: &Bus, known: &Known) -> Vec<Finding> {
+async fn connected_findings(home: &Home, system: &Bus, servers: usize, known: &Known) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (account, role) in CORE_USERS {
         let Some(record) = known.named(account) else { continue };
         let about = json!({"acc": record.key.as_str(), "auth": true, "limit": CONNECTIONS_MOST});
-        findings.push(match ask(system, ServerQuestion::Connections, about, home.hubs.len()).await {
+        findings.push(match ask(system, ServerQuestion::Connections, about, servers).await {
             Ok(answers) => connected_finding(home, role, record.role_key(role), &answers),
             Err(why) => CONNECTED.warn(role.name(), why, "look again"),
         });
@@ -243,7 +243,7 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: Optio
         connections.push(linked_finding(home, site, account, &hub.leaves));
     }
     if let Some(known) = known {
-        connections.extend(connected_findings(home, system, known).await);
+        connections.extend(connected_findings(home, system, sources.presence.there(), known).await);
     }
     findings.extend(connections.into_iter().map(|finding| excused(finding, sources.presence.lost().as_deref())));
     findings

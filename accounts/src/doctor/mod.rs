@@ -96,7 +96,7 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
     let sources = reach(&home, &options.areas).await;
     let mut findings = links::reached(&home, &sources).await;
     announce("asking the hub and the leaves");
-    let (hub, streams) = tokio::join!(ask_hub(&home, &sources), ask_streams(&sources));
+    let (hub, streams) = tokio::join!(ask_hub(&sources), ask_streams(&sources));
     let hub = hub.unwrap_or_else(|why| {
         findings.push(links::unanswered(&home, why));
         Hub::default()
@@ -119,9 +119,9 @@ pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Repor
     Ok(Report { findings })
 }
 
-async fn ask_hub(home: &Home, sources: &Sources) -> Result<Hub, String> {
+async fn ask_hub(sources: &Sources) -> Result<Hub, String> {
     match sources.system.get() {
-        Some(system) => Hub::ask(system, home.hubs.len()).await,
+        Some(system) => Hub::ask(system, sources.presence.there()).await,
         None => Ok(Hub::default()),
     }
 }

@@ -70,6 +70,11 @@ impl Presence {
         self.servers.iter().filter(|greeted| greeted.port.is_none()).map(|greeted| greeted.server.as_str()).collect()
     }
 
+    /// How many answers to wait for: for those of servers that are away nobody waits.
+    pub(super) fn there(&self) -> usize {
+        self.servers.len() - self.away().len()
+    }
+
     fn is_there(&self, address: &str) -> bool {
         port_of(address).is_some_and(|port| self.servers.iter().any(|greeted| greeted.port == Some(port)))
     }
@@ -157,6 +162,7 @@ pub(super) mod tests {
         let urls = || ["tls://localhost:4001", "tls://localhost:4002"].map(str::to_owned).to_vec();
         assert_eq!(presence(&[false, true]).reachable(urls()), ["tls://localhost:4002"]);
         assert_eq!(presence(&[false, false]).reachable(urls()), urls());
+        assert_eq!(presence(&[true, false, true]).there(), 2);
     }
 
     #[tokio::test]
