@@ -223,7 +223,7 @@ impl<'a> Site<'a> {
         let check = format!("{FORGED}newer-bundle");
         let body = bodies::honest(&check).body;
         let signed = self.headers(Sequence { boot, number: 1 }, &body)?;
-        let headers = signed.replacen("\r\n", "\r\nBulkhead-Bundle: 2\r\n", 1);
+        let headers = signed.replacen("\r\n", "\r\nBulkhead-Bundle: 3\r\n", 1);
         door.store("_INBOX_oslo.p1.newer-bundle", &headers, &body).await?;
         let settled = eventually("a dead letter of the bundle", LIMIT, || async {
             let letters = self.letters_with(&body).await.map_err(|error| format!("{error:#}"))?;
@@ -232,7 +232,7 @@ impl<'a> Site<'a> {
         settled.await?;
         let sql = "select detail from shared.dead_letter where payload = $1";
         let detail: String = sqlx::query_scalar(sql).bind(&body).fetch_one(&self.witness).await?;
-        assert_eq!(detail, "the bundle is of version \"2\": version 1 is understood");
+        assert_eq!(detail, "the bundle is of version \"3\": version 2 is understood");
         assert_eq!(self.rows_of(&check).await?, 0, "a bundle of another version is read as a batch");
         Ok(())
     }

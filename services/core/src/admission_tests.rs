@@ -168,7 +168,7 @@ fn a_message_that_cannot_be_taken_apart_is_its_senders() {
     let world = world();
     let (own, nobody) = (subject_of(&world.account), KeyPair::new_account().public_key().parse().unwrap());
     for (why, expected) in [
-        (BundleError::Version("2".to_owned()), DeadReason::UnknownVersion),
+        (BundleError::Version("3".to_owned()), DeadReason::UnknownVersion),
         (BundleError::Count, DeadReason::NotDecodable),
         (BundleError::Short(3), DeadReason::NotDecodable),
     ] {
