@@ -89,7 +89,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match &error {
             ClientError::Request(RequestError::NobodyAnswers(_) | RequestError::Timeout { .. }) => UNREACHABLE,
-            ClientError::Request(RequestError::Unreadable(..) | RequestError::Other { .. })
+            ClientError::Request(
+                RequestError::Unreadable(..) | RequestError::Refused { .. } | RequestError::Other { .. },
+            )
             | ClientError::Unreadable(_) => FAILED,
             ClientError::Refused { code, .. } => match code {
                 ErrorCode::Invalid | ErrorCode::NotFound => INVALID,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::question::{ServerQuestion, stored_account};
+use crate::question::{ServerQuestion, consumer_info, stored_account, stored_message, stream_info};
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
@@ -62,22 +62,17 @@ fn templated(role: Role, pattern: &str) -> String {
 /// What a consumer's puller needs, async-nats included (facts: topology-proved, item 6). It may also read a message by its
 /// place, for one whose headers no client can be handed, and make the consumer anew, so that what is stranded in the queue
 /// is handed out again. None of these rights can take an unacknowledged message away.
-fn pull_rights(stream: StreamName) -> [String; 7] {
-    let (stream, consumer) = (stream.as_str(), stream.consumer().name);
+fn pull_rights(name: StreamName) -> [String; 7] {
+    let (stream, consumer) = (name.as_str(), name.consumer().name);
     [
         format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
-        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+        consumer_info(name),
         format!("$JS.ACK.{stream}.{consumer}.>"),
-        format!("$JS.API.STREAM.MSG.GET.{stream}"),
-        format!("$JS.API.STREAM.INFO.{stream}"),
+        stored_message(name),
+        stream_info(name),
         format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
         format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
     ]
-}
-
-/// How much waits in a stream, by subject as well: whoever pulls must be able to say how far behind it is.
-fn look_right(stream: StreamName) -> String {
-    format!("$JS.API.STREAM.INFO.{}", stream.as_str())
 }
 
 /// What is needed to make a stream and its consumer, and nothing that reads, purges or deletes.
@@ -86,9 +81,9 @@ fn provision_rights(name: StreamName) -> [String; 5] {
     [
         format!("$JS.API.STREAM.CREATE.{stream}"),
         format!("$JS.API.STREAM.UPDATE.{stream}"),
-        look_right(name),
+        stream_info(name),
         format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
-        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+        consumer_info(name),
     ]
 }
 
@@ -120,7 +115,7 @@ fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
             }
             if receives {
                 permissions.publish.extend(pull_rights(stream));
-                permissions.publish.push(look_right(stream));
+                permissions.publish.push(stream_info(stream));
             }
         }
         Way::Request => {

@@ -1,4 +1,5 @@
-//! Questions about the servers themselves: what the system account and JetStream are asked. They only look.
+//! Questions about the servers themselves: what the system account and JetStream are asked. They only look, but for
+//! [`settlement`].
 
 use crate::stream::StreamName;
 
@@ -54,6 +55,18 @@ pub fn consumer_info(stream: StreamName) -> String {
     format!("$JS.API.CONSUMER.INFO.{}.{}", stream.as_str(), stream.consumer().name)
 }
 
+/// Asks JetStream for one message by its place in a stream.
+#[must_use]
+pub fn stored_message(stream: StreamName) -> String {
+    format!("$JS.API.STREAM.MSG.GET.{}", stream.as_str())
+}
+
+/// Where a consumer's messages are settled; the server acts on the place in the stream and on nothing else of it.
+#[must_use]
+pub fn settlement(stream: StreamName, sequence: u64) -> String {
+    format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", stream.as_str(), stream.consumer().name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +86,8 @@ mod tests {
         let forwarder = edge_permissions(&"oslo".parse().unwrap(), &EdgeRole::Forwarder).publish;
         let edge = StreamName::ResultsEdge;
         assert!(forwarder.contains(&stream_info(edge)) && forwarder.contains(&consumer_info(edge)));
+        assert!(forwarder.contains(&stored_message(edge)));
+        let may_settle = forwarder.iter().filter_map(|right| right.strip_suffix('>'));
+        assert!(may_settle.into_iter().any(|prefix| settlement(edge, 7).starts_with(prefix)));
     }
 }

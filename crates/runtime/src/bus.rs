@@ -68,10 +68,20 @@ pub enum RequestError {
     NobodyAnswers(String),
     #[error("no answer on {subject} within {limit:?}")]
     Timeout { subject: String, limit: Duration },
+    #[error("the answer on {subject} is {code}, {description}")]
+    Refused { subject: String, code: u64, description: String },
     #[error("the answer on {0} is not readable")]
     Unreadable(String, #[source] serde_json::Error),
     #[error("request {subject}")]
     Other { subject: String, source: async_nats::RequestError },
+}
+
+/// What the server's own interface answers: what was asked for, or an error.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Said<T> {
+    Error { error: ApiError },
+    Value(T),
 }
 
 /// Where a stored message is.
@@ -111,7 +121,9 @@ struct PubAck {
 }
 
 #[derive(Debug, Deserialize)]
-struct ApiError {
+pub(crate) struct ApiError {
+    #[serde(default)]
+    pub(crate) code: u64,
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -328,13 +340,22 @@ impl Bus {
     }
 
     /// Asks the server's own interface, which answers in JSON.
+    ///
+    /// # Errors
+    /// When it does not answer, or says that it cannot: an error must never be read as an answer without any of its parts.
     pub(crate) async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         subject: String,
-        body: String,
+        question: &serde_json::Value,
     ) -> Result<T, RequestError> {
-        let answer = self.request(&subject, body.into_bytes().into(), JETSTREAM_LIMIT).await?;
-        serde_json::from_slice(&answer).map_err(|source| RequestError::Unreadable(subject, source))
+        let answer = self.request(&subject, question.to_string().into(), JETSTREAM_LIMIT).await?;
+        match serde_json::from_slice(&answer) {
+            Ok(Said::Value(value)) => Ok(value),
+            Ok(Said::Error { error: ApiError { code, description, .. } }) => {
+                Err(RequestError::Refused { subject, code, description })
+            }
+            Err(source) => Err(RequestError::Unreadable(subject, source)),
+        }
     }
 
     /// Waits until everything that was published has reached the server.

@@ -21,6 +21,7 @@ mod settings;
 mod stranded;
 mod survey;
 mod tls;
+mod trouble;
 mod unreadable;
 mod wait;
 
@@ -43,6 +44,7 @@ pub use metrics::{
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};
 pub use tls::{TlsError, TlsFiles, client_config};
+pub use trouble::Trouble;
 pub use unreadable::{Readable, Unreadable};
 pub use wait::{Backoff, LimitReached, eventually};
 

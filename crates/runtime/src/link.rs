@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::bus::{BusSettings, ConnectError, JETSTREAM_LIMIT};
 use crate::credentials::Credentials;
 use crate::tls::client_config;
-use crate::{Backoff, Chain};
+use crate::{Backoff, Chain, Trouble};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A server that answers none of three is left for another one.
@@ -123,7 +123,7 @@ impl Keeper {
 
     async fn replace(&self) {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_MOST);
-        let mut said = String::new();
+        let mut trouble = Trouble::new(format!("connect {} again", self.name));
         while self.current.strong_count() > 0 {
             // The first attempt waits as well: what ended one client may be the first that the next one is handed.
             backoff.pause().await;
@@ -133,16 +133,11 @@ impl Keeper {
                     *current.write().expect("no holder panics") = next;
                     self.signals.lost.send_modify(|count| *count += 1);
                     self.signals.made.send_modify(|count| *count += 1);
+                    trouble.end();
                     return;
                 }
-                Err(error) => {
-                    let cause = Chain(&error).to_string();
-                    if cause != said {
-                        warn!(connection = %self.name, error = %cause, "{} is not connected again yet", self.name);
-                        said = cause;
-                    }
-                }
-            }
+                Err(error) => trouble.begin(Chain(&error).to_string()),
+            };
         }
     }
 }

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use bulkhead_bus::StreamName;
+use bulkhead_bus::question::{consumer_info, stream_info};
 use serde::Deserialize;
+use serde_json::json;
 use tracing::{info, warn};
 
 use crate::bus::{Bus, EnsureError, RequestError};
@@ -17,37 +19,31 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Seen so often in a row, it is stranded and not on its way out.
 const LOOKS: u32 = 3;
 
-#[derive(Deserialize)]
-struct ConsumerInfo {
-    #[serde(default)]
-    ack_floor: Position,
+/// How far a consumer is, as the server says it.
+#[derive(Default, Deserialize)]
+pub(crate) struct ConsumerInfo {
+    pub(crate) delivered: Position,
+    pub(crate) ack_floor: Position,
     /// Not handed out yet.
-    #[serde(default)]
     num_pending: u64,
     /// Handed out and not acknowledged yet.
-    #[serde(default)]
-    num_ack_pending: u64,
+    pub(crate) num_ack_pending: u64,
 }
 
 #[derive(Default, Deserialize)]
-struct Position {
-    #[serde(default)]
-    stream_seq: u64,
+pub(crate) struct Position {
+    pub(crate) stream_seq: u64,
 }
 
 #[derive(Deserialize)]
 struct StreamInfo {
-    #[serde(default)]
     state: State,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 struct State {
-    #[serde(default)]
     messages: u64,
-    #[serde(default)]
     first_seq: u64,
-    #[serde(default)]
     last_seq: u64,
 }
 
@@ -63,16 +59,14 @@ fn is_stranded(before: State, consumer: &ConsumerInfo, after: State) -> bool {
 
 impl Bus {
     async fn state_of(&self, stream: StreamName) -> Result<State, RequestError> {
-        let info: StreamInfo = self.ask(format!("$JS.API.STREAM.INFO.{}", stream.as_str()), String::new()).await?;
+        let info: StreamInfo = self.ask(stream_info(stream), &json!({})).await?;
         Ok(info.state)
     }
 
     /// Where the queue begins, if something in it is stranded.
     async fn find_stranded(&self, stream: StreamName) -> Result<Option<u64>, RequestError> {
-        let (name, consumer) = (stream.as_str(), stream.consumer().name);
         let before = self.state_of(stream).await?;
-        let consumer: ConsumerInfo =
-            self.ask(format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"), String::new()).await?;
+        let consumer: ConsumerInfo = self.ask(consumer_info(stream), &json!({})).await?;
         let after = self.state_of(stream).await?;
         Ok(is_stranded(before, &consumer, after).then_some(after.first_seq))
     }
@@ -129,13 +123,23 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Said;
 
     fn state(messages: u64, first_seq: u64, last_seq: u64) -> State {
         State { messages, first_seq, last_seq }
     }
 
     fn consumer(floor: u64, num_pending: u64, num_ack_pending: u64) -> ConsumerInfo {
-        ConsumerInfo { ack_floor: Position { stream_seq: floor }, num_pending, num_ack_pending }
+        let ack_floor = Position { stream_seq: floor };
+        ConsumerInfo { ack_floor, num_pending, num_ack_pending, ..ConsumerInfo::default() }
+    }
+
+    #[test]
+    fn a_server_that_cannot_tell_is_not_one_that_knows_of_nothing() {
+        let away = r#"{"type":"x","error":{"code":503,"description":"JetStream system temporarily unavailable"}}"#;
+        assert!(matches!(serde_json::from_str(away), Ok(Said::<ConsumerInfo>::Error { .. })));
+        assert!(matches!(serde_json::from_str(away), Ok(Said::<StreamInfo>::Error { .. })));
+        assert!(serde_json::from_str::<ConsumerInfo>("{}").is_err());
     }
 
     #[test]

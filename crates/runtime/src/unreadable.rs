@@ -5,14 +5,18 @@
 //! acknowledgement subject settles them, so the pulling role needs no right to delete.
 
 use bulkhead_bus::StreamName;
+use bulkhead_bus::question::{consumer_info, settlement, stored_message};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::bus::{Bus, PublishError, RequestError};
+use crate::stranded::ConsumerInfo;
 
 /// Messages that are looked at in one search; a consumer has no more on their way.
 const SEARCH_MOST: u64 = 5_000;
+const NOT_FOUND: u64 = 404;
 
 /// What becomes of messages that were handed out, can be read and are not acknowledged: the lost connection may have taken
 /// them along, or somebody may be at work on them.
@@ -37,24 +41,8 @@ pub struct Unreadable {
 }
 
 #[derive(Deserialize)]
-struct ConsumerInfo {
-    #[serde(default)]
-    delivered: Position,
-    #[serde(default)]
-    ack_floor: Position,
-    #[serde(default)]
-    num_ack_pending: u64,
-}
-
-#[derive(Default, Deserialize)]
-struct Position {
-    #[serde(default)]
-    stream_seq: u64,
-}
-
-#[derive(Deserialize)]
 struct Got {
-    message: Option<Stored>,
+    message: Stored,
 }
 
 #[derive(Deserialize)]
@@ -103,8 +91,7 @@ impl Unreadable {
 
 /// Settles a pending message by its place in the stream; the server looks up the rest itself.
 async fn settle(bus: &Bus, stream: StreamName, sequence: u64, word: &'static str) -> Result<(), PublishError> {
-    let subject = format!("$JS.ACK.{}.{}.1.{sequence}.1.0.0", stream.as_str(), stream.consumer().name);
-    bus.publish(&subject, Bytes::from_static(word.as_bytes())).await
+    bus.publish(&settlement(stream, sequence), Bytes::from_static(word.as_bytes())).await
 }
 
 impl Bus {
@@ -117,8 +104,7 @@ impl Bus {
         stream: StreamName,
         readable: Readable,
     ) -> Result<Vec<Unreadable>, RequestError> {
-        let (name, consumer) = (stream.as_str(), stream.consumer().name);
-        let info: ConsumerInfo = self.ask(format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"), String::new()).await?;
+        let info: ConsumerInfo = self.ask(consumer_info(stream), &json!({})).await?;
         if info.num_ack_pending == 0 {
             return Ok(vec![]);
         }
@@ -126,10 +112,12 @@ impl Bus {
         let last = info.delivered.stream_seq.min(first.saturating_add(SEARCH_MOST));
         let mut found = Vec::new();
         for sequence in first..=last {
-            let subject = format!("$JS.API.STREAM.MSG.GET.{name}");
-            let got: Got = self.ask(subject, format!("{{\"seq\":{sequence}}}")).await?;
-            // Acknowledged ones are gone from a work queue.
-            let Some(stored) = got.message else { continue };
+            let stored = match self.ask(stored_message(stream), &json!({"seq": sequence})).await {
+                Ok(Got { message }) => message,
+                // Acknowledged ones are gone from a work queue.
+                Err(RequestError::Refused { code: NOT_FOUND, .. }) => continue,
+                Err(error) => return Err(error),
+            };
             let block = BASE64.decode(stored.hdrs.as_bytes()).unwrap_or_default();
             if block.is_empty() || is_readable(&block) {
                 if readable == Readable::AskAgain {

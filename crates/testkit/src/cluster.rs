@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::up::{CORE, HubServer};
+use bulkhead_bus::question::stream_info;
 use bulkhead_bus::{Role, StreamName};
 use bulkhead_runtime::{Bus, eventually};
 use bytes::Bytes;
@@ -59,7 +60,7 @@ impl TestDeployment {
         let platform = &self.up.platform;
         let settings = platform.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
         let bus = Bus::connect(&settings, "stream leader").await.context("connect as provisioner")?;
-        let subject = format!("$JS.API.STREAM.INFO.{}", stream.as_str());
+        let subject = stream_info(stream);
         let led = eventually("a leader of the stream", LIMIT, || async {
             let info = bus.request(&subject, Bytes::new(), ANSWER_LIMIT).await.map_err(|error| error.to_string())?;
             let info: Value = serde_json::from_slice(&info).map_err(|error| error.to_string())?;

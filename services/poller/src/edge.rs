@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane};
-use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Heart, Readiness, Stop, StoreError};
+use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Heart, Readiness, Stop, StoreError, Trouble};
 use tracing::{error, info, warn};
 
 use crate::batch::{BatchBuilder, Identity, SignedBatch};
@@ -12,7 +12,6 @@ use crate::live::{LiveBoard, show_live};
 use crate::metrics::{Cause, Connection, Metrics, count};
 use crate::observe::show_connection;
 use crate::spool::SpoolReader;
-use crate::trouble::Trouble;
 
 /// How long the leaf may take to acknowledge a batch.
 const STORE_LIMIT: Duration = Duration::from_secs(5);

@@ -24,7 +24,6 @@ mod forward;
 
 mod metrics;
 mod observe;
-mod trouble;
 
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane, SiteName, TenantSubject};
 use bulkhead_runtime::{
-    Backoff, Bus, Chain, Delivery, Gauge, Headers, Readable, RequestError, Stop, StoreError, Unreadable, now_ms,
+    Backoff, Bus, Chain, Delivery, Gauge, Headers, Readable, RequestError, Stop, StoreError, Trouble, Unreadable,
+    now_ms,
 };
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -18,7 +19,6 @@ use tracing::{debug, error, warn};
 use super::load::{Load, message};
 use super::{edge_stream, hub_stream};
 use crate::metrics::{Cause, Metrics, count};
-use crate::trouble::Trouble;
 
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(20);
 pub(super) const RETRY_MOST: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_runtime::{Backoff, Chain, Fetched, Heart, PullError, Readiness};
+use bulkhead_runtime::{Backoff, Chain, Fetched, Heart, PullError, Readiness, Trouble};
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -13,7 +13,6 @@ use tracing::{error, info, warn};
 use super::carry::{Carrier, RETRY_FIRST, RETRY_MOST};
 use super::edge_stream;
 use super::load::{Load, bundled};
-use crate::trouble::Trouble;
 
 /// How long the leaf keeps one question for batches open.
 const FETCH_WAIT: Duration = Duration::from_secs(5);

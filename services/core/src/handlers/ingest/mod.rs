@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
-use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, Trouble, now_ms};
 use bulkhead_store::{Store, StoreError};
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -187,7 +187,7 @@ impl Ingesting {
     ) -> anyhow::Result<()> {
         let stream = self.stream.as_str();
         let mut pace = retry_pace();
-        let mut trouble = None;
+        let mut trouble = Trouble::new(format!("pull from {stream}"));
         while !stop.is_cancelled() {
             // What an earlier process was handed and could not read would end this one's connection as well.
             self.hearts.taking.while_waiting(Settler::new(self.clone(), 0).settle_unreadable(&bus)).await;
@@ -198,17 +198,12 @@ impl Ingesting {
             let puller = match pulled {
                 Ok(puller) => puller,
                 Err(error) => {
-                    let cause = Some(Chain(&error).to_string());
-                    // A hub that is away for an hour is one line, not a thousand.
-                    if trouble != cause {
-                        warn!(error = %Chain(&error), "not pulling from {stream}: trying again");
-                        trouble = cause;
-                    }
+                    trouble.begin(Chain(&error).to_string());
                     pause(&mut pace, stop).await;
                     continue;
                 }
             };
-            trouble = None;
+            trouble.end();
             pace.reset();
             readiness.mark(part);
             info!(stream, "pulling from {stream}");

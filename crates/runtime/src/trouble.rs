@@ -7,18 +7,19 @@ const CAUSES_MOST: usize = 8;
 
 /// What keeps one thing from working, as logged since it last worked.
 #[derive(Debug)]
-pub(crate) struct Trouble {
+pub struct Trouble {
     what: String,
     seen: Vec<String>,
 }
 
 impl Trouble {
-    pub(crate) fn new(what: String) -> Self {
+    #[must_use]
+    pub fn new(what: String) -> Self {
         Self { what, seen: Vec::new() }
     }
 
     /// Logs `cause` unless it was logged already. Returns whether it logged.
-    pub(crate) fn begin(&mut self, cause: String) -> bool {
+    pub fn begin(&mut self, cause: String) -> bool {
         if self.seen.contains(&cause) || self.seen.len() >= CAUSES_MOST {
             return false;
         }
@@ -28,7 +29,7 @@ impl Trouble {
     }
 
     /// Logs that it works again, if it did not.
-    pub(crate) fn end(&mut self) -> bool {
+    pub fn end(&mut self) -> bool {
         let was_seen = !self.seen.is_empty();
         self.seen.clear();
         if was_seen {
