@@ -3,7 +3,6 @@
 //! This is the tool that creates and renders; it never sits in the path of a result.
 
 pub mod certificates;
-pub mod claims;
 pub mod cli;
 pub mod client;
 pub mod doctor;

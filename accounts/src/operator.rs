@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use bulkhead_bus::{AccountKey, AccountKeyError, Role, SiteName};
 use serde_json::json;
 
-use crate::claims::{
-    AccountBody, Claims, DecodeError, OperatorBody, ScopedKey, UserBody, credentials_text, decode, encode,
-};
 use crate::files::{FileError, read_state, write_secret};
-use crate::keys::{KeyError, KeyKind, KeyStore, SigningKey};
+use crate::keys::{KeyError, KeyStore};
 use crate::render::{RoleKey, system_account};
+use bulkhead_claims::{
+    AccountBody, Claims, DecodeError, KeyKind, OperatorBody, ScopedKey, SignError, SigningKey, UserBody,
+    credentials_text, decode, encode,
+};
 
 const OPERATOR: &str = "bulkhead";
 /// The system account's name.
@@ -120,13 +121,16 @@ impl OperatorStore {
         // An active and a standby key: servers cannot learn a new one without a restart (finding 8).
         let signing = [generate(KeyKind::Operator)?, generate(KeyKind::Operator)?];
         let system = generate(KeyKind::Account)?;
-        let body = OperatorBody::new(signing.iter().map(SigningKey::public).collect(), system.public());
-        let mut claims = Claims::new(identity.public(), OPERATOR.to_owned(), now, body);
-        let token = encode(&mut claims, &identity).map_err(OperatorError::Key)?;
+        let body = OperatorBody::new(
+            signing.iter().map(|key: &SigningKey| key.public().to_owned()).collect(),
+            system.public().to_owned(),
+        );
+        let mut claims = Claims::new(identity.public().to_owned(), OPERATOR.to_owned(), now, body);
+        let token = encode(&mut claims, &identity).map_err(not_signed)?;
         let store = Self { folder, keys, token, claims };
         let roles = [(Role::SystemOperator, generate_role(&store.keys)?)];
-        let role_keys = roles.map(|(role, key)| RoleKey { role, public: key.public() });
-        store.sign_account(SYSTEM, system.public(), now, system_account(&role_keys))?;
+        let role_keys = roles.map(|(role, key)| RoleKey { role, public: key.public().to_owned() });
+        store.sign_account(SYSTEM, system.public().to_owned(), now, system_account(&role_keys))?;
         let folder = store.folder.join("stores").join(OPERATOR);
         let about = json!({"managed": false, "name": OPERATOR, "kind": "operator", "version": "1"});
         write_secret(&folder.join(".nsc"), about.to_string().as_bytes()).map_err(OperatorError::File)?;
@@ -188,14 +192,14 @@ impl OperatorStore {
         let existing = self.account(name)?;
         let own = match &existing {
             Some(record) => record.key.to_string(),
-            None => self.keys.generate(KeyKind::Account).map_err(OperatorError::Key)?.public(),
+            None => self.keys.generate(KeyKind::Account).map_err(OperatorError::Key)?.public().to_owned(),
         };
         let mut role_keys = Vec::new();
         for &role in roles {
             let known = existing.as_ref().and_then(|record| record.role_key(role)).map(str::to_owned);
             let public = match known {
                 Some(public) => public,
-                None => generate_role(&self.keys)?.public(),
+                None => generate_role(&self.keys)?.public().to_owned(),
             };
             role_keys.push(RoleKey { role, public });
         }
@@ -219,7 +223,7 @@ impl OperatorStore {
         let key = own.parse();
         let key = key.map_err(|source| OperatorError::AccountKey { name: name.to_owned(), source })?;
         let mut claims = Claims::new(own, name.to_owned(), iat, body);
-        let token = encode(&mut claims, &signer).map_err(OperatorError::Key)?;
+        let token = encode(&mut claims, &signer).map_err(not_signed)?;
         write_secret(&self.account_path(name), token.as_bytes()).map_err(OperatorError::File)?;
         Ok(AccountRecord { name: name.to_owned(), key, token, claims })
     }
@@ -237,10 +241,10 @@ impl OperatorStore {
         let key = SigningKey::generate(KeyKind::User);
         let tags = user.site.map(|site| format!("site:{site}")).into_iter().collect();
         let body = UserBody::scoped(account.key.to_string(), tags);
-        let mut claims = Claims::new(key.public(), user.name.to_owned(), now, body);
+        let mut claims = Claims::new(key.public().to_owned(), user.name.to_owned(), now, body);
         claims.exp = Some(user.expires);
-        let token = encode(&mut claims, &signer).map_err(OperatorError::Key)?;
-        credentials_text(&token, &key).map_err(OperatorError::Key)
+        let token = encode(&mut claims, &signer).map_err(not_signed)?;
+        credentials_text(&token, &key).map_err(not_signed)
     }
 
     /// Signs an account's body as it is given, bypassing the renderer: for tests that weaken a deployment on purpose.
@@ -256,6 +260,10 @@ impl OperatorStore {
     pub fn keys(&self) -> &KeyStore {
         &self.keys
     }
+}
+
+fn not_signed(error: SignError) -> OperatorError {
+    OperatorError::Key(KeyError::Sign(error))
 }
 
 fn generate_role(keys: &KeyStore) -> Result<SigningKey, OperatorError> {

@@ -4,11 +4,11 @@
 use bulkhead_bus::{Head, Role, StreamName, role_permissions};
 use serde_json::Map;
 
-use crate::claims::{
-    AccountBody, AccountLimits, Export, ExportKind, Import, PermissionTemplate, ResponseType, ScopedKey,
-};
 use crate::hub_size::HubSize;
 use crate::plan::Plan;
+use bulkhead_claims::{
+    AccountBody, AccountLimits, Export, ExportKind, Import, PermissionTemplate, ResponseType, ScopedKey,
+};
 
 const CLIENT: &[&str] = &["STANDARD"];
 const LEAF: &[&str] = &["LEAFNODE"];

@@ -139,7 +139,7 @@ impl Stopped {
     /// The key of one of acme-corp's roles, as a file below the state folder.
     fn role_key(&self) -> anyhow::Result<String> {
         let token = fs::read_to_string(self.path().join("nsc/stores/bulkhead/accounts/acme-corp/acme-corp.jwt"))?;
-        let claims = bulkhead_accounts::claims::decode::<bulkhead_accounts::claims::AccountBody>(&token)?;
+        let claims = bulkhead_claims::decode::<bulkhead_claims::AccountBody>(&token)?;
         let role = claims.nats.signing_keys.iter().find(|key| key.role() == Some(bulkhead_bus::Role::Leaf.name()));
         let name = format!("{}.nk", role.context("acme-corp's key for leaves")?.key());
         let mut files = Vec::new();

@@ -121,7 +121,7 @@ pub(crate) async fn an_older_system_account(deployment: TestDeployment) -> anyho
     let newest = operator.system()?;
     let mut body = newest.claims.nats.clone();
     let key = body.signing_keys.first_mut().context("a signing key")?;
-    let bulkhead_accounts::claims::ScopedKey::Scoped(scope) = key else { anyhow::bail!("a plain key") };
+    let bulkhead_claims::ScopedKey::Scoped(scope) = key else { anyhow::bail!("a plain key") };
     scope.template.publish.allow.retain(|subject| !subject.contains("HEALTHZ"));
     let older = operator.sign_body(SYSTEM, body, now_ms() / 1_000)?;
     assert_ne!(older.claims.nats, newest.claims.nats);

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use bulkhead_accounts::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
-use bulkhead_accounts::claims::{Claims, UserBody, credentials_text, encode};
-use bulkhead_accounts::keys::{KeyKind, SigningKey};
 use bulkhead_accounts::operator::UserRequest;
 use bulkhead_bus::Role;
+use bulkhead_claims::{Claims, UserBody, credentials_text, encode};
+use bulkhead_claims::{KeyKind, SigningKey};
 use bulkhead_runtime::now_ms;
 use bulkhead_testkit::{ConnectError, Identity, RawClient, RawLeaf, TestDeployment};
 
@@ -97,7 +97,7 @@ fn write_creds(deployment: &TestDeployment, text: &str) -> anyhow::Result<PathBu
 /// Credentials for `body` under any key.
 fn signed_creds(deployment: &TestDeployment, body: UserBody, signer: &SigningKey) -> anyhow::Result<PathBuf> {
     let user = SigningKey::generate(KeyKind::User);
-    let mut claims = Claims::new(user.public(), "admin".to_owned(), now_ms() / 1_000, body);
+    let mut claims = Claims::new(user.public().to_owned(), "admin".to_owned(), now_ms() / 1_000, body);
     claims.exp = Some(now_ms() / 1_000 + 3_600);
     let token = encode(&mut claims, signer).context("sign a user")?;
     write_creds(deployment, &credentials_text(&token, &user)?)

@@ -1,7 +1,7 @@
 //! The prefix is the server's to write. An account that is signed with another tenant's prefix, as by a mistake of the
 //! platform, reaches nothing because of `account_token_position`; without that the same probe does reach.
 
-use bulkhead_accounts::claims::{AccountBody, ExportKind};
+use bulkhead_claims::{AccountBody, ExportKind};
 use bulkhead_testkit::{RawLeaf, TestDeployment};
 
 use crate::batch::{batch_body, key_of_poller, signed_headers};

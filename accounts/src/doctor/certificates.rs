@@ -13,7 +13,7 @@ use super::finding::{Area, Finding, Level, Look};
 use super::home::Home;
 use super::known::Known;
 use super::trust::{self, Certificate, Kind};
-use crate::claims::{UserBody, decode};
+use bulkhead_claims::{UserBody, decode};
 
 static EXPIRY: Look = Look {
     area: Area::Certificates,

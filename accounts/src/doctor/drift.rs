@@ -18,12 +18,12 @@ use super::known::Known;
 use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::rights::roles_of;
 use super::servers::{Hub, Said, ask, ask_account};
-use crate::claims::AccountBody;
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::plan::{Plan, PlanName};
 use crate::render::{RoleKey, core_account, intake_account, system_account, tenant_account};
 use crate::up::{CORE, INTAKE, OPS, hub_size, ops_plan};
+use bulkhead_claims::AccountBody;
 
 static IN_FORCE: Look = Look {
     area: Area::Drift,

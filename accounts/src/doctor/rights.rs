@@ -6,11 +6,11 @@ use super::finding::{Area, Finding, Look, summed};
 use super::home::Home;
 use super::known::Known;
 use crate::certificates::{Authority, TrustDomain};
-use crate::claims::ScopedKey;
 use crate::nats_config::LeafUser;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::render::scoped_key;
 use crate::up::{CORE, INTAKE, OPS, Site, leaf_users};
+use bulkhead_claims::ScopedKey;
 
 static KEYS: Look = Look {
     area: Area::Permissions,
@@ -62,7 +62,7 @@ fn key_trouble(record: &AccountRecord) -> Vec<String> {
 }
 
 /// Which subjects a template has too many or too few.
-fn difference(role: Role, scope: &crate::claims::Scope) -> String {
+fn difference(role: Role, scope: &bulkhead_claims::Scope) -> String {
     let ScopedKey::Scoped(expected) = scoped_key(role, scope.key.clone()) else { return "another kind".to_owned() };
     let sides = [
         ("publish", &scope.template.publish, &expected.template.publish),

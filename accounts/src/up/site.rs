@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, Role, SiteName, TenantSlug, edge_permissions};
+use bulkhead_claims::{KeyKind, SigningKey};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -10,7 +11,7 @@ use super::layout::Layout;
 use super::target::CheckSetting;
 use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
 use crate::files::{FileError, make_folder, write_public, write_secret};
-use crate::keys::{KeyError, KeyKind, SigningKey};
+use crate::keys::{KeyError, read_key, write_key};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::operator::{OperatorError, OperatorStore, UserRequest};
 use crate::seal::seal;
@@ -163,10 +164,10 @@ impl SiteMaker<'_> {
         make_folder(&folder.join("state")).map_err(SiteError::File)?;
         let batch_key_file = folder.join("batch.nk");
         let key = if batch_key_file.exists() {
-            SigningKey::read(&batch_key_file, KeyKind::User).map_err(SiteError::Key)?
+            read_key(&batch_key_file, KeyKind::User).map_err(SiteError::Key)?
         } else {
             let key = SigningKey::generate(KeyKind::User);
-            key.write(&batch_key_file).map_err(SiteError::Key)?;
+            write_key(&batch_key_file, &key).map_err(SiteError::Key)?;
             key
         };
         let (tenant, place) = (site.tenant.clone(), site.site.clone());

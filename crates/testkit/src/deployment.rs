@@ -11,13 +11,13 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_accounts::claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_accounts::keys::{KeyKind, SigningKey};
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::resolver::push;
 use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
+use bulkhead_claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
+use bulkhead_claims::{KeyKind, SigningKey};
 use bulkhead_runtime::{eventually, now_ms};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -334,7 +334,7 @@ impl TestDeployment {
     pub async fn change_account(
         &self,
         name: &str,
-        change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
+        change: impl FnOnce(&mut bulkhead_claims::AccountBody),
     ) -> anyhow::Result<AccountRecord> {
         self.change_account_on(self.up.hub_size().servers(), name, change).await
     }
@@ -347,7 +347,7 @@ impl TestDeployment {
         &self,
         servers: usize,
         name: &str,
-        change: impl FnOnce(&mut bulkhead_accounts::claims::AccountBody),
+        change: impl FnOnce(&mut bulkhead_claims::AccountBody),
     ) -> anyhow::Result<AccountRecord> {
         let mut body = self.account(name)?.claims.nats;
         change(&mut body);
@@ -362,7 +362,7 @@ impl TestDeployment {
     /// When the hub does not take the account's new signing key.
     pub async fn unrestricted_identity(&self, account: &str) -> anyhow::Result<Identity> {
         let plain = SigningKey::generate(KeyKind::Account);
-        let public = plain.public();
+        let public = plain.public().to_owned();
         self.change_account(account, |body| body.signing_keys.push(ScopedKey::Plain(public))).await?;
         let key = SigningKey::generate(KeyKind::User);
         let mut body = UserBody::scoped(self.account(account)?.key.to_string(), vec![]);
@@ -371,7 +371,7 @@ impl TestDeployment {
         for limit in ["subs", "data", "payload"] {
             body.unknown.insert(limit.to_owned(), (-1).into());
         }
-        let mut claims = Claims::new(key.public(), "witness".to_owned(), now_ms() / 1_000, body);
+        let mut claims = Claims::new(key.public().to_owned(), "witness".to_owned(), now_ms() / 1_000, body);
         let token = encode(&mut claims, &plain).context("sign witness")?;
         let creds_file = self.home().join(format!("witness-{}.creds", key.public()));
         let text = credentials_text(&token, &key).context("write witness")?;

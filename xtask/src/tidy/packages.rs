@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Finding;
 
 const BUS: &str = "bulkhead-bus";
+const CLAIMS: &str = "bulkhead-claims";
 const STORE: &str = "bulkhead-store";
 const RUNTIME: &str = "bulkhead-runtime";
 const TESTKIT: &str = "bulkhead-testkit";
@@ -83,7 +84,7 @@ enum Layer {
 fn layer_of(manifest: &str) -> Option<Layer> {
     match manifest {
         "crates/bus/Cargo.toml" => Some(Layer::Words),
-        "crates/store/Cargo.toml" | "crates/runtime/Cargo.toml" => Some(Layer::Ground),
+        "crates/claims/Cargo.toml" | "crates/store/Cargo.toml" | "crates/runtime/Cargo.toml" => Some(Layer::Ground),
         "accounts/Cargo.toml" => Some(Layer::Process),
         "crates/testkit/Cargo.toml" | "tests/Cargo.toml" => Some(Layer::Testing),
         "xtask/Cargo.toml" => Some(Layer::Alone),
@@ -102,11 +103,12 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Ground | Layer::Process, Kind::Dev) if name == TESTKIT => None,
         (Layer::Ground | Layer::Process, Kind::Normal) if name == TESTKIT => Some("testkit is for dev-dependencies"),
         (Layer::Ground, Kind::Normal | Kind::Dev) => {
-            (name != BUS).then_some("store and runtime stand on bus and on nothing else of ours")
+            (name != BUS).then_some("claims, store and runtime stand on bus and on nothing else of ours")
         }
         (Layer::Process, Kind::Normal | Kind::Dev) => {
-            let is_allowed = [BUS, STORE, RUNTIME].contains(&name);
-            (!is_allowed).then_some("services and accounts stand on bus, store and runtime, never on each other")
+            let is_allowed = [BUS, CLAIMS, STORE, RUNTIME].contains(&name);
+            (!is_allowed)
+                .then_some("services and accounts stand on bus, claims, store and runtime, never on each other")
         }
     }
 }

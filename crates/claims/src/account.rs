@@ -4,7 +4,7 @@ use bulkhead_bus::Permissions;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::token::VERSION;
+use crate::token::VERSION;
 
 /// Every limit of an account. Zero means none allowed, -1 unlimited; ours are finite.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha512_256};
 
-use crate::keys::{KeyError, SigningKey};
+use crate::signer::{SignError, Signer};
 
 /// The server and the Go library refuse larger tokens.
 const TOKEN_BYTES_MAX: usize = 1024 * 1024;
@@ -107,8 +107,8 @@ struct Header {
 ///
 /// # Panics
 /// Never: our own claims always serialize.
-pub fn encode<B: Serialize>(claims: &mut Claims<B>, signer: &SigningKey) -> Result<String, KeyError> {
-    claims.iss = signer.public();
+pub fn encode<B: Serialize>(claims: &mut Claims<B>, signer: &dyn Signer) -> Result<String, SignError> {
+    signer.public().clone_into(&mut claims.iss);
     claims.jti.clear();
     let unnamed = serde_json::to_vec(&claims).expect("claims serialize");
     claims.jti = BASE32_NOPAD.encode(&Sha512_256::digest(&unnamed));
@@ -148,13 +148,13 @@ pub fn decode<B: DeserializeOwned>(token: &str) -> Result<Claims<B>, DecodeError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::KeyKind;
+    use crate::key::{KeyKind, SigningKey};
     use proptest::prelude::*;
 
     fn token() -> (String, Claims<OperatorBody>) {
         let key = SigningKey::generate(KeyKind::Operator);
-        let body = OperatorBody::new(vec![], SigningKey::generate(KeyKind::Account).public());
-        let mut claims = Claims::new(key.public(), "bulkhead".to_owned(), 7, body);
+        let body = OperatorBody::new(vec![], SigningKey::generate(KeyKind::Account).public().to_owned());
+        let mut claims = Claims::new(key.public().to_owned(), "bulkhead".to_owned(), 7, body);
         (encode(&mut claims, &key).unwrap(), claims)
     }
 

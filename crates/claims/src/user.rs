@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::account::PermissionSet;
-use super::token::VERSION;
-use crate::keys::{KeyError, SigningKey};
+use crate::account::PermissionSet;
+use crate::key::SigningKey;
+use crate::signer::SignError;
+use crate::token::VERSION;
 
 /// A user of an account. Under a scoped key every limit stays at Go's zero: the template decides
 /// (facts: accounts-and-nsc section 2, a scoped user that carries `subs: -1` is refused).
@@ -46,7 +47,7 @@ impl UserBody {
 ///
 /// # Errors
 /// When the key holds no private half.
-pub fn credentials_text(token: &str, key: &SigningKey) -> Result<String, KeyError> {
+pub fn credentials_text(token: &str, key: &SigningKey) -> Result<String, SignError> {
     let seed = key.seed()?;
     Ok(format!(
         "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\

@@ -4,6 +4,8 @@
 //! written out. `jti` hashes the whole body, because servers compare it when they synchronise.
 
 mod account;
+mod key;
+mod signer;
 mod token;
 mod user;
 
@@ -11,5 +13,7 @@ pub use account::{
     AccountBody, AccountLimits, Export, ExportKind, Import, PermissionSet, PermissionTemplate, ResponseType, Scope,
     ScopedKey,
 };
+pub use key::{KeyKind, SeedError, SigningKey};
+pub use signer::{SignError, Signer};
 pub use token::{Claims, DecodeError, OperatorBody, decode, encode};
 pub use user::{UserBody, credentials_text};
