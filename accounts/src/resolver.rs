@@ -29,6 +29,17 @@ pub enum PushError {
     NotInForce { account: String, source: LimitReached },
 }
 
+impl PushError {
+    /// Whether it may still come about: a server has not answered or does not show it yet.
+    #[must_use]
+    pub fn is_not_converged(&self) -> bool {
+        match self {
+            Self::Unanswered { .. } | Self::NotInForce { .. } => true,
+            Self::Send { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Answer {
     data: Option<AnswerData>,

@@ -35,9 +35,13 @@ impl Layout {
             "hub-2",
             "hub-3",
             "hub.json",
+            "intake",
+            "journal",
             "logs",
             "nsc",
             "pki",
+            "plans",
+            "platform.toml",
             "ports.json",
             "postgres",
             "profiles",
@@ -45,8 +49,39 @@ impl Layout {
             "run",
             "secrets",
             "sites",
+            "tenants",
         ];
         names.iter().map(|name| self.home.join(name)).collect()
+    }
+
+    /// Where the hub and the database are.
+    #[must_use]
+    pub fn platform_file(&self) -> PathBuf {
+        self.home.join("platform.toml")
+    }
+
+    /// What tenants there should be, one file each.
+    #[must_use]
+    pub fn tenants(&self) -> PathBuf {
+        self.home.join("tenants")
+    }
+
+    /// Whose live stream each INTAKE account imports, and whose is waiting to be.
+    #[must_use]
+    pub fn intake(&self) -> PathBuf {
+        self.home.join("intake")
+    }
+
+    /// What was begun, and every act that was done.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.home.join("journal")
+    }
+
+    /// Plans that the operator has changed.
+    #[must_use]
+    pub fn plans(&self) -> PathBuf {
+        self.home.join("plans")
     }
 
     #[must_use]
@@ -67,6 +102,12 @@ impl Layout {
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.home.join("secrets")
+    }
+
+    /// How provisioning reaches the database.
+    #[must_use]
+    pub fn database_url_file(&self) -> PathBuf {
+        self.secrets().join("postgres-provision.url")
     }
 
     /// The folder of the hub's first server: the same in a hub of one and of three.

@@ -24,6 +24,7 @@ use crate::certificates::{Authority, CertificateFiles, TrustDomain};
 use crate::files::{read_secret, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
+use crate::tenancy::{PlatformSettings, Tenancy, TenancyError};
 
 const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
@@ -123,6 +124,7 @@ impl Starter<'_> {
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
         admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        write_secret(&self.layout.database_url_file(), url.as_bytes()).map_err(DeploymentError::File)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
         Ok(Base { postgres, passwords, database })
     }
@@ -147,15 +149,24 @@ impl Starter<'_> {
         Ok(places)
     }
 
-    pub(super) fn make_platform(&self, places: &[HubPlace]) -> Result<Platform, DeploymentError> {
+    pub(super) fn make_platform(&self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
         let now = OffsetDateTime::now_utc();
         let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
         let operator = operator.map_err(DeploymentError::Operator)?;
         operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
         let authority = Authority::new(self.layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
-        let hub_urls = places.iter().map(HubPlace::client_url).collect();
-        Ok(Platform { layout: self.layout.clone(), operator, authority, hub_urls, now })
+        let hub_urls: Vec<String> = places.iter().map(HubPlace::client_url).collect();
+        let settings = PlatformSettings {
+            trust_domain: authority.trust_domain().to_string(),
+            hub_servers: hub,
+            hub_urls: hub_urls.clone(),
+            leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
+            database_url_file: Some(self.layout.database_url_file()),
+        };
+        settings.write(self.layout).map_err(|error| DeploymentError::Tenancy(TenancyError::Settings(error)))?;
+        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_urls, now };
+        Ok(Tenancy::of(platform, settings))
     }
 
     pub(super) fn start_hub(
@@ -205,12 +216,13 @@ impl Starter<'_> {
 
     pub(super) async fn write_sites(
         &mut self,
-        platform: &Platform,
+        tenancy: &Tenancy,
         database: &Provisioning,
         tenants: &[bulkhead_bus::Tenant],
         places: &[HubPlace],
         postgres_port: u16,
     ) -> Result<Vec<MadeSite>, DeploymentError> {
+        let platform = &tenancy.platform;
         let maker = SiteMaker {
             layout: self.layout,
             operator: &platform.operator,
@@ -222,7 +234,8 @@ impl Starter<'_> {
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);
         let mut made = Vec::new();
-        for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
+        for options in &self.options.tenants {
+            let Some(tenant) = tenants.iter().find(|tenant| tenant.slug == options.slug) else { continue };
             for (site, pollers) in &options.sites {
                 let site = Site { tenant: tenant.slug.clone(), site: site.clone(), pollers: pollers.clone() };
                 let name = format!("{}/{}", site.tenant, site.site);
@@ -238,6 +251,9 @@ impl Starter<'_> {
                     let (path, key) = maker.write_poller(&site, poller, ports, &watched).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;
+                    tenancy
+                        .remember_poller(&tenant.slug, (&site.site, poller), key.as_str())
+                        .map_err(DeploymentError::Tenancy)?;
                     written.push((poller.clone(), path));
                 }
                 made.push(MadeSite { site, leaf_config, pollers: written, checks: watched.len() });
