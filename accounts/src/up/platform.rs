@@ -272,10 +272,17 @@ impl Platform {
             let known = database.tenant_by_account(&record.key).await.map_err(PlatformError::Rows)?;
             let plan = Plan::of(tenant.plan);
             let tenant = Tenant {
-                id: known.map_or_else(|| TenantId::new(Uuid::new_v4()), |known| known.id),
+                id: known.as_ref().map_or_else(|| TenantId::new(Uuid::new_v4()), |known| known.id),
                 slug: tenant.slug.clone(),
                 plan: plan.name,
-                state: TenantState::Active,
+                // Who is suspended stays so, and who leaves goes on leaving.
+                state: match known.map(|known| known.state) {
+                    Some(TenantState::Suspended) => TenantState::Suspended,
+                    Some(TenantState::Active | TenantState::Offboarding | TenantState::Offboarded) | None => {
+                        TenantState::Active
+                    }
+                },
+                state_since_ms: 0,
                 retention_days: plan.retention_days,
                 allows_unsigned: plan.allows_unsigned,
             };

@@ -21,7 +21,7 @@ use super::postgres::Postgres;
 use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::files::{read_secret, write_secret};
+use crate::files::{make_folder, read_secret, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
 
@@ -37,7 +37,7 @@ struct CoreFile {
     database_url_file: PathBuf,
     stream_bus: BusFile,
     rpc_bus: BusFile,
-    live_buses: Vec<BusFile>,
+    live_buses_dir: PathBuf,
 }
 
 /// A password that is made once and kept.
@@ -123,6 +123,8 @@ impl Starter<'_> {
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
         admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        // For the commands that run beside this one.
+        write_secret(&self.layout.database_url_file(), url.as_bytes()).map_err(DeploymentError::File)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
         Ok(Base { postgres, passwords, database })
     }
@@ -192,10 +194,13 @@ impl Starter<'_> {
             database_url_file: url_file,
             stream_bus: service(CORE, Role::CoreStream)?,
             rpc_bus: service(CORE, Role::CoreRpc)?,
-            live_buses: vec![service(INTAKE, Role::CoreLive)?],
+            live_buses_dir: self.layout.live_buses(),
         };
+        let failed = |error| DeploymentError::Site("core".to_owned(), error);
+        make_folder(&self.layout.live_buses()).map_err(DeploymentError::File)?;
+        write_settings(&self.layout.live_bus(INTAKE), &service(INTAKE, Role::CoreLive)?).map_err(failed)?;
         let path = folder.join("core.toml");
-        write_settings(&path, &settings).map_err(|error| DeploymentError::Site("core".to_owned(), error))?;
+        write_settings(&path, &settings).map_err(failed)?;
         let spec = ChildSpec {
             args: vec!["--config".to_owned(), path.display().to_string()],
             ..child_spec(self.layout, "core", &self.options.programs.core)
