@@ -342,6 +342,7 @@ mod tests {
             slug: slug.parse().unwrap(),
             plan: "free".to_owned(),
             state: TenantState::Active,
+            state_since_ms: 0,
             retention_days: 7,
             allows_unsigned: false,
         };

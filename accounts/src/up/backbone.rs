@@ -66,7 +66,8 @@ impl Starter<'_> {
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Tenancy)?;
         drop(lock);
         (self.announce)("starting core");
-        let mut core = self.start_core(platform, &base.postgres, &base.passwords)?;
+        let shards: Vec<u32> = accounts.intake.keys().copied().collect();
+        let mut core = self.start_core(platform, &base.postgres, &base.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(self.layout)).await?;
         Ok(Backbone { tenancy, accounts, tenants, system, hub, core })
     }

@@ -104,12 +104,6 @@ impl Layout {
         self.home.join("secrets")
     }
 
-    /// How provisioning reaches the database.
-    #[must_use]
-    pub fn database_url_file(&self) -> PathBuf {
-        self.secrets().join("postgres-provision.url")
-    }
-
     /// The folder of the hub's first server: the same in a hub of one and of three.
     #[must_use]
     pub fn hub(&self) -> PathBuf {
@@ -137,6 +131,24 @@ impl Layout {
     #[must_use]
     pub fn core(&self) -> PathBuf {
         self.home.join("core")
+    }
+
+    /// How core reaches each INTAKE account: it watches this folder.
+    #[must_use]
+    pub fn live_buses(&self) -> PathBuf {
+        self.core().join("live")
+    }
+
+    /// How core reaches one INTAKE account.
+    #[must_use]
+    pub fn live_bus(&self, intake: &str) -> PathBuf {
+        self.live_buses().join(format!("{intake}.toml"))
+    }
+
+    /// The database's address for those who provision.
+    #[must_use]
+    pub fn database_url_file(&self) -> PathBuf {
+        self.secrets().join("postgres-provisioning.url")
     }
 
     #[must_use]

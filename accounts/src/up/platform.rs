@@ -12,6 +12,8 @@ use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
 
 use super::layout::Layout;
+use super::site::{SiteError, write_settings};
+use super::start::bus_file;
 use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, TrustDomain};
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
@@ -58,6 +60,8 @@ pub enum PlatformError {
     NoStreams(&'static str, #[source] LimitReached),
     #[error("database rows")]
     Rows(#[source] ProvisioningError),
+    #[error("settings of a live bus")]
+    LiveBus(#[source] SiteError),
     #[error("user name")]
     Name(#[source] bulkhead_bus::NameError),
 }
@@ -183,6 +187,15 @@ impl Platform {
     ) -> Result<BusSettings, PlatformError> {
         let user = UserRequest { account, role, name: role.name(), site: None, expires: self.credentials_expire() };
         self.issue(&user, &ClientIdentity::Service { service }, folder)
+    }
+
+    /// Where core finds the live streams of a shard: it connects as soon as the file is there.
+    ///
+    /// # Errors
+    /// As [`Platform::issue`].
+    pub fn write_live_bus(&self, intake: &str) -> Result<(), PlatformError> {
+        let settings = self.issue_service(intake, Role::CoreLive, "core", &self.layout.core().join(intake))?;
+        write_settings(&self.layout.live_bus(intake), &bus_file(settings)).map_err(PlatformError::LiveBus)
     }
 
     /// Profiles for a person of the platform and of each tenant.
@@ -318,6 +331,8 @@ pub fn tenant_row(record: &TenantRecord, plan: &Plan) -> Tenant {
         slug: record.slug.clone(),
         plan: plan.name.to_string(),
         state: if record.stage.is_open() { TenantState::Active } else { TenantState::Suspended },
+        // The database knows since when.
+        state_since_ms: 0,
         retention_days: plan.retention_days,
         allows_unsigned: plan.allows_unsigned,
     }

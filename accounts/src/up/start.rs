@@ -15,16 +15,16 @@ use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
-use super::platform::{CORE, INTAKE, Platform};
+use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::files::{read_secret, write_secret};
+use crate::files::{make_folder, read_secret, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
-use crate::tenancy::{PlatformSettings, Tenancy, TenancyError};
+use crate::tenancy::{PlatformSettings, Tenancy, TenancyError, intake_name};
 
 const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
@@ -38,7 +38,7 @@ struct CoreFile {
     database_url_file: PathBuf,
     stream_bus: BusFile,
     rpc_bus: BusFile,
-    live_buses: Vec<BusFile>,
+    live_buses_dir: PathBuf,
 }
 
 /// A password that is made once and kept.
@@ -53,7 +53,7 @@ fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
 }
 
 /// The settings that services and bus clients share, as a settings file spells them.
-fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
+pub(super) fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
     let files = CertificateFiles { cert_file: settings.tls.cert_file, key_file: settings.tls.key_file };
     BusFile {
         urls: settings.urls,
@@ -124,6 +124,7 @@ impl Starter<'_> {
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
         admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        // For the commands that run beside this one.
         write_secret(&self.layout.database_url_file(), url.as_bytes()).map_err(DeploymentError::File)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
         Ok(Base { postgres, passwords, database })
@@ -189,6 +190,7 @@ impl Starter<'_> {
         platform: &Platform,
         postgres: &Postgres,
         passwords: &Passwords,
+        shards: &[u32],
     ) -> Result<Child, DeploymentError> {
         let folder = self.layout.core();
         let health_port = self.ports.choose(CORE_HEALTH).map_err(DeploymentError::Port)?;
@@ -203,10 +205,15 @@ impl Starter<'_> {
             database_url_file: url_file,
             stream_bus: service(CORE, Role::CoreStream)?,
             rpc_bus: service(CORE, Role::CoreRpc)?,
-            live_buses: vec![service(INTAKE, Role::CoreLive)?],
+            live_buses_dir: self.layout.live_buses(),
         };
+        let failed = |error| DeploymentError::Site("core".to_owned(), error);
+        make_folder(&self.layout.live_buses()).map_err(DeploymentError::File)?;
+        for &number in shards {
+            platform.write_live_bus(&intake_name(number))?;
+        }
         let path = folder.join("core.toml");
-        write_settings(&path, &settings).map_err(|error| DeploymentError::Site("core".to_owned(), error))?;
+        write_settings(&path, &settings).map_err(failed)?;
         let spec = ChildSpec {
             args: vec!["--config".to_owned(), path.display().to_string()],
             ..child_spec(self.layout, "core", &self.options.programs.core)
