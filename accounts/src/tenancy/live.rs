@@ -52,6 +52,9 @@ impl Tenancy {
             let account = self.platform.render_intake(number, shard).map_err(TenancyError::Platform)?;
             if let Some(links) = links {
                 links.push(&account).await?;
+                if !self.platform.layout.live_bus(&account.name).exists() {
+                    self.platform.write_live_bus(&account.name).map_err(TenancyError::Platform)?;
+                }
             }
             // Last: as long as the shard is as it was, a start that was cut short renders and pushes once more.
             self.intake.write(number, shard).map_err(TenancyError::Intake)?;

@@ -9,6 +9,7 @@ mod journal;
 mod links;
 mod live;
 mod onboard;
+mod pushed;
 mod record;
 mod settings;
 
@@ -26,7 +27,7 @@ use crate::up::{Accounts, Layout, Platform};
 pub use error::TenancyError;
 pub use intake::{Intake, IntakeError, Shard, intake_name, intake_number, is_intake, place};
 pub use journal::{Act, Journal, JournalError, Line, OpenAct};
-pub use links::Links;
+pub use links::{Links, Overwrite, Pushed};
 pub use onboard::{IfThere, NewTenant, Onboarded};
 pub use record::{
     Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, Standing, TenantRecord, TenantRecords,

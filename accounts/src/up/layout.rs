@@ -46,6 +46,7 @@ impl Layout {
             "postgres",
             "profiles",
             "provisioning",
+            "pushed",
             "run",
             "secrets",
             "sites",
@@ -70,6 +71,12 @@ impl Layout {
     #[must_use]
     pub fn intake(&self) -> PathBuf {
         self.home.join("intake")
+    }
+
+    /// Which token of each account was last put in force.
+    #[must_use]
+    pub fn pushed(&self) -> PathBuf {
+        self.home.join("pushed")
     }
 
     /// What was begun, and every act that was done.
