@@ -18,4 +18,5 @@ mod reason;
 pub mod render;
 pub mod resolver;
 pub mod seal;
+pub mod signers;
 pub mod up;
