@@ -15,11 +15,21 @@ use crate::keys::KeyPlace;
 #[serde(tag = "owner", rename_all = "snake_case")]
 pub enum KeyOwner {
     OperatorIdentity,
-    OperatorSigning { in_use: bool },
-    Account { account: String },
+    OperatorSigning {
+        in_use: bool,
+    },
+    Account {
+        account: String,
+    },
     /// A signing key of an account; a role's old one is there only while the role is being rotated.
-    AccountSigning { account: String, role: String },
-    User { account: String, user: String },
+    AccountSigning {
+        account: String,
+        role: String,
+    },
+    User {
+        account: String,
+        user: String,
+    },
     /// A seed that nothing refers to.
     Nobody,
 }
@@ -82,8 +92,7 @@ impl OperatorStore {
             if let Ok(Some(record)) = self.account(&account) {
                 for key in &record.claims.nats.signing_keys {
                     let role = key.role().unwrap_or("any").to_owned();
-                    owners
-                        .insert(key.key().to_owned(), KeyOwner::AccountSigning { account: account.clone(), role });
+                    owners.insert(key.key().to_owned(), KeyOwner::AccountSigning { account: account.clone(), role });
                 }
                 owners.insert(record.claims.sub, KeyOwner::Account { account: account.clone() });
             }

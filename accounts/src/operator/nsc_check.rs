@@ -136,7 +136,9 @@ impl OperatorStore {
             advice: advice.to_owned(),
         };
         let mut found: Vec<Drift> = strays
-            .map(|name| stray(accounts.join(name), "a folder without a token", "remove it: nsc cannot add users beside it"))
+            .map(|name| {
+                stray(accounts.join(name), "a folder without a token", "remove it: nsc cannot add users beside it")
+            })
             .collect();
         let stores = self.paths.folder().join("stores");
         let others = folders_in(&stores).into_iter().filter(|name| name != self.name());

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::nsc_layout::folders_in;
 use super::{OperatorError, OperatorStore};
 use crate::files::{make_folder, read_text, write_secret};
-use crate::keys::{KeyError, KeyStore};
+use crate::keys::KeyStore;
 
 /// How deep below the home credentials lie: `sites/<tenant>/<site>/leaf.creds`.
 const DEPTH_MOST: usize = 6;
@@ -67,7 +67,12 @@ impl OperatorStore {
             copy.accounts += 1;
             let Some(key) = self.account_subject(self.paths.account_name(&folder)) else { continue };
             for user in users.iter().filter(|user| user.account_key == key) {
-                write_user(&store.join("accounts").join(&folder), &keys.join("creds").join(self.name()).join(&folder), user, &mut copy)?;
+                write_user(
+                    &store.join("accounts").join(&folder),
+                    &keys.join("creds").join(self.name()).join(&folder),
+                    user,
+                    &mut copy,
+                )?;
                 target.put(&user.seed).map_err(OperatorError::Key)?;
             }
         }
@@ -157,59 +162,4 @@ fn read_user(path: &Path) -> Option<FoundUser> {
         text,
         seed,
     })
-}
-
-impl OperatorStore {
-    /// Copies seeds as `<PUBLIC>.nk` into one folder for its owner only, as `nsc export keys` does: all of them, or those
-    /// that are named. Says which.
-    ///
-    /// # Errors
-    /// When a named seed is not here, or a file cannot be read or written.
-    pub fn export_keys(&self, to: &Path, only: &[String]) -> Result<Vec<String>, OperatorError> {
-        let publics = if only.is_empty() { self.keys.seeds() } else { only.to_vec() };
-        let mut seeds = Vec::new();
-        for public in publics {
-            let path = self.keys.path(&public).map_err(OperatorError::Key)?;
-            let text = Zeroizing::new(read_text(&path).map_err(OperatorError::File)?);
-            seeds.push((public, text));
-        }
-        make_folder(to).map_err(OperatorError::File)?;
-        for (public, text) in &seeds {
-            let path = to.join(format!("{public}.nk"));
-            write_secret(&path, text.trim().as_bytes()).map_err(OperatorError::File)?;
-        }
-        Ok(seeds.into_iter().map(|(public, _)| public).collect())
-    }
-
-    /// Takes seeds in: a file, or all `.nk` files of a folder. Every one is checked before the first is written. Says which
-    /// are new.
-    ///
-    /// # Errors
-    /// When a file holds no seed, or its name says another key than it holds.
-    pub fn import_keys(&self, from: &Path) -> Result<Vec<String>, OperatorError> {
-        let files = if from.is_dir() { super::nsc_layout::files_in(from, "nk") } else { vec![from.to_owned()] };
-        let keys = files.iter().map(|path| read_seed(path)).collect::<Result<Vec<_>, _>>().map_err(OperatorError::Key)?;
-        let _lock = self.lock()?;
-        let known = self.keys.seeds();
-        let mut new = Vec::new();
-        for key in keys.iter().filter(|key| !known.iter().any(|public| public == key.public())) {
-            self.keys.put(key).map_err(OperatorError::Key)?;
-            new.push(key.public().to_owned());
-        }
-        Ok(new)
-    }
-}
-
-/// A seed of any kind; a file that is named by a key must hold that key's.
-fn read_seed(path: &Path) -> Result<SigningKey, KeyError> {
-    let text = Zeroizing::new(read_text(path).map_err(KeyError::File)?);
-    let kinds = [KeyKind::Operator, KeyKind::Account, KeyKind::User];
-    let shown = || path.display().to_string();
-    let key = kinds.into_iter().find_map(|kind| SigningKey::from_seed(&text, kind).ok());
-    let key = key.ok_or_else(|| KeyError::NoSeed { path: shown() })?;
-    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-    if KeyKind::of_public(name).is_some() && name != key.public() {
-        return Err(KeyError::Name { path: shown(), found: key.public().to_owned() });
-    }
-    Ok(key)
 }

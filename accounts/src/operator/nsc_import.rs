@@ -21,7 +21,9 @@ const PLACES: [&str; 5] = ["", "stores", "nats/nsc/stores", "data/nats/nsc/store
 /// Why a store is not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum NscImportError {
-    #[error("{0} holds no store of nsc: give its data folder, its `stores` folder, or a folder with `stores` and `keys`")]
+    #[error(
+        "{0} holds no store of nsc: give its data folder, its `stores` folder, or a folder with `stores` and `keys`"
+    )]
     None(String),
     #[error("{folder} holds several operators ({}): name one with --operator", .names.join(", "))]
     Several { folder: String, names: Vec<String> },
@@ -262,6 +264,18 @@ fn changes(ours: &str, theirs: &str) -> Vec<String> {
 }
 
 impl NscSource {
+    /// What a home without a store would take.
+    ///
+    /// # Errors
+    /// When a token is damaged or of another operator.
+    pub fn preview(&self) -> Result<Vec<Imported>, NscImportError> {
+        let row = |(account, token, claims): (String, String, Claims<AccountBody>)| {
+            let managed = Book::derive(&account, &token, &claims).managed;
+            Imported { account, key: claims.sub, state: "would be taken", managed, differences: vec![] }
+        };
+        Ok(self.read_accounts()?.into_iter().map(row).collect())
+    }
+
     fn copy_to(
         &self,
         staging: &Path,

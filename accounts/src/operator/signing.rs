@@ -79,6 +79,14 @@ impl OperatorStore {
         Ok(())
     }
 
+    /// Whether somebody here can sign with the identity key.
+    ///
+    /// # Errors
+    /// When nobody can; says which key it is and both ways out.
+    pub fn can_change_operator(&self) -> Result<(), OperatorError> {
+        self.keys.signer(&self.claims.sub, KeyKind::Operator).map(|_| ()).map_err(OperatorError::Key)
+    }
+
     /// Adds a signing key to the operator's token: a new one, or with `public` one that an external command signs with.
     /// It may sign once every server was restarted with the new token.
     ///
