@@ -72,20 +72,58 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    make_folder(folder)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary: PathBuf = folder.join(format!(".{name}.{}.new", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
-    };
-    let written = write();
-    if written.is_err() {
-        // The error that matters is the first one.
-        let _ = std::fs::remove_file(&temporary);
+    Staged::write(folder, path, bytes, mode)?.put()
+}
+
+/// A file that is written and synced, and not in its place yet. Taking its place needs no more room on the disk.
+#[derive(Debug)]
+pub struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Writes a secret in `folder`, which is on the file system of `path`.
+    ///
+    /// # Errors
+    /// When it cannot be written whole; then nothing of it is left.
+    pub fn secret(folder: &Path, path: &Path, bytes: &[u8]) -> Result<Self, FileError> {
+        Self::write(folder, path, bytes, 0o600)
     }
-    written.map_err(failed("write", path))
+
+    fn write(folder: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<Self, FileError> {
+        make_folder(folder)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+        let staged = Self { temporary, path: path.to_owned() };
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&staged.temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(failed("write", path))?;
+        Ok(staged)
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// When it cannot be put there; then the old file is still there.
+    pub fn put(self) -> Result<(), FileError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        make_folder(folder)?;
+        let put = || -> std::io::Result<()> {
+            std::fs::rename(&self.temporary, &self.path)?;
+            File::open(folder)?.sync_all()
+        };
+        put().map_err(failed("write", &self.path))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // In its place already, or not wanted any more.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
 }

@@ -19,5 +19,6 @@ mod reason;
 pub mod render;
 pub mod resolver;
 pub mod seal;
+pub mod signers;
 pub mod tenancy;
 pub mod up;

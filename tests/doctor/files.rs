@@ -111,7 +111,7 @@ async fn credentials_that_end(patient: &Patient) -> anyhow::Result<()> {
     let day = 86_400;
     for (issued, expires, level) in [(now - 25 * day, now + 5 * day, "warn"), (now - 30 * day, now - 60, "fail")] {
         let user = UserRequest { account: "xyz-inc", role: Role::Admin, name: "admin", site: None, expires };
-        fs::write(&path, platform.operator.issue_user(&user, issued)?)?;
+        fs::write(&path, platform.operator.issue_user(&user, issued)?.text.as_bytes())?;
         patient.has(&["certificates"], &[&format!("{level} {subject}")]).await?;
     }
     fs::write(&path, "no credentials")?;

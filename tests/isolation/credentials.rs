@@ -149,7 +149,7 @@ async fn check_expiry(deployment: &TestDeployment) -> anyhow::Result<()> {
     for (door, role, name, site, identity) in [person, leaf] {
         let issue = |expires| {
             let user = UserRequest { account: ACME, role, name, site, expires };
-            let text = deployment.up.platform.operator.issue_user(&user, now - 7_200)?;
+            let text = deployment.up.platform.operator.issue_user(&user, now - 7_200)?.text;
             anyhow::Ok(identity.clone().with_creds(write_creds(deployment, &text)?))
         };
         expect_admitted(deployment, door, &issue(now + 3_600)?, "valid for an hour").await;

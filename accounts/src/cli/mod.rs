@@ -5,11 +5,15 @@
 mod doctor;
 mod exit;
 mod hub;
+mod keys;
+mod nsc;
 mod number;
+mod operator;
 mod progress;
 mod query;
 mod rows;
 mod show;
+mod store;
 mod up;
 
 use std::ffi::OsString;
@@ -71,6 +75,15 @@ enum Command {
         after_help = "Examples:\n  bulkhead doctor\n  bulkhead doctor --verbose --area certificates --area disks\n  bulkhead doctor --json\n\nEnds with 0 when all is well, 2 when there are warnings, 3 when there are failures."
     )]
     Doctor(DoctorArgs),
+    /// The operator: who it is, and the keys that sign accounts.
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
+    /// Keys and where their private halves are.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// To nsc and back.
+    #[command(subcommand)]
+    Nsc(nsc::NscCommand),
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +240,9 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up::run(home, args, cli.json).await,
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
+        Command::Operator(command) => operator::run(&home, command, cli.json),
+        Command::Keys(command) => keys::run(&home, command, cli.json),
+        Command::Nsc(command) => nsc::run(&home, command, cli.json),
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Hub(HubCommand::Status) => hub::show_hub(&home, cli.json).await,
         Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,

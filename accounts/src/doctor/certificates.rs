@@ -276,7 +276,7 @@ mod tests {
         let operator = OperatorStore::open(home.layout.operator(), now.unix_timestamp()).unwrap();
         let expires = now.unix_timestamp() + 30 * 86_400;
         let user = UserRequest { account: "sys", role: Role::SystemOperator, name: "x", site: None, expires };
-        let text = operator.issue_user(&user, now.unix_timestamp()).unwrap();
+        let text = operator.issue_user(&user, now.unix_timestamp()).unwrap().text;
         write_secret(&home.layout.provisioning().join("x.creds"), text.as_bytes()).unwrap();
         assert_eq!(wrong(&home), Vec::<String>::new());
         let mut body = operator.system().unwrap().claims.nats;

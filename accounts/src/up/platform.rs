@@ -169,8 +169,8 @@ impl Platform {
         let files = CertificateFiles::named(folder, user.name);
         self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
-        let text = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
-        write_secret(&creds_file, text.as_bytes()).map_err(PlatformError::File)?;
+        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
+        write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
         Ok(issued_settings(folder, user.name, &self.authority, self.hub_urls.clone()))
     }
 

@@ -139,8 +139,8 @@ impl SiteMaker<'_> {
             site: Some(&site.site),
             expires: self.credentials_expire,
         };
-        let text = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
-        write_secret(&creds_file, text.as_bytes()).map_err(SiteError::File)?;
+        let issued = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
+        write_secret(&creds_file, issued.text.as_bytes()).map_err(SiteError::File)?;
         let listen = format!("127.0.0.1:{port}");
         let config = leaf_config(self.layout, self.authority, site, listen, hub_urls.to_vec());
         let path = folder.join("leaf.conf");
