@@ -1,6 +1,8 @@
 //! Why provisioning did not do what it was asked to.
 
 use bulkhead_bus::TenantSlug;
+use bulkhead_claims::SignError;
+use bulkhead_runtime::LimitReached;
 use bulkhead_store::ProvisioningError;
 
 use super::intake::IntakeError;
@@ -12,7 +14,7 @@ use crate::files::FileError;
 use crate::operator::OperatorError;
 use crate::plan::{PlanError, PlanRef};
 use crate::provisioning_lock::LockError;
-use crate::resolver::PushError;
+use crate::resolver::{Deletion, DeletionReport, ProbeOutcome, ProbeResult, PushError};
 use crate::up::PlatformError;
 
 /// Names what was asked for, the rule, and the way out.
@@ -60,6 +62,18 @@ pub enum TenancyError {
     Offboarded(TenantSlug),
     #[error("tenant {slug} is {stage}: {way_out}")]
     Stage { slug: TenantSlug, stage: &'static str, way_out: String },
+    #[error("tenant {slug} is closed, and somebody of it is still connected: say it again")]
+    StillConnected { slug: TenantSlug, source: LimitReached },
+    #[error("tenant {slug} is in force, and a user of it is not admitted: {}", refusals(.outcome))]
+    NotProved { slug: TenantSlug, outcome: ProbeOutcome },
+    #[error("delete account")]
+    Deletion(#[source] Deletion),
+    #[error(
+        "the account of tenant {slug} is not gone from every server: {}; a server that comes back brings the account back, so \
+         say it again when all of them are there", leftovers(.report))]
+    NotGone { slug: TenantSlug, report: DeletionReport },
+    #[error("sign")]
+    Sign(#[source] SignError),
     #[error("tenant {slug} was not added, and what had been done is undone")]
     Undone { slug: TenantSlug, source: Box<TenancyError> },
     #[error(
@@ -67,6 +81,27 @@ pub enum TenancyError {
          --undo`"
     )]
     HalfAdded { slug: TenantSlug, source: Box<TenancyError> },
+}
+
+fn refusals(outcome: &ProbeOutcome) -> String {
+    let refusal = |(url, result): &(String, ProbeResult)| match result {
+        ProbeResult::Admitted(_) => None,
+        ProbeResult::Astray(found) => Some(format!("{url} puts it into account {}", found.account)),
+        ProbeResult::Unseen => Some(format!("{url} says nothing of it")),
+        ProbeResult::Refused(why) => Some(format!("{url} says: {why}")),
+    };
+    let mut told: Vec<String> = outcome.by_url.iter().filter_map(refusal).collect();
+    told.extend(outcome.unproved.iter().map(|server| format!("{server} was not reached")));
+    told.join(", ")
+}
+
+fn leftovers(report: &DeletionReport) -> String {
+    let refused = report.refused.iter().map(|(server, why)| match why {
+        Some(why) => format!("{server} has it still ({why})"),
+        None => format!("{server} has it still"),
+    });
+    let unasked = report.unasked.iter().map(|server| format!("{server} could not be asked"));
+    refused.chain(unasked).collect::<Vec<_>>().join(", ")
 }
 
 impl TenancyError {
@@ -77,7 +112,10 @@ impl TenancyError {
             Self::Push { source, .. } => source.is_not_converged(),
             Self::HalfAdded { source, .. } | Self::Undone { source, .. } => source.is_not_converged(),
             Self::Platform(PlatformError::Push(source)) => source.is_not_converged(),
+            Self::StillConnected { .. } | Self::NotProved { .. } | Self::NotGone { .. } => true,
             Self::Settings(_)
+            | Self::Deletion(_)
+            | Self::Sign(_)
             | Self::Lock(_)
             | Self::Operator(_)
             | Self::Certificate(_)

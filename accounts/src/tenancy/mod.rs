@@ -8,10 +8,13 @@ mod intake;
 mod journal;
 mod links;
 mod live;
+mod offboard;
 mod onboard;
+mod preview;
 mod pushed;
 mod record;
 mod settings;
+mod stage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +31,9 @@ pub use error::TenancyError;
 pub use intake::{Intake, IntakeError, Shard, intake_name, intake_number, is_intake, place};
 pub use journal::{Act, Journal, JournalError, Line, OpenAct};
 pub use links::{Links, Overwrite, Pushed};
+pub use offboard::{Ended, Evidence};
 pub use onboard::{IfThere, NewTenant, Onboarded};
+pub use preview::{Closing, Preview};
 pub use record::{
     Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, Standing, TenantRecord, TenantRecords,
     TenantStage,

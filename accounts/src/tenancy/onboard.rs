@@ -3,14 +3,21 @@
 //! The database learns of a tenant before its account is usable, so that its first batch finds it there. The live import
 //! comes afterwards and apart (`live.rs`).
 
-use bulkhead_bus::TenantSlug;
+use std::time::Duration;
+
+use bulkhead_bus::{Role, TenantSlug, UserName};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::journal::OpenAct;
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
-use crate::operator::AccountRecord;
+use crate::certificates::ClientIdentity;
+use crate::operator::{AccountRecord, UserRequest};
 use crate::plan::{PlanChoice, PlanName, PlanRef};
+use crate::resolver::probe;
+
+/// How long the user lives that proves an account.
+const PROBE_LIFE_S: i64 = 60;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -38,7 +45,7 @@ pub struct Onboarded {
 }
 
 /// The first text of a display name that has no place in one.
-fn check_display_name(name: &str) -> Result<(), TenancyError> {
+pub(super) fn check_display_name(name: &str) -> Result<(), TenancyError> {
     const MOST: usize = 100;
     let rule = "a display name is one line of at most 100 characters, without control characters";
     if name.chars().count() > MOST || name.chars().any(char::is_control) {
@@ -149,7 +156,7 @@ impl Tenancy {
         links.push(&account).await?;
         act.step("in-force", now).map_err(TenancyError::Journal)?;
         announce("proving it with a user of the tenant");
-        self.prove(&record, &account).await?;
+        self.prove(links, &record, &account).await?;
         // Before the record says that it is there: a mark without a tenant is harmless, a tenant without one is dark.
         self.intake.mark(&record.slug).map_err(TenancyError::Intake)?;
         record.stage = TenantStage::Active;
@@ -157,10 +164,23 @@ impl Tenancy {
         Ok(record)
     }
 
-    /// Connects as a user of the tenant, who lives for a minute.
-    async fn prove(&self, record: &TenantRecord, account: &AccountRecord) -> Result<(), TenancyError> {
-        let _ = (record, account);
-        Ok(())
+    /// Connects to every server as a user of the tenant, who lives for a minute, and asks the servers as whom.
+    pub(super) async fn prove(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        account: &AccountRecord,
+    ) -> Result<(), TenancyError> {
+        let folder = self.platform.layout.provisioning().join("probe");
+        let name: UserName = "probe".parse().map_err(|error| TenancyError::Invalid(format!("{error}")))?;
+        let expires = self.now_s() + PROBE_LIFE_S;
+        let user = UserRequest { account: &account.name, role: Role::Viewer, name: name.as_str(), site: None, expires };
+        let identity = ClientIdentity::User { tenant: record.slug.clone(), user: name.clone() };
+        let settings = self.platform.issue(&user, &identity, &folder).map_err(TenancyError::Platform)?;
+        let outcome = probe(&links.system, &settings, account.key.as_str(), &links.known).await;
+        // Worth nothing in a minute, and no reason to keep it.
+        let _ = std::fs::remove_dir_all(&folder);
+        if outcome.is_proved() { Ok(()) } else { Err(TenancyError::NotProved { slug: record.slug.clone(), outcome }) }
     }
 
     /// After a failure: undoes what was done, or says what stays and how to go on.
@@ -206,9 +226,17 @@ impl Tenancy {
         act.finish(Value::Null, self.now_s()).map_err(TenancyError::Journal)
     }
 
-    /// Removes every trace of a tenant: server, database, store, certificates, record, in this order.
-    pub(super) async fn erase(&self, links: &Links, slug: &TenantSlug) -> Result<(), TenancyError> {
-        let _ = links;
+    /// Removes every trace of a tenant that nobody has used yet: server, database, store, certificates, record.
+    async fn erase(&self, links: &Links, slug: &TenantSlug) -> Result<(), TenancyError> {
+        let account = self.platform.operator.account(slug.as_str()).map_err(TenancyError::Operator)?;
+        let record = self.records.find(slug).map_err(TenancyError::Record)?;
+        if let (Some(record), Some(account)) = (&record, &account) {
+            let record = TenantRecord { account: Some(account.key.clone()), ..record.clone() };
+            self.delete_account(links, &record, Duration::ZERO).await?;
+            self.purge_rows(links, &record).await?;
+        }
+        self.destroy_keys(slug)?;
+        links.forget(slug.as_str());
         self.records.remove(slug).map_err(TenancyError::Record)
     }
 }

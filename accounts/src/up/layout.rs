@@ -31,6 +31,7 @@ impl Layout {
     pub fn made(&self) -> Vec<PathBuf> {
         let names = [
             "core",
+            "evidence",
             "hub",
             "hub-2",
             "hub-3",
@@ -71,6 +72,12 @@ impl Layout {
     #[must_use]
     pub fn intake(&self) -> PathBuf {
         self.home.join("intake")
+    }
+
+    /// What was destroyed, as the operator has signed it.
+    #[must_use]
+    pub fn evidence(&self) -> PathBuf {
+        self.home.join("evidence")
     }
 
     /// Which token of each account was last put in force.

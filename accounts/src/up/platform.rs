@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{AccountKey, Role, StreamName, Tenant, TenantSlug, TenantState, UserName};
+use bulkhead_claims::AccountBody;
 use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
 use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
@@ -20,9 +21,9 @@ use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
 use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
-use crate::render::{closed, core_account, intake_account, tenant_account};
+use crate::render::{RoleKey, closed, core_account, intake_account, tenant_account};
 use crate::resolver::{PushError, push};
-use crate::tenancy::{Shard, TenantRecord, intake_name};
+use crate::tenancy::{Issued, Shard, TenantRecord, intake_name};
 
 pub const CORE: &str = "core";
 /// The first shard of live streams; there is always one.
@@ -129,6 +130,21 @@ impl Platform {
         ops.map_err(PlatformError::Operator)
     }
 
+    /// A tenant's account as it is and as it would be rendered. Writes nothing.
+    ///
+    /// # Errors
+    /// When the account is not there, or the operator store is damaged.
+    pub fn preview_tenant(
+        &self,
+        record: &TenantRecord,
+        plan: &Plan,
+    ) -> Result<(AccountRecord, AccountBody), PlatformError> {
+        let core = self.core_key()?;
+        let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
+        let preview = self.operator.preview_account(record.slug.as_str(), &Role::TENANT, render);
+        preview.map_err(PlatformError::Operator)
+    }
+
     /// A tenant's account, whole, from its record and its plan; its keys and its intermediate are made when they are missing.
     ///
     /// # Errors
@@ -136,10 +152,7 @@ impl Platform {
     pub fn render_tenant(&self, record: &TenantRecord, plan: &Plan) -> Result<AccountRecord, PlatformError> {
         self.authority.ensure_tenant(&record.slug, self.now).map_err(PlatformError::Certificate)?;
         let core = self.core_key()?;
-        let render = |own: &str, keys: &[_]| {
-            let body = tenant_account(plan, own, core.as_str(), keys);
-            if record.stage.is_open() { body } else { closed(body) }
-        };
+        let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
         let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
         account.map_err(PlatformError::Operator)
     }
@@ -166,12 +179,33 @@ impl Platform {
         identity: &ClientIdentity,
         folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
+        self.issue_recorded(user, identity, folder).map(|(settings, _)| settings)
+    }
+
+    /// The one place where somebody is let in: by a certificate and credentials. Says as well what was issued, so that it
+    /// can be taken back.
+    ///
+    /// # Errors
+    /// When a file cannot be written or the account has no such role.
+    pub fn issue_recorded(
+        &self,
+        user: &UserRequest<'_>,
+        identity: &ClientIdentity,
+        folder: &Path,
+    ) -> Result<(BusSettings, Issued), PlatformError> {
         let files = CertificateFiles::named(folder, user.name);
         self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
         let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
-        Ok(issued_settings(folder, user.name, &self.authority, self.hub_urls.clone()))
+        let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
+        let issued = Issued {
+            user_key: issued.public,
+            credentials_expire: issued.expires,
+            serials: vec![],
+            certificates_expire: 0,
+        };
+        Ok((settings, issued))
     }
 
     /// One of the platform's own services, under the role's name.
@@ -321,6 +355,12 @@ impl Platform {
         database.put_tenant(account, &tenant).await.map_err(PlatformError::Rows)?;
         Ok(tenant)
     }
+}
+
+/// The account of a tenant: closed when nobody of it is admitted.
+fn tenant_body(record: &TenantRecord, plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> AccountBody {
+    let body = tenant_account(plan, own, core, keys);
+    if record.stage.is_open() { body } else { closed(body) }
 }
 
 /// A tenant as services know it.
