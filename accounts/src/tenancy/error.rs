@@ -14,7 +14,7 @@ use crate::files::FileError;
 use crate::operator::OperatorError;
 use crate::plan::{PlanError, PlanRef};
 use crate::provisioning_lock::LockError;
-use crate::resolver::{Deletion, DeletionReport, ProbeOutcome, ProbeResult, PushError};
+use crate::resolver::{Deletion, DeletionReport, DrainError, ProbeOutcome, ProbeResult, PushError};
 use crate::up::PlatformError;
 
 /// Names what was asked for, the rule, and the way out.
@@ -72,6 +72,10 @@ pub enum TenancyError {
         "the account of tenant {slug} is not gone from every server: {}; a server that comes back brings the account back, so \
          say it again when all of them are there", leftovers(.report))]
     NotGone { slug: TenantSlug, report: DeletionReport },
+    #[error(
+        "role {role} keeps both keys for now: give its users their new files, and finish again; or disconnect them with --force"
+    )]
+    NotDrained { role: &'static str, source: DrainError },
     #[error("sign")]
     Sign(#[source] SignError),
     #[error("tenant {slug} was not added, and what had been done is undone")]
@@ -112,7 +116,9 @@ impl TenancyError {
             Self::Push { source, .. } => source.is_not_converged(),
             Self::HalfAdded { source, .. } | Self::Undone { source, .. } => source.is_not_converged(),
             Self::Platform(PlatformError::Push(source)) => source.is_not_converged(),
-            Self::StillConnected { .. } | Self::NotProved { .. } | Self::NotGone { .. } => true,
+            Self::StillConnected { .. } | Self::NotProved { .. } | Self::NotGone { .. } | Self::NotDrained { .. } => {
+                true
+            }
             Self::Settings(_)
             | Self::Deletion(_)
             | Self::Sign(_)

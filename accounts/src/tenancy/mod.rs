@@ -10,9 +10,11 @@ mod links;
 mod live;
 mod offboard;
 mod onboard;
+mod people;
 mod preview;
 mod pushed;
 mod record;
+mod rotate;
 mod settings;
 mod stage;
 
@@ -33,11 +35,13 @@ pub use journal::{Act, Journal, JournalError, Line, OpenAct};
 pub use links::{Links, Overwrite, Pushed};
 pub use offboard::{Ended, Evidence};
 pub use onboard::{IfThere, NewTenant, Onboarded};
+pub use people::{NewPerson, PlatformPeople, PlatformPerson};
 pub use preview::{Closing, Preview};
 pub use record::{
     Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, Standing, TenantRecord, TenantRecords,
     TenantStage,
 };
+pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError};
 
 /// How long a command waits for another one to end.

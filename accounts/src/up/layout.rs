@@ -40,6 +40,7 @@ impl Layout {
             "journal",
             "logs",
             "nsc",
+            "ops.json",
             "pki",
             "plans",
             "platform.toml",
@@ -78,6 +79,12 @@ impl Layout {
     #[must_use]
     pub fn evidence(&self) -> PathBuf {
         self.home.join("evidence")
+    }
+
+    /// People of the platform.
+    #[must_use]
+    pub fn ops_file(&self) -> PathBuf {
+        self.home.join("ops.json")
     }
 
     /// Which token of each account was last put in force.
