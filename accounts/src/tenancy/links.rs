@@ -60,6 +60,18 @@ impl Tenancy {
         Links { system, database, known, pushed: PushedTokens::new(&self.platform.layout) }
     }
 
+    /// Remembers what was put in force by other means, over whatever the servers held.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn remember_pushed<'a>(&self, accounts: impl Iterator<Item = &'a AccountRecord>) -> Result<(), TenancyError> {
+        let pushed = PushedTokens::new(&self.platform.layout);
+        for account in accounts {
+            pushed.finish(&account.name, &account.token).map_err(TenancyError::File)?;
+        }
+        Ok(())
+    }
+
     /// Connects to the database, if there is one.
     ///
     /// # Errors

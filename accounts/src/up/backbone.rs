@@ -62,6 +62,7 @@ impl Starter<'_> {
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
         (self.announce)("pushing accounts until they are in force");
         while_running(children(&mut hub), platform.push_accounts(&system, &accounts, size)).await?;
+        tenancy.remember_pushed(accounts.all()).map_err(DeploymentError::Tenancy)?;
         while_running(children(&mut hub), platform.ensure_streams(size)).await?;
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Tenancy)?;
         drop(lock);
