@@ -135,6 +135,30 @@ pub fn batch_key() -> BatchKey {
 
 /// An active tenant on plan free.
 ///
+/// Accounts of nobody, many of them at once: well-formed public keys without a key behind them.
+#[must_use]
+pub fn account_keys(count: usize) -> Vec<AccountKey> {
+    // Not all bytes are a point of the curve.
+    let keys = std::iter::repeat_with(|| well_formed_key(Uuid::new_v4(), Uuid::new_v4()).parse().ok());
+    keys.flatten().take(count).collect()
+}
+
+/// A byte that says what it is, 32 bytes of key and a checksum (CRC-16/XMODEM), as base32.
+fn well_formed_key(one: Uuid, other: Uuid) -> String {
+    let mut bytes = vec![0_u8];
+    bytes.extend(one.as_bytes().iter().chain(other.as_bytes()));
+    let step = |crc: u16, bit: u8| (crc << 1) ^ (if (crc >> 15 == 1) ^ (bit == 1) { 0x1021 } else { 0 });
+    let bits = |byte: &u8| -> Vec<u8> { (0..8).rev().map(|place| byte >> place & 1).collect() };
+    let checksum = bytes.iter().flat_map(bits).fold(0, step);
+    bytes.extend(checksum.to_le_bytes());
+    let all: Vec<u8> = bytes.iter().flat_map(bits).collect();
+    let letter = |five: &[u8]| {
+        let value = five.iter().fold(0, |value, bit| value << 1 | bit);
+        char::from(if value < 26 { b'A' + value } else { b'2' + value - 26 })
+    };
+    all.chunks(5).map(letter).collect()
+}
+
 /// # Panics
 /// When `slug` is not a slug.
 #[must_use]
