@@ -103,9 +103,10 @@ impl Ground {
     pub(crate) fn identity(&self, account: &str, role: Role, name: &str) -> anyhow::Result<Identity> {
         let settings = self.user(account, role, name)?;
         let creds_file = settings.creds_file.context("a user has credentials")?;
-        let base = match role {
-            Role::Leaf => self.deployment.leaf_identity("acme-corp", "oslo")?,
-            _ => self.deployment.person_identity("ops")?,
+        let base = if role == Role::Leaf {
+            self.deployment.leaf_identity("acme-corp", "oslo")?
+        } else {
+            self.deployment.person_identity("ops")?
         };
         Ok(base.with_creds(creds_file))
     }

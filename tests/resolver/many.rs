@@ -1,4 +1,4 @@
-//! Many accounts at once: each is proved, and how long that takes is printed.
+//! Many accounts at once: each is proved, and those that fail do not stop the others.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(crate) async fn accounts_are_proved_each(ground: &Ground) -> anyhow::Result<
     let seen = std::sync::atomic::AtomicUsize::new(0);
     let progress = |done: usize| seen.store(done, std::sync::atomic::Ordering::SeqCst);
     let pushed = push_many(ground.system(), &orders, &ground.known, Duration::from_secs(3), &progress).await?;
-    println!("{COUNT} accounts on {} servers in {:?}", ground.known.count(), pushed.took);
+    assert!(pushed.took < LIMIT, "{COUNT} accounts took {:?}", pushed.took);
     assert_eq!((pushed.in_force, seen.into_inner()), (COUNT, COUNT + 1), "{:?}", pushed.failed);
     let Some(PushError::NotConverged { missing, .. }) = pushed.failed.get("stranger") else {
         anyhow::bail!("{:?}", pushed.failed)
