@@ -95,7 +95,9 @@ fn read(answer: &[u8]) -> Option<Said> {
     let error = match &envelope.error {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
-        other => Some(other["description"].as_str().map_or_else(|| other.to_string(), str::to_owned)),
+        other @ (Value::Object(_) | Value::Array(_) | Value::Bool(_) | Value::Number(_)) => {
+            Some(other["description"].as_str().map_or_else(|| other.to_string(), str::to_owned))
+        }
     };
     Some(Said { server: envelope.server, data: envelope.data, error })
 }

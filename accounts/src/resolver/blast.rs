@@ -111,8 +111,10 @@ fn key_reason(change: &AccountChange<'_>, connection: &ConnectionFacts) -> Optio
 
 fn revocation(change: &AccountChange<'_>, connection: &ConnectionFacts) -> Option<Reason> {
     let revoked = |user: &str| change.new["revocations"][user].as_i64();
+    // When a bearer was issued is not known: better told in vain than not told.
+    let is_before = |until: i64| connection.issued_at.is_none_or(|at| at <= until);
     let times = [revoked("*"), revoked(&connection.user)];
-    let until = times.into_iter().flatten().find(|&until| connection.issued_at <= until)?;
+    let until = times.into_iter().flatten().find(|&until| is_before(until))?;
     Some(Reason::Revoked { until })
 }
 
@@ -141,6 +143,9 @@ pub fn blast_radius<'a>(
     let mut oldest_first: Vec<&ConnectionFacts> = connections.iter().collect();
     oldest_first.sort_by(|a, b| (a.since_ns, &a.server.name, a.cid).cmp(&(b.since_ns, &b.server.name, b.cid)));
     let (most, most_leaves) = (limit(change.new, "conn"), limit(change.new, "leaf"));
+    // A server looks at this limit when another one tells it how many links that has, and at no other time.
+    let is_spread = oldest_first.iter().any(|one| one.server.name != oldest_first[0].server.name);
+    let most_leaves = most_leaves.filter(|_| is_spread);
     let mut leaves = 0;
     let mut closing = Vec::new();
     for (index, connection) in oldest_first.into_iter().enumerate() {
@@ -178,7 +183,7 @@ mod tests {
             account: "A".to_owned(),
             issuer_key: "AK".to_owned(),
             role: None,
-            issued_at: 10,
+            issued_at: Some(10),
             is_bearer: cid == 3,
             since_ns: i128::from(cid),
         }
@@ -211,13 +216,24 @@ mod tests {
         let two = Reason::TooMany { allowed: 3 };
         check(|new| new["limits"]["conn"] = 3.into(), &[(4, two.clone()), (5, two)]);
         check(|new| new["limits"]["conn"] = (-1).into(), &[]);
-        check(|new| new["limits"]["leaf"] = 1.into(), &[(5, Reason::TooManyLeaves { allowed: 1 })]);
+        check(|new| new["limits"]["leaf"] = 1.into(), &[]);
         check(|new| new["revocations"] = json!({"U2": 10, "U1": 9}), &[(2, Reason::Revoked { until: 10 })]);
         check(|new| new["revocations"] = json!({"*": 10}), &all(Reason::Revoked { until: 10 }));
         let changed = Reason::ScopeChanged { role: "viewer".to_owned() };
         check(|new| new["signing_keys"][0]["template"]["pub"]["allow"] = json!(["a", "b"]), &all(changed));
         check(|new| new["signing_keys"] = json!(["AP"]), &all(Reason::KeyRemoved { key: "AK".to_owned() }));
         check(|new| new["limits"]["disallow_bearer"] = true.into(), &[(3, Reason::Bearer)]);
+    }
+
+    #[test]
+    fn fewer_leaves_close_the_newest_where_servers_tell_each_other() {
+        let (old, mut new) = (body(), body());
+        new["limits"]["leaf"] = 1.into();
+        let mut all = [4, 5].map(|cid| connection(cid, ConnectionKind::Leaf));
+        all[0].server.name = "hub-2".to_owned();
+        let change = AccountChange { old: &old, new: &new, expires: None, now: 100 };
+        let found = blast_radius(&change, &all);
+        assert_eq!((found.len(), found[0].0.cid, &found[0].1), (1, 5, &Reason::TooManyLeaves { allowed: 1 }));
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub struct ConnectionFacts {
     pub issuer_key: String,
     /// The role of that key; see [`name_roles`].
     pub role: Option<String>,
-    /// Of the user's token, in unix seconds.
-    pub issued_at: i64,
+    /// Of the user's token, in unix seconds; `None` for bearers, whose tokens servers do not show.
+    pub issued_at: Option<i64>,
     pub is_bearer: bool,
     /// Since when, in unix nanoseconds: two connections are rarely as old as each other.
     pub since_ns: i128,
@@ -74,7 +74,7 @@ struct Row {
     issuer_key: String,
 }
 
-/// What a user's token says. Its signature was checked by the server, which leaves it out for bearers.
+/// What a user's token says. The server has checked its signature.
 fn user_claims(token: &str) -> Value {
     let body = token.split('.').nth(1).and_then(|body| BASE64URL_NOPAD.decode(body.as_bytes()).ok());
     body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default()
@@ -96,8 +96,8 @@ fn facts(server: &ServerFacts, row: Row) -> ConnectionFacts {
         account: row.account,
         issuer_key: row.issuer_key,
         role: None,
-        issued_at: user["iat"].as_i64().unwrap_or_default(),
-        is_bearer: user["nats"]["bearer_token"] == true,
+        issued_at: user["iat"].as_i64(),
+        is_bearer: row.jwt.is_empty(),
         since_ns: since,
     }
 }
@@ -196,15 +196,17 @@ mod tests {
     #[test]
     fn a_row_is_read_with_its_users_token_and_without_one() {
         let server = ServerFacts { name: "hub-1".to_owned(), id: "N".to_owned(), version: String::new() };
-        let body = BASE64URL_NOPAD.encode(br#"{"name":"p1","sub":"U1","iat":7,"nats":{"bearer_token":true}}"#);
+        let body = BASE64URL_NOPAD.encode(br#"{"name":"p1","sub":"U1","iat":7,"nats":{}}"#);
         let row = json!({"cid": 5, "kind": "Leafnode", "start": "1970-01-01T00:00:01.000000002Z", "account": "A",
             "issuer_key": "AK", "jwt": format!("x.{body}.")});
         let mut found = vec![facts(&server, serde_json::from_value(row).unwrap())];
-        assert_eq!((found[0].user.as_str(), found[0].user_name.as_str(), found[0].issued_at), ("U1", "p1", 7));
-        assert!(found[0].is_bearer && found[0].kind == ConnectionKind::Leaf && found[0].since_ns == 1_000_000_002);
+        assert_eq!((found[0].user.as_str(), found[0].user_name.as_str(), found[0].issued_at), ("U1", "p1", Some(7)));
+        assert!(!found[0].is_bearer && found[0].kind == ConnectionKind::Leaf && found[0].since_ns == 1_000_000_002);
         name_roles(&mut found, &json!({"signing_keys": ["AX", {"key": "AK", "role": "leaf"}]}));
         assert_eq!(found[0].role.as_deref(), Some("leaf"));
         let bare = facts(&server, serde_json::from_value(json!({"cid": 6, "jwt": "garbage"})).unwrap());
-        assert_eq!((bare.kind, bare.user.as_str(), bare.issued_at), (ConnectionKind::Client, "", 0));
+        assert_eq!((bare.kind, bare.user.as_str(), bare.issued_at), (ConnectionKind::Client, "", None));
+        let bearer = facts(&server, serde_json::from_value(json!({"cid": 7, "authorized_user": "U7"})).unwrap());
+        assert!(bearer.is_bearer && bearer.user == "U7");
     }
 }
