@@ -1,7 +1,6 @@
 //! What to do about an account that another tool changed: take the change over, or take it back.
 
-use bulkhead_claims::{Claims, DecodeError, decode};
-use serde_json::Value;
+use bulkhead_claims::{AccountBody, Claims, DecodeError, decode};
 
 use super::{AccountRecord, Book, OperatorError, OperatorStore};
 
@@ -32,10 +31,10 @@ impl OperatorStore {
         let mut book = self.read_book(name)?.ok_or_else(|| OperatorError::NoAccount(name.to_owned()))?;
         let path = self.paths.book(name)?.display().to_string();
         let damaged = |source| OperatorError::Token { name: name.to_owned(), path, source };
-        let mut claims: Claims<Value> = decode(&book.token).map_err(damaged)?;
+        let mut claims: Claims<AccountBody> = decode(&book.token).map_err(damaged)?;
         let found = std::fs::read_to_string(self.paths.account_token(name)?).ok();
         // One that is cut short has no time, but still is what is there.
-        let known = |token: &String| decode::<Value>(token).map_or(0, |claims| claims.iat);
+        let known = |token: &String| decode::<AccountBody>(token).map_or(0, |claims| claims.iat);
         let before = found.as_ref().map(|token| (token.as_str(), known(token)));
         self.write_claims(&mut book, before, &mut claims, now)?;
         let missing = || OperatorError::NoAccount(name.to_owned());

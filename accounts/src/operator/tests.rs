@@ -63,7 +63,7 @@ fn users_are_signed_by_the_scoped_key_of_their_role_and_never_by_an_identity() {
     let claims = decode::<UserBody>(token).unwrap();
     assert_eq!(Some(claims.iss.as_str()), account.role_key(Role::Leaf));
     assert_ne!(claims.iss, account.key.as_str());
-    assert_eq!((claims.nats.tags, claims.exp), (vec!["site:oslo".to_owned()], Some(2_000)));
+    assert_eq!((json!(claims.nats.tags), claims.exp), (json!(["site:oslo"]), Some(2_000)));
     assert_eq!((issued.public, issued.iat, issued.expires), (claims.sub, 1_000, 2_000));
     assert_eq!(claims.nats.issuer_account, account.key.as_str());
 }
