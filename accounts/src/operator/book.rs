@@ -123,6 +123,8 @@ impl Book {
             }
         }
         self.managed |= known.managed;
+        // What we sign next must be newer than all that servers may have seen.
+        self.iat = self.iat.max(known.iat);
     }
 
     /// A role's first key.

@@ -5,19 +5,30 @@ use bulkhead_claims::{AccountBody, Claims, DecodeError, decode};
 use super::{AccountRecord, Book, OperatorError, OperatorStore};
 
 impl OperatorStore {
-    /// Takes an account as it lies there for ours: its keys and revocations last, the rest until it is rendered again. An
-    /// account that another tool made is handed over to us.
+    /// Takes an account as it lies there: its keys and revocations last, the rest until it is rendered again.
     ///
     /// # Errors
     /// When there is no such account, or its token is damaged or of another operator.
     pub fn accept_account(&self, name: &str) -> Result<Book, OperatorError> {
+        self.take(name, |_| ())
+    }
+
+    /// Takes an account that another tool made as one that we render from now on.
+    ///
+    /// # Errors
+    /// As [`OperatorStore::accept_account`].
+    pub fn adopt_account(&self, name: &str) -> Result<Book, OperatorError> {
+        self.take(name, |book| book.managed = true)
+    }
+
+    fn take(&self, name: &str, finish: impl FnOnce(&mut Book)) -> Result<Book, OperatorError> {
         let _lock = self.lock()?;
         let record = self.account(name)?.ok_or_else(|| OperatorError::NoAccount(name.to_owned()))?;
         let mut book = Book::derive(name, &record.token, &record.claims);
         if let Some(known) = self.read_book(name)? {
             book.keep_times_of(&known);
         }
-        book.managed = true;
+        finish(&mut book);
         self.stage_book(&book)?.put().map_err(OperatorError::File)?;
         Ok(book)
     }
