@@ -76,7 +76,6 @@ fn states(rows: &[Value]) -> Vec<(&str, &str, bool)> {
 fn made_by_nsc(folder: &Path, program: &Path) -> anyhow::Result<Nsc> {
     let nsc = Nsc::new(program, &folder.join("made"))?;
     nsc.run(&["add", "operator", "MyOp", "--sys", "-s", "--generate-signing-key"])?;
-    nsc.run(&["edit", "operator", "--require-signing-keys"])?;
     nsc.run(&["add", "account", "Orders"])?;
     nsc.run(&["edit", "account", "Orders", "--conns", "10", "--description", "made by hand", "--sk", "generate"])?;
     nsc.run(&["add", "export", "--account", "Orders", "--name", "events", "--subject", "orders.>"])?;
@@ -92,8 +91,7 @@ fn made_by_nsc(folder: &Path, program: &Path) -> anyhow::Result<Nsc> {
         "--allow-sub",
         "x",
     ])?;
-    nsc.run(&["add", "user", "--account", "Orders", "--name", "clerk", "-K", "Orders"])
-        .or_else(|_| nsc.run(&["add", "user", "--account", "Orders", "--name", "clerk"]))?;
+    nsc.run(&["add", "user", "--account", "Orders", "--name", "clerk"])?;
     nsc.validate_clean().context("nsc's own store")?;
     Ok(nsc)
 }
@@ -199,6 +197,7 @@ async fn what_nsc_does_to_our_store_is_noticed_and_not_overwritten() -> anyhow::
 
     // A removed tenant leaves nothing that nsc stumbles over.
     store.remove_account("acme-corp", now_s())?;
+    nsc.run(&["edit", "account", "By-Hand", "--sk", "generate"])?;
     nsc.run(&["add", "user", "--account", "By-Hand", "--name", "somebody"])?;
     nsc.validate_clean()
 }
