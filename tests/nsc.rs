@@ -61,15 +61,17 @@ fn bulkhead(home: &Path, args: &[&str]) -> anyhow::Result<(i32, Vec<Value>, Stri
     Ok((output.status.code().context("an exit code")?, rows, said))
 }
 
+/// What was done with each account, by its name: what, and whether it is rendered by us.
 fn states(rows: &[Value]) -> Vec<(&str, &str, bool)> {
-    let text = |row: &'_ Value, field: &str| row[field].as_str().map(|text| text.len()).unwrap_or(0);
-    rows.iter()
-        .filter(|row| text(row, "account") > 0)
+    let mut states: Vec<_> = rows
+        .iter()
         .map(|row| {
             let word = |field: &str| row[field].as_str().unwrap_or_default();
             (word("account"), word("state"), row["managed"].as_bool().unwrap_or_default())
         })
-        .collect()
+        .collect();
+    states.sort_unstable();
+    states
 }
 
 /// A store as an operator of nsc makes one: an account with limits, an export, a scoped key and users.
@@ -141,15 +143,28 @@ async fn a_store_of_nsc_is_taken_over_changed_and_used_by_nsc_again() -> anyhow:
         nsc.can_connect(account, user, &server.url).with_context(|| format!("{account}/{user}"))?;
     }
 
+    // Control: it is the server that lets them in.
+    nsc.run(&["revocations", "add-user", "--account", "Orders", "--name", "packer"])?;
+    nsc.run(&["push", "--account", "Orders", "-u", &server.url])?;
+    ensure!(nsc.can_connect("Orders", "packer", &server.url).is_err(), "a revoked user was let in");
+
     // And back: what nsc did to the copy is said, and taken when it is accepted.
     let back = nsc.data().display().to_string();
     let (code, rows, _) = bulkhead(&home, &["nsc", "import", &back])?;
     assert_eq!((code, states(&rows)[1]), (2, ("acme-corp", "differs", true)), "{rows:?}");
     let (code, rows, _) = bulkhead(&home, &["nsc", "import", &back, "--accept", "acme-corp"])?;
-    assert_eq!((code, states(&rows)[1]), (0, ("acme-corp", "taken", true)), "{rows:?}");
+    let open = [("Orders", "differs", false), ("acme-corp", "taken", true)];
+    assert_eq!((code, &states(&rows)[..2]), (2, &open[..]), "{rows:?}");
+    let (code, rows, _) = bulkhead(&home, &["nsc", "import", &back, "--accept", "Orders"])?;
+    assert_eq!((code, states(&rows)[0]), (0, ("Orders", "taken", false)), "it stays nsc's: {rows:?}");
     ensure_tenant(&store, "acme-corp", PlanName::Pro)?;
     let body = store.account("acme-corp")?.context("the tenant")?.claims.nats;
     assert_eq!(body.description, "", "the plan says what a tenant is");
+    let (code, rows, _) = bulkhead(&home, &["nsc", "import", "--adopt", "Orders"])?;
+    assert_eq!((code, states(&rows)[0]), (0, ("Orders", "taken", true)), "{rows:?}");
+    ensure_tenant(&store, "Orders", PlanName::Free)?;
+    let body = store.account("Orders")?.context("the account of nsc")?.claims.nats;
+    ensure!(body.revocations.len() == 1 && body.signing_keys.len() == 6, "its keys and revocations last: {body:?}");
     Ok(())
 }
 
@@ -160,6 +175,14 @@ async fn what_nsc_does_to_our_store_is_noticed_and_not_overwritten() -> anyhow::
     let (home, store) = own_home(folder.path())?;
     let nsc = Nsc::of_store(&program, &home.join("nsc"), &folder.path().join("config"))?;
     nsc.validate_clean()?;
+    // Control: nsc does find what is wrong.
+    let path = home.join("nsc/stores/bulkhead/accounts/acme-corp/acme-corp.jwt");
+    let token = std::fs::read(&path)?;
+    let (_, stranger) = own_home(&folder.path().join("elsewhere"))?;
+    std::fs::write(&path, stranger.account("acme-corp")?.context("another operator's account")?.token)?;
+    ensure!(nsc.validate_clean().is_err(), "nsc takes another operator's account");
+    ensure!(bulkhead(&home, &["nsc", "check"])?.0 == 2, "so do we");
+    std::fs::write(&path, token)?;
     store.rotate_role("acme-corp", Role::Poller, now_s())?;
     store.revoke_user("acme-corp", "*", now_s() - 60)?;
     nsc.validate_clean().context("two keys of a role, and a revocation")?;

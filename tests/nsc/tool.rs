@@ -51,7 +51,7 @@ impl Nsc {
     pub(crate) fn run(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
         command.args(args).args(&self.flags).envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.env("NSC_NO_GIT_IGNORE", "true").env("NATS_CA", "");
+        command.env("NSC_NO_GIT_IGNORE", "true").env_remove("NATS_CA");
         let output = command.current_dir(self.data.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")));
         let output = output.output().context("run nsc")?;
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();

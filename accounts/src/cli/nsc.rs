@@ -16,7 +16,7 @@ use crate::up::Layout;
 pub(super) enum NscCommand {
     /// Copy the store for nsc: tokens, seeds, users that we issued, and nsc's own settings.
     #[command(
-        after_help = "Example:\n  bulkhead nsc export --to /root/nsc-copy\n  export XDG_CONFIG_HOME=/root/nsc-copy/config XDG_DATA_HOME=/root/nsc-copy/data\n  nsc validate --all-accounts"
+        after_help = "Example:\n  bulkhead nsc export --to /srv/nsc-copy\n  export XDG_CONFIG_HOME=/srv/nsc-copy/config XDG_DATA_HOME=/srv/nsc-copy/data\n  nsc validate --all-accounts"
     )]
     Export(ExportArgs),
     /// Say what nsc changed behind our back, and what nsc would stumble over. Changes nothing.
