@@ -125,7 +125,7 @@ fn a_rotated_role_has_both_keys_until_the_end_and_rendering_keeps_them() {
     let token = store.issue_user(&user, 1_000).unwrap();
     assert_eq!(decode::<UserBody>(token.text.lines().nth(1).unwrap()).unwrap().iss, new);
     let finished = store.finish_role_rotation("acme-corp", Role::Leaf, 1_000).unwrap();
-    assert_eq!(keys_of(&finished, Role::Leaf), [new.clone()]);
+    assert_eq!(keys_of(&finished, Role::Leaf), std::slice::from_ref(&new));
     assert_eq!(keys_of(&finished, Role::Admin), keys_of(&before, Role::Admin), "other roles keep theirs");
     assert!(matches!(store.finish_role_rotation("acme-corp", Role::Leaf, 1_000), Err(OperatorError::NotRotating(..))));
     assert_eq!(tenant(&store, PlanName::Free, 1_000).token, finished.token);
