@@ -60,6 +60,12 @@ impl Default for TrustDomain {
     }
 }
 
+impl std::fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
 /// Who a client certificate speaks for.
 #[derive(Debug, Clone)]
 pub enum ClientIdentity {
@@ -178,6 +184,11 @@ impl Authority {
     #[must_use]
     pub fn new(folder: PathBuf, domain: TrustDomain) -> Self {
         Self { folder, domain }
+    }
+
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
     }
 
     #[must_use]

@@ -152,6 +152,13 @@ pub fn tenant_account(plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> A
     AccountBody::new(limits, imports, exports, scoped(keys))
 }
 
+/// The same account with nobody in it: the server closes every connection and link and takes no new one. Unlike an account that
+/// is deleted or has expired, this also reaches servers that were away (facts: accounts-and-nsc, findings 4 and 6).
+#[must_use]
+pub fn closed(body: AccountBody) -> AccountBody {
+    AccountBody { limits: AccountLimits { conn: 0, leaf: 0, ..body.limits }, ..body }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,9 +20,10 @@ use super::rights::roles_of;
 use super::servers::{Hub, Said, ask, ask_account};
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, SYSTEM};
-use crate::plan::{Plan, PlanName};
-use crate::render::{RoleKey, core_account, intake_account, system_account, tenant_account};
-use crate::up::{CORE, INTAKE, OPS, hub_size, ops_plan};
+use crate::plan::Plans;
+use crate::render::{RoleKey, closed, core_account, intake_account, system_account, tenant_account};
+use crate::tenancy::{Intake, Shard, TenantRecords, intake_number, is_intake};
+use crate::up::{CORE, OPS, hub_size, ops_plan};
 use bulkhead_claims::AccountBody;
 
 static IN_FORCE: Look = Look {
@@ -136,28 +137,43 @@ fn role_keys(record: &AccountRecord) -> Vec<RoleKey> {
     roles_of(&record.name).into_iter().filter_map(key).collect()
 }
 
-/// What this release renders for an account; `None` where the plan is not known.
-fn rendered(
-    record: &AccountRecord,
-    records: &[AccountRecord],
-    (plans, hub): (&BTreeMap<String, String>, HubSize),
-) -> Option<AccountBody> {
+/// What accounts are rendered from.
+struct Wanted {
+    hub: HubSize,
+    shards: BTreeMap<u32, Shard>,
+    tenants: TenantRecords,
+    plans: Plans,
+}
+
+impl Wanted {
+    fn read(home: &Home) -> Self {
+        Self {
+            // A damaged record of the size is found where the next start would refuse it, and so are damaged shards.
+            hub: hub_size(&home.layout).unwrap_or_default(),
+            shards: Intake::new(&home.layout).shards().unwrap_or_default(),
+            tenants: TenantRecords::new(&home.layout),
+            plans: Plans::new(home.layout.plans()),
+        }
+    }
+}
+
+/// What this release renders for an account; `None` where what it is rendered from is not known.
+fn rendered(record: &AccountRecord, core: &str, wanted: &Wanted) -> Option<AccountBody> {
     let keys = role_keys(record);
-    let core = records.iter().find(|record| record.name == CORE)?.key.to_string();
     let own = record.key.as_str();
     Some(match record.name.as_str() {
         SYSTEM => system_account(&keys),
-        CORE => core_account(&keys, hub),
-        OPS => tenant_account(&ops_plan(), own, &core, &keys),
-        INTAKE => {
-            let is_imported = |other: &&AccountRecord| is_tenant(&other.name);
-            let imported = records.iter().filter(is_imported);
-            let imported: Vec<_> = imported.map(|other| (other.name.clone(), other.key.to_string())).collect();
-            intake_account(&keys, &imported)
+        CORE => core_account(&keys, wanted.hub),
+        OPS => tenant_account(&ops_plan(), own, core, &keys),
+        shard if is_intake(shard) => {
+            let shard = wanted.shards.get(&intake_number(shard)?)?;
+            let imported = shard.tenants.iter().map(|(slug, key)| (slug.to_string(), key.to_string()));
+            intake_account(&keys, &imported.collect::<Vec<_>>())
         }
         tenant => {
-            let plan = plans.get(tenant)?.parse::<PlanName>().ok()?;
-            tenant_account(&Plan::of(plan), own, &core, &keys)
+            let tenant = wanted.tenants.find(&tenant.parse().ok()?).ok()??;
+            let body = tenant_account(&wanted.plans.get(tenant.plan).ok()?, own, core, &keys);
+            if tenant.stage.is_open() { body } else { closed(body) }
         }
     })
 }
@@ -189,17 +205,12 @@ fn body_trouble(expected: &AccountBody, found: &AccountBody) -> Vec<String> {
     trouble
 }
 
-fn rendered_findings(home: &Home, records: &[AccountRecord], tenants: Option<&Tenants>) -> Vec<Finding> {
-    // A damaged record of the size is found where the next start would refuse it.
-    let hub = hub_size(&home.layout).unwrap_or_default();
-    let plans = tenants.map(|tenants| &tenants.tenants[..]).unwrap_or_default();
-    let plans: BTreeMap<String, String> =
-        plans.iter().map(|(_, tenant)| (tenant.slug.to_string(), tenant.plan.clone())).collect();
+fn rendered_findings(home: &Home, records: &[AccountRecord]) -> Vec<Finding> {
+    let wanted = Wanted::read(home);
+    let core = records.iter().find(|record| record.name == CORE).map_or("", |record| record.key.as_str());
     let judged: Vec<(&AccountRecord, Vec<String>)> = records
         .iter()
-        .filter_map(|record| {
-            Some((record, body_trouble(&rendered(record, records, (&plans, hub))?, &record.claims.nats)))
-        })
+        .filter_map(|record| Some((record, body_trouble(&rendered(record, core, &wanted)?, &record.claims.nats))))
         .collect();
     let broken = judged.iter().filter(|(_, trouble)| !trouble.is_empty());
     let broken = broken.map(|(record, trouble)| RENDERED.fail(&record.name, trouble.join("; "), home.restart_advice()));
@@ -266,13 +277,13 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: &Resu
         Some(_) | None => vec![IN_FORCE.skip("accounts", "the hub cannot be asked")],
     };
     let Some(database) = sources.database.get() else {
-        findings.extend(rendered_findings(home, records, None));
+        findings.extend(rendered_findings(home, records));
         findings.push(TENANT.skip("tenants", "the database cannot be asked"));
         findings.push(MIGRATION.skip("database", "the database cannot be asked"));
         return findings;
     };
     let tenants = limited(database.tenants()).await;
-    findings.extend(rendered_findings(home, records, tenants.as_ref().ok()));
+    findings.extend(rendered_findings(home, records));
     findings.extend(match &tenants {
         Ok(tenants) => tenant_findings(records, tenants),
         Err(why) => vec![TENANT.fail("tenants", why, "look again; read logs/postgres.log")],
@@ -289,6 +300,7 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
     use crate::operator::OperatorStore;
+    use crate::plan::{Plan, PlanName};
 
     fn said(data: Value) -> Said {
         Said { server: "hub-1".to_owned(), version: String::new(), time: None, data }
@@ -330,6 +342,7 @@ mod tests {
             slug: slug.parse().unwrap(),
             plan: "free".to_owned(),
             state: TenantState::Active,
+            state_since_ms: 0,
             retention_days: 7,
             allows_unsigned: false,
         };

@@ -9,7 +9,8 @@ use crate::certificates::{Authority, TrustDomain};
 use crate::nats_config::LeafUser;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::render::scoped_key;
-use crate::up::{CORE, INTAKE, OPS, Site, leaf_users};
+use crate::tenancy::is_intake;
+use crate::up::{CORE, OPS, Site, leaf_users};
 use bulkhead_claims::ScopedKey;
 
 static KEYS: Look = Look {
@@ -35,7 +36,7 @@ pub(super) fn roles_of(account: &str) -> Vec<Role> {
         SYSTEM => vec![Role::SystemOperator],
         CORE => Role::CORE.to_vec(),
         OPS => vec![Role::PlatformAdmin],
-        INTAKE => vec![Role::CoreLive],
+        shard if is_intake(shard) => vec![Role::CoreLive],
         _ => Role::TENANT.to_vec(),
     }
 }

@@ -184,6 +184,28 @@ impl OperatorStore {
         Ok(record)
     }
 
+    /// What [`OperatorStore::ensure_account`] would make of an account that is there, and what it is now. Writes nothing.
+    ///
+    /// # Errors
+    /// When the account is not there, or the store is damaged or changed by another tool.
+    pub fn preview_account(
+        &self,
+        name: &str,
+        roles: &[Role],
+        render: impl FnOnce(&str, &[RoleKey]) -> AccountBody,
+    ) -> Result<(AccountRecord, AccountBody), OperatorError> {
+        let held = self.hold(name)?;
+        let missing = || OperatorError::NoAccount(name.to_owned());
+        let (record, book) = held.record.zip(held.book).ok_or_else(missing)?;
+        let keys = |role: &Role| {
+            let role = *role;
+            book.keys_of(role).map(move |public| RoleKey { role, public }).collect::<Vec<_>>()
+        };
+        let role_keys: Vec<RoleKey> = roles.iter().flat_map(keys).collect();
+        let body = book.complete(render(&book.key, &role_keys));
+        Ok((record, body))
+    }
+
     /// Signs and writes what differs from what is there: the token, or the book alone.
     pub(super) fn settle(
         &self,

@@ -52,6 +52,14 @@ impl OperatorStore {
         key.cloned().ok_or(OperatorError::NoSigner)
     }
 
+    /// Who signs for the operator now.
+    ///
+    /// # Errors
+    /// When nobody here can sign with that key.
+    pub fn signer(&self) -> Result<Box<dyn Signer>, OperatorError> {
+        self.signer_in_use()
+    }
+
     pub(super) fn signer_in_use(&self) -> Result<Box<dyn Signer>, OperatorError> {
         // A new store's token is written last.
         let public = if self.paths.operator_token().exists() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bulkhead_bus::payload::{Query, StatusRow};
-use bulkhead_bus::{CoreVerb, Tenant};
+use bulkhead_bus::{CoreVerb, Tenant, TenantSlug};
 use bulkhead_runtime::{Bus, eventually};
 use bulkhead_store::Provisioning;
 use bulkhead_store::admin::Passwords;
@@ -12,12 +12,13 @@ use super::child::{Child, ChildError};
 use super::deployment::DeploymentError;
 use super::hub::HubServer;
 use super::layout::Layout;
-use super::platform::{Accounts, Platform, TenantPlan};
+use super::platform::Accounts;
 use super::postgres::Postgres;
 use super::start::Starter;
 use crate::client::{ClientError, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
+use crate::tenancy::Tenancy;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -30,7 +31,7 @@ pub(super) struct Base {
 
 /// A running hub, and core on it.
 pub(super) struct Backbone {
-    pub(super) platform: Platform,
+    pub(super) tenancy: Tenancy,
     pub(super) accounts: Accounts,
     pub(super) tenants: Vec<Tenant>,
     pub(super) system: Bus,
@@ -43,25 +44,32 @@ impl Starter<'_> {
     pub(super) async fn start_backbone(&mut self, base: &Base, size: HubSize) -> Result<Backbone, DeploymentError> {
         let places = self.choose_places(size)?;
         (self.announce)("making operator, accounts and certificates");
-        let platform = self.make_platform(&places)?;
-        let plan = |tenant: &super::TenantOptions| TenantPlan { slug: tenant.slug.clone(), plan: tenant.plan };
-        let plans: Vec<TenantPlan> = self.options.tenants.iter().map(plan).collect();
-        let accounts = platform.render_accounts(&plans, size).map_err(DeploymentError::Platform)?;
-        platform.write_profiles(&plans).map_err(DeploymentError::Platform)?;
+        let tenancy = self.make_platform(&places, size)?;
+        let lock = tenancy.lock().map_err(DeploymentError::Tenancy)?;
+        for tenant in &self.options.tenants {
+            tenancy.adopt(&base.database, &tenant.slug, tenant.plan).await.map_err(DeploymentError::Tenancy)?;
+        }
+        let mut accounts = tenancy.render_all().map_err(DeploymentError::Tenancy)?;
+        tenancy.place_all(&mut accounts).await.map_err(DeploymentError::Tenancy)?;
+        let platform = &tenancy.platform;
+        let slugs: Vec<TenantSlug> = self.options.tenants.iter().map(|tenant| tenant.slug.clone()).collect();
+        platform.write_profiles(&slugs).map_err(DeploymentError::Platform)?;
         (self.announce)(match size {
             HubSize::One => "starting the hub",
             HubSize::Three => "starting the hub's three servers",
         });
-        let mut hub = self.start_hub(&platform, &places)?;
+        let mut hub = self.start_hub(platform, &places)?;
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
         (self.announce)("pushing accounts until they are in force");
         while_running(children(&mut hub), platform.push_accounts(&system, &accounts, size)).await?;
         while_running(children(&mut hub), platform.ensure_streams(size)).await?;
-        let tenants = platform.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Platform)?;
+        let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Tenancy)?;
+        drop(lock);
         (self.announce)("starting core");
-        let mut core = self.start_core(&platform, &base.postgres, &base.passwords)?;
+        let shards: Vec<u32> = accounts.intake.keys().copied().collect();
+        let mut core = self.start_core(platform, &base.postgres, &base.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(self.layout)).await?;
-        Ok(Backbone { platform, accounts, tenants, system, hub, core })
+        Ok(Backbone { tenancy, accounts, tenants, system, hub, core })
     }
 }
 

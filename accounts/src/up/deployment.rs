@@ -30,6 +30,7 @@ use crate::nats_config::RenderError;
 use crate::operator::OperatorError;
 use crate::plan::PlanName;
 use crate::profile::ProfileError;
+use crate::tenancy::TenancyError;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -96,6 +97,8 @@ pub enum DeploymentError {
     Render(#[source] RenderError),
     #[error("provision the platform")]
     Platform(#[source] PlatformError),
+    #[error("provision tenants")]
+    Tenancy(#[source] TenancyError),
     #[error("site {0}")]
     Site(String, #[source] SiteError),
     #[error("{path} does not say how many servers the hub has: write {{\"servers\":1}} or {{\"servers\":3}} into it")]
@@ -167,12 +170,12 @@ impl Deployment {
         let backbone = starter.start_backbone(&base, size).await?;
         announce("starting leaves and pollers");
         let places: Vec<HubPlace> = backbone.hub.iter().map(|server| server.place).collect();
-        let (platform, tenants) = (&backbone.platform, &backbone.tenants);
+        let (tenancy, tenants) = (&backbone.tenancy, &backbone.tenants);
         let Base { postgres, passwords, database } = base;
-        let sites = starter.write_sites(platform, &database, tenants, &places, postgres.port).await?;
+        let sites = starter.write_sites(tenancy, &database, tenants, &places, postgres.port).await?;
         let mut deployment = Self {
             layout: layout.clone(),
-            platform: backbone.platform,
+            platform: backbone.tenancy.platform,
             accounts: backbone.accounts,
             system: backbone.system,
             postgres,

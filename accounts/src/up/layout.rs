@@ -31,22 +31,78 @@ impl Layout {
     pub fn made(&self) -> Vec<PathBuf> {
         let names = [
             "core",
+            "evidence",
             "hub",
             "hub-2",
             "hub-3",
             "hub.json",
+            "intake",
+            "journal",
             "logs",
             "nsc",
+            "ops.json",
             "pki",
+            "plans",
+            "platform.toml",
             "ports.json",
             "postgres",
             "profiles",
             "provisioning",
+            "pushed",
             "run",
             "secrets",
             "sites",
+            "tenants",
         ];
         names.iter().map(|name| self.home.join(name)).collect()
+    }
+
+    /// Where the hub and the database are.
+    #[must_use]
+    pub fn platform_file(&self) -> PathBuf {
+        self.home.join("platform.toml")
+    }
+
+    /// What tenants there should be, one file each.
+    #[must_use]
+    pub fn tenants(&self) -> PathBuf {
+        self.home.join("tenants")
+    }
+
+    /// Whose live stream each INTAKE account imports, and whose is waiting to be.
+    #[must_use]
+    pub fn intake(&self) -> PathBuf {
+        self.home.join("intake")
+    }
+
+    /// What was destroyed, as the operator has signed it.
+    #[must_use]
+    pub fn evidence(&self) -> PathBuf {
+        self.home.join("evidence")
+    }
+
+    /// People of the platform.
+    #[must_use]
+    pub fn ops_file(&self) -> PathBuf {
+        self.home.join("ops.json")
+    }
+
+    /// Which token of each account was last put in force.
+    #[must_use]
+    pub fn pushed(&self) -> PathBuf {
+        self.home.join("pushed")
+    }
+
+    /// What was begun, and every act that was done.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.home.join("journal")
+    }
+
+    /// Plans that the operator has changed.
+    #[must_use]
+    pub fn plans(&self) -> PathBuf {
+        self.home.join("plans")
     }
 
     #[must_use]
@@ -96,6 +152,24 @@ impl Layout {
     #[must_use]
     pub fn core(&self) -> PathBuf {
         self.home.join("core")
+    }
+
+    /// How core reaches each INTAKE account: it watches this folder.
+    #[must_use]
+    pub fn live_buses(&self) -> PathBuf {
+        self.core().join("live")
+    }
+
+    /// How core reaches one INTAKE account.
+    #[must_use]
+    pub fn live_bus(&self, intake: &str) -> PathBuf {
+        self.live_buses().join(format!("{intake}.toml"))
+    }
+
+    /// The database's address for those who provision.
+    #[must_use]
+    pub fn database_url_file(&self) -> PathBuf {
+        self.secrets().join("postgres-provisioning.url")
     }
 
     #[must_use]

@@ -24,7 +24,7 @@ pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptio
 pub use hub::{HUB_STORE_BYTES, HubPlace, HubServer, hub_size};
 pub use layout::Layout;
 pub use platform::{
-    Accounts, CORE, INTAKE, OPS, Platform, PlatformError, TenantPlan, issued_settings, ops_plan, system_settings,
+    Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
 pub use postgres::{Postgres, PostgresError, database_folder};
 pub use site::{Site, leaf_config, leaf_users};

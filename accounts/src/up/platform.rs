@@ -2,26 +2,31 @@
 //!
 //! Everything is rendered from what should be, so a second run changes nothing and finishes what a killed one left.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_bus::{Role, StreamName, Tenant, TenantId, TenantSlug, TenantState, UserName};
+use bulkhead_bus::{AccountKey, Role, StreamName, Tenant, TenantSlug, TenantState, UserName};
+use bulkhead_claims::AccountBody;
 use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
 use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::layout::Layout;
+use super::site::{SiteError, write_settings};
+use super::start::bus_file;
 use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, TrustDomain};
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
 use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
-use crate::render::{core_account, intake_account, tenant_account};
+use crate::render::{RoleKey, closed, core_account, intake_account, tenant_account};
 use crate::resolver::{PushError, push};
+use crate::tenancy::{Issued, Shard, TenantRecord, intake_name};
 
 pub const CORE: &str = "core";
+/// The first shard of live streams; there is always one.
 pub const INTAKE: &str = "intake-1";
 pub const OPS: &str = "ops";
 const PING_LIMIT: Duration = Duration::from_secs(1);
@@ -56,15 +61,10 @@ pub enum PlatformError {
     NoStreams(&'static str, #[source] LimitReached),
     #[error("database rows")]
     Rows(#[source] ProvisioningError),
+    #[error("settings of a live bus")]
+    LiveBus(#[source] SiteError),
     #[error("user name")]
     Name(#[source] bulkhead_bus::NameError),
-}
-
-/// A tenant as it should be.
-#[derive(Debug, Clone)]
-pub struct TenantPlan {
-    pub slug: TenantSlug,
-    pub plan: PlanName,
 }
 
 /// The parts of a platform that provisioning works with.
@@ -80,15 +80,17 @@ pub struct Platform {
 /// All accounts of a platform, in the order in which they are pushed.
 pub struct Accounts {
     pub core: AccountRecord,
-    pub intake: AccountRecord,
+    /// By the number of the shard.
+    pub intake: BTreeMap<u32, AccountRecord>,
     pub ops: AccountRecord,
-    pub tenants: Vec<(TenantPlan, AccountRecord)>,
+    pub tenants: Vec<(TenantRecord, AccountRecord)>,
 }
 
 impl Accounts {
     /// Every account but the system's.
     pub fn all(&self) -> impl Iterator<Item = &AccountRecord> {
-        [&self.core, &self.intake, &self.ops].into_iter().chain(self.tenants.iter().map(|(_, record)| record))
+        let tenants = self.tenants.iter().map(|(_, account)| account);
+        [&self.core, &self.ops].into_iter().chain(self.intake.values()).chain(tenants)
     }
 }
 
@@ -102,30 +104,69 @@ impl Platform {
         self.now_s() + CREDENTIALS_DAYS * 86_400
     }
 
-    /// Renders every account; what has not changed keeps its token.
+    /// CORE, rendered for a hub of this size.
     ///
     /// # Errors
     /// When the operator store is damaged or cannot be written.
-    pub fn render_accounts(&self, tenants: &[TenantPlan], hub: HubSize) -> Result<Accounts, PlatformError> {
-        let (operator, now) = (&self.operator, self.now_s());
-        let core = operator.ensure_account(CORE, &Role::CORE, now, |_, keys| core_account(keys, hub));
-        let core = core.map_err(PlatformError::Operator)?;
-        let tenant_account_of = |name: &str, plan: &Plan, roles: &[Role]| {
-            let render = |own: &str, keys: &[_]| tenant_account(plan, own, core.key.as_str(), keys);
-            operator.ensure_account(name, roles, now, render).map_err(PlatformError::Operator)
-        };
-        let ops = tenant_account_of(OPS, &ops_plan(), &[Role::PlatformAdmin])?;
-        let mut records = Vec::new();
-        for tenant in tenants {
-            self.authority.ensure_tenant(&tenant.slug, self.now).map_err(PlatformError::Certificate)?;
-            let record = tenant_account_of(tenant.slug.as_str(), &Plan::of(tenant.plan), &Role::TENANT)?;
-            records.push((tenant.clone(), record));
-        }
+    pub fn render_core(&self, hub: HubSize) -> Result<AccountRecord, PlatformError> {
+        let core = self.operator.ensure_account(CORE, &Role::CORE, self.now_s(), |_, keys| core_account(keys, hub));
+        core.map_err(PlatformError::Operator)
+    }
+
+    fn core_key(&self) -> Result<AccountKey, PlatformError> {
+        let core = self.operator.account(CORE).map_err(PlatformError::Operator)?;
+        let core = core.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(CORE.to_owned())))?;
+        Ok(core.key)
+    }
+
+    /// OPS; CORE has to be there.
+    ///
+    /// # Errors
+    /// When the operator store is damaged or cannot be written.
+    pub fn render_ops(&self) -> Result<AccountRecord, PlatformError> {
+        let core = self.core_key()?;
+        let render = |own: &str, keys: &[_]| tenant_account(&ops_plan(), own, core.as_str(), keys);
+        let ops = self.operator.ensure_account(OPS, &[Role::PlatformAdmin], self.now_s(), render);
+        ops.map_err(PlatformError::Operator)
+    }
+
+    /// A tenant's account as it is and as it would be rendered. Writes nothing.
+    ///
+    /// # Errors
+    /// When the account is not there, or the operator store is damaged.
+    pub fn preview_tenant(
+        &self,
+        record: &TenantRecord,
+        plan: &Plan,
+    ) -> Result<(AccountRecord, AccountBody), PlatformError> {
+        let core = self.core_key()?;
+        let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
+        let preview = self.operator.preview_account(record.slug.as_str(), &Role::TENANT, render);
+        preview.map_err(PlatformError::Operator)
+    }
+
+    /// A tenant's account, whole, from its record and its plan; its keys and its intermediate are made when they are missing.
+    ///
+    /// # Errors
+    /// When the operator store is damaged or cannot be written.
+    pub fn render_tenant(&self, record: &TenantRecord, plan: &Plan) -> Result<AccountRecord, PlatformError> {
+        self.authority.ensure_tenant(&record.slug, self.now).map_err(PlatformError::Certificate)?;
+        let core = self.core_key()?;
+        let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
+        let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
+        account.map_err(PlatformError::Operator)
+    }
+
+    /// An INTAKE account.
+    ///
+    /// # Errors
+    /// When the operator store is damaged or cannot be written.
+    pub fn render_intake(&self, number: u32, shard: &Shard) -> Result<AccountRecord, PlatformError> {
         let imported: Vec<(String, String)> =
-            records.iter().map(|(tenant, record)| (tenant.slug.to_string(), record.key.to_string())).collect();
-        let intake = operator.ensure_account(INTAKE, &[Role::CoreLive], now, |_, keys| intake_account(keys, &imported));
-        let intake = intake.map_err(PlatformError::Operator)?;
-        Ok(Accounts { core, intake, ops, tenants: records })
+            shard.tenants.iter().map(|(slug, key)| (slug.to_string(), key.to_string())).collect();
+        let render = |_: &str, keys: &[_]| intake_account(keys, &imported);
+        let intake = self.operator.ensure_account(&intake_name(number), &[Role::CoreLive], self.now_s(), render);
+        intake.map_err(PlatformError::Operator)
     }
 
     /// Issues certificate and credentials for one user into `folder` and says how it connects.
@@ -138,12 +179,42 @@ impl Platform {
         identity: &ClientIdentity,
         folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
+        self.issue_recorded(user, identity, folder).map(|(settings, _)| settings)
+    }
+
+    /// The one place where somebody is let in: by a certificate and credentials. Says as well what was issued, so that it
+    /// can be taken back.
+    ///
+    /// # Errors
+    /// When a file cannot be written or the account has no such role.
+    pub fn issue_recorded(
+        &self,
+        user: &UserRequest<'_>,
+        identity: &ClientIdentity,
+        folder: &Path,
+    ) -> Result<(BusSettings, Issued), PlatformError> {
         let files = CertificateFiles::named(folder, user.name);
         self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
         let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
-        Ok(issued_settings(folder, user.name, &self.authority, self.hub_urls.clone()))
+        let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
+        let issued = Issued {
+            user_key: issued.public,
+            credentials_expire: issued.expires,
+            serials: vec![],
+            certificates_expire: 0,
+        };
+        Ok((settings, issued))
+    }
+
+    /// Takes back the certificates that somebody was issued.
+    ///
+    /// # Errors
+    /// When a revocation list cannot be written.
+    pub fn revoke_certificates(&self, issued: &Issued) -> Result<(), PlatformError> {
+        let _ = issued;
+        Ok(())
     }
 
     /// One of the platform's own services, under the role's name.
@@ -161,18 +232,27 @@ impl Platform {
         self.issue(&user, &ClientIdentity::Service { service }, folder)
     }
 
+    /// Where core finds the live streams of a shard: it connects as soon as the file is there.
+    ///
+    /// # Errors
+    /// As [`Platform::issue`].
+    pub fn write_live_bus(&self, intake: &str) -> Result<(), PlatformError> {
+        let settings = self.issue_service(intake, Role::CoreLive, "core", &self.layout.core().join(intake))?;
+        write_settings(&self.layout.live_bus(intake), &bus_file(settings)).map_err(PlatformError::LiveBus)
+    }
+
     /// Profiles for a person of the platform and of each tenant.
     ///
     /// # Errors
     /// As [`Platform::issue`].
-    pub fn write_profiles(&self, tenants: &[TenantPlan]) -> Result<PathBuf, PlatformError> {
+    pub fn write_profiles(&self, tenants: &[TenantSlug]) -> Result<PathBuf, PlatformError> {
         let person: UserName = PERSON.parse().map_err(PlatformError::Name)?;
         let ops = ClientIdentity::PlatformUser { user: person.clone() };
         let path = self.write_profile(OPS, OPS, Role::PlatformAdmin, &ops, &person)?;
         for tenant in tenants {
-            let identity = ClientIdentity::User { tenant: tenant.slug.clone(), user: person.clone() };
-            let name = format!("{}-admin", tenant.slug);
-            self.write_profile(&name, tenant.slug.as_str(), Role::Admin, &identity, &person)?;
+            let identity = ClientIdentity::User { tenant: tenant.clone(), user: person.clone() };
+            let name = format!("{tenant}-admin");
+            self.write_profile(&name, tenant.as_str(), Role::Admin, &identity, &person)?;
         }
         Ok(path)
     }
@@ -261,28 +341,49 @@ impl Platform {
         Ok(())
     }
 
-    /// Writes tenants and OPS to the database; returns the tenants as services know them.
+    /// Writes OPS to the database.
+    ///
+    /// # Errors
+    /// When the database refuses, for example because the account is a tenant's.
+    pub async fn write_ops_row(&self, database: &Provisioning, ops: &AccountRecord) -> Result<(), PlatformError> {
+        database.put_platform_account(&ops.key, OPS).await.map_err(PlatformError::Rows)
+    }
+
+    /// Writes a tenant to the database; returns it as services know it.
     ///
     /// # Errors
     /// When the database refuses, for example a slug that another account holds.
-    pub async fn write_rows(&self, database: &Provisioning, accounts: &Accounts) -> Result<Vec<Tenant>, PlatformError> {
-        database.put_platform_account(&accounts.ops.key, OPS).await.map_err(PlatformError::Rows)?;
-        let mut tenants = Vec::new();
-        for (tenant, record) in &accounts.tenants {
-            let known = database.tenant_by_account(&record.key).await.map_err(PlatformError::Rows)?;
-            let plan = Plan::of(tenant.plan);
-            let tenant = Tenant {
-                id: known.map_or_else(|| TenantId::new(Uuid::new_v4()), |known| known.id),
-                slug: tenant.slug.clone(),
-                plan: plan.name,
-                state: TenantState::Active,
-                retention_days: plan.retention_days,
-                allows_unsigned: plan.allows_unsigned,
-            };
-            database.put_tenant(&record.key, &tenant).await.map_err(PlatformError::Rows)?;
-            tenants.push(tenant);
-        }
-        Ok(tenants)
+    pub async fn write_tenant_row(
+        &self,
+        database: &Provisioning,
+        record: &TenantRecord,
+        plan: &Plan,
+        account: &AccountKey,
+    ) -> Result<Tenant, PlatformError> {
+        let tenant = tenant_row(record, plan);
+        database.put_tenant(account, &tenant).await.map_err(PlatformError::Rows)?;
+        Ok(tenant)
+    }
+}
+
+/// The account of a tenant: closed when nobody of it is admitted.
+fn tenant_body(record: &TenantRecord, plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> AccountBody {
+    let body = tenant_account(plan, own, core, keys);
+    if record.stage.is_open() { body } else { closed(body) }
+}
+
+/// A tenant as services know it.
+#[must_use]
+pub fn tenant_row(record: &TenantRecord, plan: &Plan) -> Tenant {
+    Tenant {
+        id: record.tenant_id(),
+        slug: record.slug.clone(),
+        plan: plan.name.to_string(),
+        state: if record.stage.is_open() { TenantState::Active } else { TenantState::Suspended },
+        // The database knows since when.
+        state_since_ms: 0,
+        retention_days: plan.retention_days,
+        allows_unsigned: plan.allows_unsigned,
     }
 }
 

@@ -15,15 +15,16 @@ use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
-use super::platform::{CORE, INTAKE, Platform};
+use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::files::{read_secret, write_secret};
+use crate::files::{make_folder, read_secret, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
+use crate::tenancy::{PlatformSettings, Tenancy, TenancyError, intake_name};
 
 const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
@@ -37,7 +38,7 @@ struct CoreFile {
     database_url_file: PathBuf,
     stream_bus: BusFile,
     rpc_bus: BusFile,
-    live_buses: Vec<BusFile>,
+    live_buses_dir: PathBuf,
 }
 
 /// A password that is made once and kept.
@@ -52,7 +53,7 @@ fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
 }
 
 /// The settings that services and bus clients share, as a settings file spells them.
-fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
+pub(super) fn bus_file(settings: bulkhead_runtime::BusSettings) -> BusFile {
     let files = CertificateFiles { cert_file: settings.tls.cert_file, key_file: settings.tls.key_file };
     BusFile {
         urls: settings.urls,
@@ -123,6 +124,8 @@ impl Starter<'_> {
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
         admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        // For the commands that run beside this one.
+        write_secret(&self.layout.database_url_file(), url.as_bytes()).map_err(DeploymentError::File)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;
         Ok(Base { postgres, passwords, database })
     }
@@ -147,15 +150,24 @@ impl Starter<'_> {
         Ok(places)
     }
 
-    pub(super) fn make_platform(&self, places: &[HubPlace]) -> Result<Platform, DeploymentError> {
+    pub(super) fn make_platform(&self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
         let now = OffsetDateTime::now_utc();
         let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
         let operator = operator.map_err(DeploymentError::Operator)?;
         operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
         let authority = Authority::new(self.layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
-        let hub_urls = places.iter().map(HubPlace::client_url).collect();
-        Ok(Platform { layout: self.layout.clone(), operator, authority, hub_urls, now })
+        let hub_urls: Vec<String> = places.iter().map(HubPlace::client_url).collect();
+        let settings = PlatformSettings {
+            trust_domain: authority.trust_domain().to_string(),
+            hub_servers: hub,
+            hub_urls: hub_urls.clone(),
+            leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
+            database_url_file: Some(self.layout.database_url_file()),
+        };
+        settings.write(self.layout).map_err(|error| DeploymentError::Tenancy(TenancyError::Settings(error)))?;
+        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_urls, now };
+        Ok(Tenancy::of(platform, settings))
     }
 
     pub(super) fn start_hub(
@@ -178,6 +190,7 @@ impl Starter<'_> {
         platform: &Platform,
         postgres: &Postgres,
         passwords: &Passwords,
+        shards: &[u32],
     ) -> Result<Child, DeploymentError> {
         let folder = self.layout.core();
         let health_port = self.ports.choose(CORE_HEALTH).map_err(DeploymentError::Port)?;
@@ -192,10 +205,15 @@ impl Starter<'_> {
             database_url_file: url_file,
             stream_bus: service(CORE, Role::CoreStream)?,
             rpc_bus: service(CORE, Role::CoreRpc)?,
-            live_buses: vec![service(INTAKE, Role::CoreLive)?],
+            live_buses_dir: self.layout.live_buses(),
         };
+        let failed = |error| DeploymentError::Site("core".to_owned(), error);
+        make_folder(&self.layout.live_buses()).map_err(DeploymentError::File)?;
+        for &number in shards {
+            platform.write_live_bus(&intake_name(number))?;
+        }
         let path = folder.join("core.toml");
-        write_settings(&path, &settings).map_err(|error| DeploymentError::Site("core".to_owned(), error))?;
+        write_settings(&path, &settings).map_err(failed)?;
         let spec = ChildSpec {
             args: vec!["--config".to_owned(), path.display().to_string()],
             ..child_spec(self.layout, "core", &self.options.programs.core)
@@ -205,12 +223,13 @@ impl Starter<'_> {
 
     pub(super) async fn write_sites(
         &mut self,
-        platform: &Platform,
+        tenancy: &Tenancy,
         database: &Provisioning,
         tenants: &[bulkhead_bus::Tenant],
         places: &[HubPlace],
         postgres_port: u16,
     ) -> Result<Vec<MadeSite>, DeploymentError> {
+        let platform = &tenancy.platform;
         let maker = SiteMaker {
             layout: self.layout,
             operator: &platform.operator,
@@ -222,7 +241,8 @@ impl Starter<'_> {
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);
         let mut made = Vec::new();
-        for (tenant, options) in tenants.iter().zip(&self.options.tenants) {
+        for options in &self.options.tenants {
+            let Some(tenant) = tenants.iter().find(|tenant| tenant.slug == options.slug) else { continue };
             for (site, pollers) in &options.sites {
                 let site = Site { tenant: tenant.slug.clone(), site: site.clone(), pollers: pollers.clone() };
                 let name = format!("{}/{}", site.tenant, site.site);
@@ -238,6 +258,9 @@ impl Starter<'_> {
                     let (path, key) = maker.write_poller(&site, poller, ports, &watched).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;
+                    tenancy
+                        .remember_poller(&tenant.slug, (&site.site, poller), key.as_str())
+                        .map_err(DeploymentError::Tenancy)?;
                     written.push((poller.clone(), path));
                 }
                 made.push(MadeSite { site, leaf_config, pollers: written, checks: watched.len() });

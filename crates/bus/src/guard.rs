@@ -4,6 +4,7 @@
 //! from; when it says something else, that is a violation and the body is refused, never corrected.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use uuid::Uuid;
 
@@ -25,10 +26,54 @@ impl TenantId {
     }
 }
 
+/// Where a tenant is between its onboarding and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantState {
     Active,
+    /// Nothing new is taken in; what the hub had accepted before is stored, because nobody else has it any more.
     Suspended,
+    /// Its rows are being removed, and nothing is written for it.
+    Offboarding,
+    /// Its rows are gone.
+    Offboarded,
+}
+
+impl TenantState {
+    pub const ALL: [Self; 4] = [Self::Active, Self::Suspended, Self::Offboarding, Self::Offboarded];
+
+    /// As rows and answers spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Offboarding => "offboarding",
+            Self::Offboarded => "offboarded",
+        }
+    }
+
+    /// Whether rows may still be written under the tenant's id.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Active | Self::Suspended => true,
+            Self::Offboarding | Self::Offboarded => false,
+        }
+    }
+}
+
+/// A word that is no state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no state of a tenant: it is active, suspended, offboarding or offboarded")]
+pub struct UnknownState(String);
+
+impl FromStr for TenantState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|state| state.as_str() == text);
+        found.ok_or_else(|| UnknownState(text.chars().take(60).collect()))
+    }
 }
 
 /// What the guard knows of a tenant.
@@ -38,6 +83,8 @@ pub struct Tenant {
     pub slug: TenantSlug,
     pub plan: String,
     pub state: TenantState,
+    /// When it came into this state, in unix milliseconds by the database's clock; nobody else decides it.
+    pub state_since_ms: i64,
     /// How long results are kept; older slots are dead-lettered.
     pub retention_days: u32,
     /// Whether batches without a signature are stored, marked as not attested.
@@ -64,6 +111,15 @@ pub enum Scope {
 pub enum Audience {
     Tenants,
     TenantsAndPlatform,
+}
+
+/// When the platform took a message upon itself.
+#[derive(Debug, Clone, Copy)]
+enum Accepted {
+    /// It is offered now.
+    Now,
+    /// A stream has had it since this unix millisecond.
+    At(i64),
 }
 
 /// What a body says about its own sender; `None` says nothing.
@@ -161,6 +217,23 @@ impl TenantSnapshot {
         self.accounts.get(key)
     }
 
+    /// The tenant of an account, unless its rows are being removed or are gone: then the account is nobody's.
+    #[must_use]
+    pub fn open_tenant(&self, key: &AccountKey) -> Option<&Tenant> {
+        match self.accounts.get(key) {
+            Some(Account::Tenant(tenant)) if tenant.state.is_open() => Some(tenant),
+            Some(Account::Tenant(_) | Account::Platform) | None => None,
+        }
+    }
+
+    /// Takes `account` in place of what was known of `key`; `None` forgets it.
+    pub fn set(&mut self, key: AccountKey, account: Option<Account>) {
+        match account {
+            Some(account) => self.accounts.insert(key, account),
+            None => self.accounts.remove(&key),
+        };
+    }
+
     /// Every tenant, in no order.
     pub fn tenants(&self) -> impl Iterator<Item = (&AccountKey, &Tenant)> {
         self.accounts.iter().filter_map(|(key, account)| match account {
@@ -174,27 +247,43 @@ impl TenantSnapshot {
     /// # Errors
     /// A [`Refusal`] names what the message is and what it claims to be.
     pub fn admit<T: Claim>(&self, subject: CoreSubject, audience: Audience, body: T) -> Result<Guarded<T>, Refusal> {
+        self.admit_accepted(subject, audience, body, Accepted::Now)
+    }
+
+    /// As [`Self::admit`], of a message that a stream has kept since `stored_ms`: its sender was told that it is safe, and
+    /// a suspension that came later changes nothing about that.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn admit_stored<T: Claim>(
+        &self,
+        subject: CoreSubject,
+        audience: Audience,
+        (body, stored_ms): (T, i64),
+    ) -> Result<Guarded<T>, Refusal> {
+        self.admit_accepted(subject, audience, body, Accepted::At(stored_ms))
+    }
+
+    fn admit_accepted<T: Claim>(
+        &self,
+        subject: CoreSubject,
+        audience: Audience,
+        body: T,
+        accepted: Accepted,
+    ) -> Result<Guarded<T>, Refusal> {
         let account = self.accounts.get(&subject.account);
         let account = account.ok_or_else(|| Refusal::UnknownAccount(subject.account.clone()))?;
         let claimed = body.claimed();
         let scope = match account {
-            Account::Tenant(tenant) => Scope::Tenant(self.admitted_tenant(tenant, claimed)?),
+            Account::Tenant(tenant) if !tenant.state.is_open() => {
+                return Err(Refusal::UnknownAccount(subject.account));
+            }
+            Account::Tenant(tenant) => Scope::Tenant(admitted_tenant(tenant, claimed, accepted)?),
             Account::Platform if audience == Audience::Tenants => return Err(Refusal::NotForPlatform),
             Account::Platform => Scope::Platform { target: self.target(claimed)? },
         };
         check_sender(&subject.subject, claimed)?;
         Ok(Guarded { scope, subject: subject.subject, body })
-    }
-
-    fn admitted_tenant(&self, tenant: &Tenant, claimed: Claimed<'_>) -> Result<Tenant, Refusal> {
-        if let Some(claimed) = claimed.tenant.filter(|claimed| *claimed != tenant.slug.as_str()) {
-            let claimed = claimed.chars().take(60).collect();
-            return Err(Refusal::TenantMismatch { claimed, actual: tenant.slug.clone() });
-        }
-        match tenant.state {
-            TenantState::Active => Ok(tenant.clone()),
-            TenantState::Suspended => Err(Refusal::Suspended(tenant.slug.clone())),
-        }
     }
 
     fn target(&self, claimed: Claimed<'_>) -> Result<Option<Tenant>, Refusal> {
@@ -203,6 +292,21 @@ impl TenantSnapshot {
         match found {
             Some((_, tenant)) => Ok(Some(tenant.clone())),
             None => Err(Refusal::UnknownTarget(slug.chars().take(60).collect())),
+        }
+    }
+}
+
+fn admitted_tenant(tenant: &Tenant, claimed: Claimed<'_>, accepted: Accepted) -> Result<Tenant, Refusal> {
+    if let Some(claimed) = claimed.tenant.filter(|claimed| *claimed != tenant.slug.as_str()) {
+        let claimed = claimed.chars().take(60).collect();
+        return Err(Refusal::TenantMismatch { claimed, actual: tenant.slug.clone() });
+    }
+    let was_accepted_before = matches!(accepted, Accepted::At(stored_ms) if stored_ms < tenant.state_since_ms);
+    match tenant.state {
+        TenantState::Active => Ok(tenant.clone()),
+        TenantState::Suspended if was_accepted_before => Ok(tenant.clone()),
+        TenantState::Suspended | TenantState::Offboarding | TenantState::Offboarded => {
+            Err(Refusal::Suspended(tenant.slug.clone()))
         }
     }
 }
@@ -247,6 +351,7 @@ mod tests {
             slug: slug.parse().unwrap(),
             plan: "free".to_owned(),
             state,
+            state_since_ms: 1_000,
             retention_days: 7,
             allows_unsigned: false,
         }
@@ -305,6 +410,35 @@ mod tests {
         check_batch(&world.xyz, batch(None, "oslo"), &world, Err("tenant_suspended"));
         check_batch(&world.ops, batch(None, "oslo"), &world, Err("not_for_platform"));
         check_batch(&key(), batch(None, "oslo"), &world, Err("unknown_account"));
+    }
+
+    #[test]
+    fn what_was_accepted_before_a_suspension_is_admitted_and_what_came_later_is_not() {
+        let world = world();
+        let at = |account: &AccountKey, stored_ms| {
+            let offered = (batch(None, "oslo"), stored_ms);
+            let admitted = world.snapshot.admit_stored(forwarded(account), Audience::Tenants, offered);
+            admitted.map(|_| ()).map_err(|refusal| refusal.code())
+        };
+        assert_eq!((at(&world.xyz, 999), at(&world.xyz, 1_000)), (Ok(()), Err("tenant_suspended")));
+        assert_eq!(at(&world.acme, i64::MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_tenant_that_is_leaving_or_gone_is_nobody() {
+        for state in TenantState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(state));
+            let (own, mut snapshot) = (key(), TenantSnapshot::default());
+            snapshot.set(own.clone(), Some(Account::Tenant(tenant("acme-corp", state))));
+            let offered = (batch(None, "oslo"), 0);
+            let admitted = snapshot.admit_stored(forwarded(&own), Audience::Tenants, offered);
+            let expected = if state.is_open() { Ok(()) } else { Err("unknown_account") };
+            assert_eq!(admitted.map(|_| ()).map_err(|refusal| refusal.code()), expected, "{state:?}");
+            assert_eq!(snapshot.open_tenant(&own).is_some(), state.is_open());
+            snapshot.set(own.clone(), None);
+            assert_eq!(snapshot.account(&own), None);
+        }
+        assert!("gone".parse::<TenantState>().is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod table;
 pub use account_key::{AccountKey, AccountKeyError, BatchKey, BatchKeyError};
 pub use guard::{
     Account, Audience, Claim, Claimed, Guarded, Refusal, Scope, Tenant, TenantId, TenantSnapshot, TenantState,
+    UnknownState,
 };
 pub use name::{CheckName, NameError, PollerName, SiteName, TenantSlug, UserName};
 pub use permission::{EdgeRole, Permissions, edge_permissions, role_permissions};

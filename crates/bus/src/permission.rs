@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::question::{ServerQuestion, consumer_info, stored_account, stored_message, stream_info};
+use crate::question::{
+    ClaimsRequest, ServerQuestion, WHO_IS_THERE, consumer_info, kick, stored_account, stored_message, stream_info,
+};
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
@@ -165,8 +167,8 @@ pub fn role_permissions(role: Role) -> Permissions {
     match role {
         Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
         Role::SystemOperator => {
-            let claims = ["$SYS.REQ.CLAIMS.UPDATE".to_owned(), stored_account("*"), "$SYS.REQ.SERVER.PING".to_owned()];
-            permissions.publish.extend(claims);
+            permissions.publish.extend(ClaimsRequest::ALL.map(|request| request.subject().to_owned()));
+            permissions.publish.extend([stored_account("*"), WHO_IS_THERE.to_owned(), kick("*")]);
             // Each by its name: below SERVER.PING are also memory profiles and what every connection subscribes.
             permissions.publish.extend(ServerQuestion::ALL.map(|question| question.subject().to_owned()));
         }
@@ -267,6 +269,19 @@ mod tests {
             assert_eq!(acks, role == Role::CoreStream, "{role:?}");
         }
         assert_eq!(role_permissions(Role::CoreRpc).publish, ["_R_.>"]);
+    }
+
+    #[test]
+    fn only_the_system_operator_changes_accounts_and_connections_and_it_stops_no_server() {
+        for role in ROLES {
+            let changes = role_permissions(role).publish.iter().any(|subject| {
+                let last = subject.rsplit('.').next().unwrap_or_default();
+                subject.starts_with("$SYS.") && ["UPDATE", "DELETE", "KICK"].contains(&last)
+            });
+            assert_eq!(changes, role == Role::SystemOperator, "{role:?}");
+        }
+        let system = role_permissions(Role::SystemOperator).publish;
+        assert!(system.iter().all(|subject| !subject.ends_with(".RELOAD") && !subject.ends_with(".>")), "{system:?}");
     }
 
     #[test]

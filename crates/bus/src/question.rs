@@ -1,5 +1,5 @@
 //! Questions about the servers themselves: what the system account and JetStream are asked. They only look, but for
-//! [`settlement`].
+//! [`settlement`], [`kick`] and two of [`ClaimsRequest`].
 
 use crate::stream::StreamName;
 
@@ -35,6 +35,40 @@ impl ServerQuestion {
             Self::Settings => "$SYS.REQ.SERVER.PING.VARZ",
         }
     }
+}
+
+/// Every server of the hub says its name, its id and its version.
+pub const WHO_IS_THERE: &str = "$SYS.REQ.SERVER.PING";
+
+/// What the servers' resolvers are told and asked about all accounts. [`ClaimsRequest::Update`] and
+/// [`ClaimsRequest::Delete`] change what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClaimsRequest {
+    /// Store this token.
+    Update,
+    /// Which accounts are stored.
+    List,
+    /// Delete what this token of the operator names.
+    Delete,
+}
+
+impl ClaimsRequest {
+    pub const ALL: [Self; 3] = [Self::Update, Self::List, Self::Delete];
+
+    #[must_use]
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Update => "$SYS.REQ.CLAIMS.UPDATE",
+            Self::List => "$SYS.REQ.CLAIMS.LIST",
+            Self::Delete => "$SYS.REQ.CLAIMS.DELETE",
+        }
+    }
+}
+
+/// Asks one server, by its id, to close a connection.
+#[must_use]
+pub fn kick(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.KICK")
 }
 
 /// Asks the servers' resolver for an account's token as it is stored.
@@ -78,7 +112,11 @@ mod tests {
         for question in ServerQuestion::ALL {
             assert!(system.contains(&question.subject().to_owned()), "{question:?}");
         }
-        assert!(system.contains(&stored_account("*")));
+        for request in ClaimsRequest::ALL {
+            assert!(system.contains(&request.subject().to_owned()), "{request:?}");
+        }
+        assert!(system.contains(&stored_account("*")) && system.contains(&kick("*")));
+        assert!(system.contains(&WHO_IS_THERE.to_owned()));
         let provisioner = role_permissions(Role::Provisioner).publish;
         for stream in StreamName::HUB {
             assert!(provisioner.contains(&stream_info(stream)) && provisioner.contains(&consumer_info(stream)));

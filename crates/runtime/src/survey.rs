@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_nats::StatusCode;
 use async_nats::jetstream::stream::Config;
 use bulkhead_bus::StreamSpec;
 use bytes::Bytes;
@@ -61,6 +62,36 @@ impl Bus {
                 collected.push(Answer { body: answer.payload, asked_ms, received_ms: now_ms() });
             }
         }
+    }
+}
+
+impl Bus {
+    /// Asks everybody on `subject` and ends with the last of `enough` answers, or at `limit`. An empty answer is one:
+    /// somebody who has nothing to say. Nobody at all gives none at once.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn poll(
+        &self,
+        subject: &str,
+        body: Bytes,
+        enough: usize,
+        limit: Duration,
+    ) -> Result<Vec<Bytes>, SurveyError> {
+        let closed = || SurveyError { subject: subject.to_owned() };
+        let end = Instant::now() + limit;
+        let client = self.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| closed())?;
+        client.publish_with_reply(subject.to_owned(), inbox, body).await.map_err(|_| closed())?;
+        let mut collected = Vec::new();
+        while collected.len() < enough
+            && let Ok(Some(answer)) = timeout_at(end, answers.next()).await
+            && answer.status != Some(StatusCode::NO_RESPONDERS)
+        {
+            collected.push(answer.payload);
+        }
+        Ok(collected)
     }
 }
 

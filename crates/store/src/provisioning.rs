@@ -1,13 +1,15 @@
-//! What provisioning writes: tenants, sites, pollers. Everything can be said twice with the same effect.
+//! What provisioning writes of tenants. Everything can be said twice with the same effect, and nothing takes longer the more
+//! tenants there are.
 
-use bulkhead_bus::{AccountKey, BatchKey, PollerName, SiteName, Tenant, TenantId, TenantSlug};
-use sqlx::PgPool;
+use bulkhead_bus::{AccountKey, PollerName, SiteName, Tenant, TenantId, TenantSlug};
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use crate::StoreError;
-use crate::store::{TenantTx, Tenants, begin, read_tenants};
+use crate::store::{READ_TENANT, TenantTx, Tenants, begin, read_tenants, tenant_of_row};
 
 const CONNECTIONS: u32 = 2;
+const DISPLAY_NAME_CHARS_MAX: usize = 200;
 
 /// Why a row was not written.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +24,32 @@ pub enum ProvisioningError {
     TwoRoles { account: AccountKey },
     #[error("the batch key of {site}/{poller} belongs to another poller: every poller signs with a key of its own")]
     KeyTaken { site: SiteName, poller: PollerName },
+    #[error("there is no tenant {slug} in the database: onboard it first")]
+    NoTenant { slug: TenantSlug },
+    #[error("there is no poller {site}/{poller} in the database: add it first")]
+    NoPoller { site: SiteName, poller: PollerName },
+    #[error("site {site} has {pollers} pollers: remove them first, or together with the site")]
+    SiteInUse { site: SiteName, pollers: u64 },
+    #[error("tenant {slug} is written as one that leaves: write it first, and change its state then")]
+    WrittenClosed { slug: TenantSlug },
+    #[error("tenant {slug} is active or suspended, so its rows stay: begin its offboarding first")]
+    StillOpen { slug: TenantSlug },
+    #[error("tenant {slug} still has rows ({left}): purge it first")]
+    RowsLeft { slug: TenantSlug, left: String },
+    #[error("display name {name:?} is not 1 to {DISPLAY_NAME_CHARS_MAX} characters long: choose another")]
+    DisplayName { name: String },
 }
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> ProvisioningError {
+/// What people read of a tenant beside its slug.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantNote {
+    /// Free text: it reaches no subject, path, identifier or template.
+    pub display_name: Option<String>,
+    /// Of the plan that its account was rendered from.
+    pub plan_version: Option<u32>,
+}
+
+pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> ProvisioningError {
     move |source| ProvisioningError::Sql { action, source }
 }
 
@@ -36,7 +61,7 @@ fn one_role(key: &AccountKey, written: u64) -> Result<(), ProvisioningError> {
 /// A connection as the role that provisions.
 #[derive(Debug, Clone)]
 pub struct Provisioning {
-    pool: PgPool,
+    pub(crate) pool: PgPool,
 }
 
 impl Provisioning {
@@ -76,27 +101,92 @@ impl Provisioning {
     /// # Errors
     /// When the database does not answer.
     pub async fn tenant_by_account(&self, key: &AccountKey) -> Result<Option<Tenant>, ProvisioningError> {
-        Ok(self.tenants().await?.into_snapshot_tenant(key))
+        self.tenant_where("account_key = $1", key.as_str()).await
     }
 
-    /// Writes a tenant by its account key; its id stays what it was at first.
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tenant_by_slug(&self, slug: &TenantSlug) -> Result<Option<Tenant>, ProvisioningError> {
+        self.tenant_where("slug = $1", slug.as_str()).await
+    }
+
+    async fn tenant_where(&self, condition: &'static str, value: &str) -> Result<Option<Tenant>, ProvisioningError> {
+        let sql = format!("{READ_TENANT} where {condition}");
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(value).fetch_optional(&self.pool).await;
+        let row = row.map_err(failed("read a tenant"))?;
+        let tenant = row.as_ref().map(tenant_of_row).transpose().map_err(ProvisioningError::Store)?;
+        Ok(tenant.map(|(_, tenant)| tenant))
+    }
+
+    /// How many tenants there are, in whatever state.
     ///
     /// # Errors
-    /// When another account holds the slug, or the account is the platform's.
+    /// When the database does not answer.
+    pub async fn tenant_count(&self) -> Result<u64, ProvisioningError> {
+        let sql = "select count(*) from platform.tenant";
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(&self.pool).await.map_err(failed("count tenants"))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// # Errors
+    /// When the name is empty or too long, or there is no such tenant.
+    pub async fn put_tenant_note(&self, tenant: &Tenant, note: &TenantNote) -> Result<(), ProvisioningError> {
+        let is_good =
+            |name: &String| (1..=DISPLAY_NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains('\0');
+        if let Some(name) = note.display_name.as_ref().filter(|name| !is_good(name)) {
+            let name = name.chars().take(DISPLAY_NAME_CHARS_MAX).collect();
+            return Err(ProvisioningError::DisplayName { name });
+        }
+        let sql = "update platform.tenant set display_name = $2, plan_version = $3 where tenant_id = $1";
+        let put = sqlx::query(sql)
+            .bind(tenant.id.as_uuid())
+            .bind(&note.display_name)
+            .bind(note.plan_version.map(|version| i32::try_from(version).unwrap_or(i32::MAX)))
+            .execute(&self.pool)
+            .await
+            .map_err(failed("write what people read of a tenant"))?;
+        if put.rows_affected() == 1 { Ok(()) } else { Err(ProvisioningError::NoTenant { slug: tenant.slug.clone() }) }
+    }
+
+    /// # Errors
+    /// When there is no such tenant.
+    pub async fn tenant_note(&self, tenant: &Tenant) -> Result<TenantNote, ProvisioningError> {
+        let sql = "select display_name, plan_version from platform.tenant where tenant_id = $1";
+        let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_optional(&self.pool).await;
+        let row = row.map_err(failed("read what people read of a tenant"))?;
+        let row = row.ok_or_else(|| ProvisioningError::NoTenant { slug: tenant.slug.clone() })?;
+        Ok(TenantNote {
+            display_name: row.get(0),
+            plan_version: row.get::<Option<i32>, _>(1).and_then(|version| u32::try_from(version).ok()),
+        })
+    }
+
+    /// Writes a tenant by its account key; its id stays what it was at first, and a tenant that leaves goes on leaving:
+    /// only [`Self::set_tenant_state`] begins or ends that.
+    ///
+    /// # Errors
+    /// When another account holds the slug, the account is the platform's, or the tenant is written as one that leaves.
     pub async fn put_tenant(&self, key: &AccountKey, tenant: &Tenant) -> Result<(), ProvisioningError> {
+        if !tenant.state.is_open() {
+            return Err(ProvisioningError::WrittenClosed { slug: tenant.slug.clone() });
+        }
         let sql = "insert into platform.tenant
                      (tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned)
                    select $1, $2, $3, $4, $5, $6, $7
                    where not exists (select from platform.platform_account where account_key = $2)
                    on conflict (account_key) do update set
-                     slug = excluded.slug, plan = excluded.plan, state = excluded.state,
+                     slug = excluded.slug, plan = excluded.plan,
+                     state = case when tenant.state in ('active', 'suspended') then excluded.state
+                                  else tenant.state end,
+                     state_since = case when tenant.state in ('active', 'suspended') and tenant.state <> excluded.state
+                                        then clock_timestamp() else tenant.state_since end,
                      retention_days = excluded.retention_days, allows_unsigned = excluded.allows_unsigned";
         let put = sqlx::query(sql)
             .bind(tenant.id.as_uuid())
             .bind(key.as_str())
             .bind(tenant.slug.as_str())
             .bind(&tenant.plan)
-            .bind(crate::store::state_text(tenant.state))
+            .bind(tenant.state.as_str())
             .bind(i32::try_from(tenant.retention_days).unwrap_or(i32::MAX))
             .bind(tenant.allows_unsigned)
             .execute(&self.pool)
@@ -110,55 +200,12 @@ impl Provisioning {
         }
     }
 
-    async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, ProvisioningError> {
+    pub(crate) async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, ProvisioningError> {
         begin(&self.pool, tenant).await.map_err(ProvisioningError::Store)
-    }
-
-    /// # Errors
-    /// When the database refuses.
-    pub async fn put_site(&self, tenant: &Tenant, site: &SiteName) -> Result<(), ProvisioningError> {
-        let mut tx = self.begin(tenant).await?;
-        sqlx::query("insert into site (tenant_id, name) values ($1, $2) on conflict do nothing")
-            .bind(tenant.id.as_uuid())
-            .bind(site.as_str())
-            .execute(tx.connection())
-            .await
-            .map_err(failed("write site"))?;
-        tx.commit().await.map_err(ProvisioningError::Store)
-    }
-
-    /// # Errors
-    /// When another poller has this batch key.
-    pub async fn put_poller(
-        &self,
-        tenant: &Tenant,
-        site: &SiteName,
-        poller: &PollerName,
-        key: &BatchKey,
-    ) -> Result<(), ProvisioningError> {
-        let mut tx = self.begin(tenant).await?;
-        let sql = "insert into poller (tenant_id, site, name, batch_key) values ($1, $2, $3, $4)
-                   on conflict (tenant_id, site, name) do update set batch_key = excluded.batch_key";
-        let put = sqlx::query(sql)
-            .bind(tenant.id.as_uuid())
-            .bind(site.as_str())
-            .bind(poller.as_str())
-            .bind(key.as_str())
-            .execute(tx.connection())
-            .await;
-        put.map_err(|error| match error.as_database_error().and_then(|refused| refused.constraint()) {
-            Some("poller_batch_key_key") => ProvisioningError::KeyTaken { site: site.clone(), poller: poller.clone() },
-            Some(_) | None => failed("write poller")(error),
-        })?;
-        tx.commit().await.map_err(ProvisioningError::Store)
     }
 }
 
 impl Tenants {
-    fn into_snapshot_tenant(self, key: &AccountKey) -> Option<Tenant> {
-        self.tenants.into_iter().find(|(account, _)| account == key).map(|(_, tenant)| tenant)
-    }
-
     /// Ids by slug, for tools that must name a tenant to the database.
     #[must_use]
     pub fn id_of(&self, slug: &TenantSlug) -> Option<TenantId> {

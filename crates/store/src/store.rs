@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSnapshot, TenantState};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSlug, TenantSnapshot};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, Row, Transaction};
 
 use crate::admin;
@@ -31,6 +31,8 @@ pub enum StoreError {
     Setting { expected: String, found: String },
     #[error("tenant row {account} is not readable: {what}")]
     Row { account: String, what: String },
+    #[error("tenant {slug} leaves: nothing is written for it any more")]
+    TenantClosed { slug: TenantSlug },
 }
 
 impl StoreError {
@@ -40,7 +42,11 @@ impl StoreError {
         match self {
             Self::Sql { source, .. } | Self::NotMigrated(source) => is_transient(source),
             Self::TimedOut { .. } => true,
-            Self::Privileged { .. } | Self::Outdated { .. } | Self::Setting { .. } | Self::Row { .. } => false,
+            Self::Privileged { .. }
+            | Self::Outdated { .. }
+            | Self::Setting { .. }
+            | Self::Row { .. }
+            | Self::TenantClosed { .. } => false,
         }
     }
 
@@ -60,7 +66,8 @@ impl StoreError {
             | Self::Privileged { .. }
             | Self::Outdated { .. }
             | Self::Setting { .. }
-            | Self::Row { .. } => false,
+            | Self::Row { .. }
+            | Self::TenantClosed { .. } => false,
         }
     }
 }
@@ -100,13 +107,6 @@ pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError
     move |source| StoreError::Sql { action, source }
 }
 
-pub(crate) fn state_text(state: TenantState) -> &'static str {
-    match state {
-        TenantState::Active => "active",
-        TenantState::Suspended => "suspended",
-    }
-}
-
 /// Every tenant and platform account, as read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Tenants {
@@ -118,8 +118,13 @@ impl Tenants {
     /// What the guard decides by.
     #[must_use]
     pub fn into_snapshot(self) -> TenantSnapshot {
+        self.into_accounts().collect()
+    }
+
+    /// Each account with what it is.
+    pub fn into_accounts(self) -> impl Iterator<Item = (AccountKey, Account)> {
         let tenants = self.tenants.into_iter().map(|(key, tenant)| (key, Account::Tenant(tenant)));
-        tenants.chain(self.platform_accounts.into_iter().map(|key| (key, Account::Platform))).collect()
+        tenants.chain(self.platform_accounts.into_iter().map(|key| (key, Account::Platform)))
     }
 }
 
@@ -206,6 +211,25 @@ impl Store {
         read_tenants(&self.pool).await
     }
 
+    /// Those of `accounts` that are tenants or the platform's, whatever number of others there is.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn accounts(&self, accounts: &[AccountKey]) -> Result<Tenants, StoreError> {
+        let keys: Vec<&str> = accounts.iter().map(AccountKey::as_str).collect();
+        let sql = format!("{READ_TENANT} where account_key = any($1)");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(&keys).fetch_all(&self.pool).await;
+        let tenants = rows.map_err(failed("read accounts"))?.iter().map(tenant_of_row).collect::<Result<_, _>>()?;
+        let sql = "select account_key from platform.platform_account where account_key = any($1)";
+        let found = sqlx::query_scalar(sql).bind(&keys).fetch_all(&self.pool).await;
+        let found: Vec<String> = found.map_err(failed("read platform accounts"))?;
+        Ok(Tenants { tenants, platform_accounts: parsed_keys(found)? })
+    }
+
+    pub(crate) fn connect_options(&self) -> PgConnectOptions {
+        self.pool.connect_options().as_ref().clone()
+    }
+
     /// A transaction in which only `tenant`'s rows exist.
     ///
     /// # Errors
@@ -290,35 +314,38 @@ impl TenantTx {
     }
 }
 
+/// What [`tenant_of_row`] reads.
+pub(crate) const READ_TENANT: &str = "select tenant_id, account_key, slug, plan, state,
+    (extract(epoch from state_since) * 1000)::int8 as state_since_ms, retention_days, allows_unsigned from platform.tenant";
+
 pub(crate) async fn read_tenants(pool: &PgPool) -> Result<Tenants, StoreError> {
-    let sql = "select tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned from platform.tenant";
-    let rows = sqlx::query(sql).fetch_all(pool).await.map_err(failed("read tenants"))?;
+    let rows = sqlx::query(READ_TENANT).fetch_all(pool).await.map_err(failed("read tenants"))?;
     let tenants = rows.iter().map(tenant_of_row).collect::<Result<_, _>>()?;
     let sql = "select account_key from platform.platform_account";
     let keys: Vec<String> = sqlx::query_scalar(sql).fetch_all(pool).await.map_err(failed("read platform accounts"))?;
-    let parsed = keys.into_iter().map(|key| key.parse().map_err(|error| row_error(&key, &error)));
-    Ok(Tenants { tenants, platform_accounts: parsed.collect::<Result<_, _>>()? })
+    Ok(Tenants { tenants, platform_accounts: parsed_keys(keys)? })
+}
+
+fn parsed_keys(keys: Vec<String>) -> Result<Vec<AccountKey>, StoreError> {
+    keys.into_iter().map(|key| key.parse().map_err(|error| row_error(&key, &error))).collect()
 }
 
 fn row_error(account: &str, what: &dyn std::fmt::Display) -> StoreError {
     StoreError::Row { account: account.to_owned(), what: what.to_string() }
 }
 
-fn tenant_of_row(row: &sqlx::postgres::PgRow) -> Result<(AccountKey, Tenant), StoreError> {
+pub(crate) fn tenant_of_row(row: &PgRow) -> Result<(AccountKey, Tenant), StoreError> {
     let account: String = row.get("account_key");
     let key = account.parse().map_err(|error| row_error(&account, &error))?;
     let slug: String = row.get("slug");
     let slug = slug.parse().map_err(|error| row_error(&account, &error))?;
-    let state = match row.get::<&str, _>("state") {
-        "active" => TenantState::Active,
-        "suspended" => TenantState::Suspended,
-        other => return Err(row_error(&account, &format!("state {other:?}"))),
-    };
+    let state = row.get::<&str, _>("state").parse().map_err(|error| row_error(&account, &error))?;
     let tenant = Tenant {
         id: TenantId::new(row.get("tenant_id")),
         slug,
         plan: row.get("plan"),
         state,
+        state_since_ms: row.get("state_since_ms"),
         retention_days: u32::try_from(row.get::<i32, _>("retention_days")).unwrap_or(1),
         allows_unsigned: row.get("allows_unsigned"),
     };

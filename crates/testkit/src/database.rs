@@ -144,6 +144,7 @@ pub fn tenant(slug: &str) -> Tenant {
         slug: slug.parse().expect("a test names tenants well"),
         plan: "free".to_owned(),
         state: TenantState::Active,
+        state_since_ms: 0,
         retention_days: 7,
         allows_unsigned: false,
     }

@@ -31,6 +31,7 @@ bulkhead_runtime::label! {
         Unsigned = "unsigned",
         BadSignature = "bad_signature",
         ForeignKey = "foreign_key",
+        PollerRevoked = "poller_revoked",
         SlotTooOld = "slot_too_old",
         SlotInFuture = "slot_in_future",
         BadStart = "bad_start",
@@ -58,6 +59,7 @@ impl DeadReason {
             | Self::Unsigned
             | Self::BadSignature
             | Self::ForeignKey
+            | Self::PollerRevoked
             | Self::SlotTooOld
             | Self::SlotInFuture
             | Self::BadStart
@@ -97,9 +99,11 @@ pub enum Registered {
     Key(BatchKey),
     /// Its row in the database is damaged, so that nobody can tell a forgery from its results.
     Unreadable,
+    /// Nothing in its name is believed any more, whoever has signed it.
+    Revoked,
 }
 
-/// The active batch keys of one tenant's pollers.
+/// The batch keys of one tenant's pollers.
 pub type BatchKeys = HashMap<(SiteName, PollerName), Registered>;
 
 /// One row of a batch that is stored without it.
@@ -187,6 +191,8 @@ impl Verdict {
 pub struct Incoming<'a> {
     pub subject: &'a str,
     pub body: &'a [u8],
+    /// When the hub took it upon itself, in unix milliseconds.
+    pub stored_ms: i64,
 }
 
 /// Decides about one message. `header` reads a header by name; `keys_of` gives a tenant's batch keys.
@@ -210,8 +216,8 @@ pub fn admit<'a, 'k>(
         Ok((guarded, Attested::By(sequence))) => admitted(&guarded, Some(sequence), now_ms),
         Ok((guarded, Attested::Unsigned)) => admitted(&guarded, None, now_ms),
         Ok((_, Attested::Unknown)) => Verdict::Undecided,
-        Err(dead) => match tenant_of(snapshot, &account) {
-            Some(tenant) => Verdict::Dead(tenant, dead),
+        Err(dead) => match snapshot.open_tenant(&account) {
+            Some(tenant) => Verdict::Dead(tenant.clone(), dead),
             None => Verdict::Unclaimed(account, dead),
         },
     }
@@ -231,15 +237,11 @@ pub fn undecodable(subject: &str, snapshot: &TenantSnapshot, why: &BundleError) 
     let dead = Dead::new(reason, why);
     match CoreSubject::account_of(subject) {
         Err(error) => Verdict::Foreign(Dead::new(DeadReason::ForeignSubject, error)),
-        Ok(account) => match tenant_of(snapshot, &account) {
-            Some(tenant) => Verdict::Dead(tenant, dead),
+        Ok(account) => match snapshot.open_tenant(&account) {
+            Some(tenant) => Verdict::Dead(tenant.clone(), dead),
             None => Verdict::Unclaimed(account.clone(), Dead::new(DeadReason::UnknownAccount, account)),
         },
     }
-}
-
-fn tenant_of(snapshot: &TenantSnapshot, account: &AccountKey) -> Option<Tenant> {
-    snapshot.tenants().find(|(key, _)| *key == account).map(|(_, tenant)| tenant.clone())
 }
 
 fn guard(incoming: Incoming<'_>, snapshot: &TenantSnapshot) -> Result<Guarded<ResultBatch>, Dead> {
@@ -259,7 +261,7 @@ fn guard(incoming: Incoming<'_>, snapshot: &TenantSnapshot) -> Result<Guarded<Re
         let detail = format!("{} results: at most {RESULTS_PER_BATCH_MAX} are allowed", batch.results.len());
         return Err(Dead::new(DeadReason::TooManyResults, detail));
     }
-    let admitted = snapshot.admit(subject, Audience::Tenants, batch);
+    let admitted = snapshot.admit_stored(subject, Audience::Tenants, (batch, incoming.stored_ms));
     admitted.map_err(|refusal| Dead::new(DeadReason::of_refusal(&refusal), refusal))
 }
 
@@ -284,18 +286,22 @@ fn attest<'a, 'k>(
     let Some(tenant) = guarded.tenant() else {
         return Err(Dead::new(DeadReason::NotForPlatform, "the platform sends no results"));
     };
+    let batch = guarded.body();
+    let registered = keys_of(tenant).and_then(|keys| keys.get(&(batch.site.clone(), batch.poller.clone())));
+    if registered == Some(&Registered::Revoked) {
+        let detail = format!("poller {}/{} is revoked", batch.site, batch.poller);
+        return Err(Dead::new(DeadReason::PollerRevoked, detail));
+    }
     let Some(attested) = attested else {
         if tenant.allows_unsigned {
             return Ok(Attested::Unsigned);
         }
         return Err(Dead::new(DeadReason::Unsigned, "the batch carries no signature and the tenant's plan wants one"));
     };
-    let batch = guarded.body();
-    let sender = (batch.site.clone(), batch.poller.clone());
-    match keys_of(tenant).and_then(|keys| keys.get(&sender)) {
+    match registered {
         Some(Registered::Key(key)) if *key == attested.key => return Ok(Attested::By(attested.sequence)),
         Some(Registered::Unreadable) => return Ok(Attested::Unknown),
-        Some(Registered::Key(_)) | None => {}
+        Some(Registered::Key(_) | Registered::Revoked) | None => {}
     }
     let detail = format!("key {} is not the active key of {}/{}", attested.key, batch.site, batch.poller);
     Err(Dead::new(DeadReason::ForeignKey, detail))

@@ -24,6 +24,7 @@ fn world() -> World {
         slug: "acme-corp".parse().unwrap(),
         plan: "free".to_owned(),
         state: TenantState::Active,
+        state_since_ms: NOW,
         retention_days: 7,
         allows_unsigned: false,
     };
@@ -78,7 +79,7 @@ fn admit_bytes(world: &World, body: &[u8], signer: Option<&KeyPair>) -> Verdict 
         }
     };
     let subject = subject_of(&world.account);
-    let incoming = Incoming { subject: &subject, body };
+    let incoming = Incoming { subject: &subject, body, stored_ms: NOW };
     admit(incoming, value, &world.snapshot, |_| Some(&world.keys), NOW)
 }
 
@@ -114,6 +115,37 @@ fn a_poller_whose_key_is_unreadable_waits_and_no_other_does() {
     let verdict = admit_bytes(&world, &serde_json::to_vec(&damaged).unwrap(), Some(&KeyPair::new_user()));
     assert!(verdict.is_undecided(), "{verdict:?}");
     check(&world, &damaged, None, Some(DeadReason::Unsigned));
+}
+
+#[test]
+fn nothing_in_the_name_of_a_revoked_poller_is_stored() {
+    let mut world = world();
+    let good = batch(vec![row(NOW)]);
+    check(&world, &good, Some(&world.pair), None);
+    world.keys.insert(("oslo".parse().unwrap(), "p1".parse().unwrap()), Registered::Revoked);
+    check(&world, &good, Some(&world.pair), Some(DeadReason::PollerRevoked));
+    check(&world, &good, Some(&KeyPair::new_user()), Some(DeadReason::PollerRevoked));
+    check(&world, &good, None, Some(DeadReason::PollerRevoked));
+    // Under another name its key is foreign, as anybody's would be.
+    let other = ResultBatch { poller: "p2".parse().unwrap(), ..good };
+    check(&world, &other, Some(&world.pair), Some(DeadReason::ForeignKey));
+}
+
+#[test]
+fn a_suspended_tenants_batches_are_stored_if_the_hub_had_them_before() {
+    let mut world = world();
+    let good = serde_json::to_vec(&batch(vec![row(NOW)])).unwrap();
+    for (since, expected) in [(NOW + 1, None), (NOW, Some(DeadReason::TenantSuspended))] {
+        let tenant = Tenant { state: TenantState::Suspended, state_since_ms: since, ..world.tenant.clone() };
+        world.snapshot.set(world.account.clone(), Some(Account::Tenant(tenant)));
+        let verdict = admit_bytes(&world, &good, Some(&world.pair));
+        assert_eq!(verdict.dead().map(|dead| dead.reason), expected, "{verdict:?}");
+    }
+    let tenant = Tenant { state: TenantState::Offboarding, ..world.tenant.clone() };
+    world.snapshot.set(world.account.clone(), Some(Account::Tenant(tenant)));
+    let verdict = admit_bytes(&world, &good, Some(&world.pair));
+    let is_unknown = matches!(&verdict, Verdict::Unclaimed(_, dead) if dead.reason == DeadReason::UnknownAccount);
+    assert!(is_unknown, "{verdict:?}");
 }
 
 #[test]
@@ -185,7 +217,7 @@ fn strangers_and_foreign_subjects_are_told_apart() {
     let world = world();
     let nobody: AccountKey = KeyPair::new_account().public_key().parse().unwrap();
     let verdict = |subject: &str| {
-        let incoming = Incoming { subject, body: b"{}" };
+        let incoming = Incoming { subject, body: b"{}", stored_ms: NOW };
         admit(incoming, |_| None, &world.snapshot, |_| None, NOW)
     };
     assert!(matches!(verdict(&subject_of(&nobody)), Verdict::Unclaimed(..)));

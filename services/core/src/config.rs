@@ -51,6 +51,8 @@ pub struct Config {
     pub rpc_bus: BusSettings,
     #[serde(default)]
     pub live_buses: Vec<BusSettings>,
+    #[serde(default)]
+    pub live_buses_dir: Option<PathBuf>,
     pub ingest: IngestConfig,
     pub tenants: TenantsConfig,
     pub live: LiveConfig,
@@ -119,6 +121,9 @@ impl Config {
         if let Err(error) = bulkhead_store::read_database_url(&self.database_url_file) {
             problems.push(format!("  database_url_file: {}", Chain(&error)));
         }
+        if let Some(folder) = self.live_buses_dir.as_ref().filter(|folder| !folder.is_dir()) {
+            problems.push(format!("  live_buses_dir: {} is not a folder: make it, empty if need be", folder.display()));
+        }
         let named = [("stream_bus".to_owned(), &self.stream_bus), ("rpc_bus".to_owned(), &self.rpc_bus)];
         let live = self.live_buses.iter().enumerate().map(|(index, bus)| (format!("live_buses.{index}"), bus));
         problems.extend(named.into_iter().chain(live).flat_map(|(key, bus)| bus_problems(&key, bus)));
@@ -126,7 +131,7 @@ impl Config {
     }
 }
 
-fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
+pub(crate) fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
     let mut problems = Vec::new();
     if settings.urls.is_empty() {
         problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
@@ -162,14 +167,22 @@ mod tests {
 
     #[test]
     fn every_wrong_setting_is_reported_at_once() {
-        let text = "database_url_file = '/nonexistent'\n[ingest]\nmessages_most = 0\nahead = 0\n\
+        let text = "database_url_file = '/nonexistent'\nlive_buses_dir = '/no-folder'\n[ingest]\nmessages_most = 0\nahead = 0\n\
                     [stream_bus]\nurls=[]\ninbox_prefix='x'\ntls={ca_file='a',cert_file='b',key_file='c'}\n\
                     [rpc_bus]\nurls=[]\ninbox_prefix='x'\ntls={ca_file='a',cert_file='b',key_file='c'}\n";
         let file = std::env::temp_dir().join(format!("bulkhead-core-config-{}.toml", std::process::id()));
         std::fs::write(&file, text).unwrap();
         let problems = Config::load(Some(&file)).unwrap_err();
         std::fs::remove_file(&file).unwrap();
-        for part in ["messages_most", "ahead", "database_url_file", "/nonexistent", "stream_bus.urls", "rpc_bus.tls"] {
+        for part in [
+            "messages_most",
+            "ahead",
+            "database_url_file",
+            "/nonexistent",
+            "/no-folder",
+            "stream_bus.urls",
+            "rpc_bus.tls",
+        ] {
             assert!(problems.contains(part), "{part} is missing in {problems}");
         }
     }

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod config;
 pub mod directory;
 pub mod handlers;
+pub mod live_shards;
 pub mod live_view;
 pub mod metrics;
 pub mod observe;
@@ -22,7 +23,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::Lane;
-use bulkhead_runtime::{Bus, BusSettings, Health, Loops, Readiness, Stop, Supervisor, serve_health, stop_on_signals};
+use bulkhead_runtime::{
+    Bus, BusSettings, Health, Loops, Reached, Readiness, Stop, Supervisor, serve_health, stop_on_signals,
+};
 use bulkhead_store::Store;
 use tracing::info;
 
@@ -31,9 +34,11 @@ use crate::directory::Directory;
 use crate::handlers::ingest::{Hearts, Ingesting};
 use crate::handlers::live::LiveReader;
 use crate::handlers::query::Answering;
+use crate::live_shards::{LiveBuses, LiveShards};
 use crate::live_view::LiveView;
 use crate::metrics::{Connection, Metrics};
 use crate::observe::{Answers, Observer, show_connections, show_hub, stream_of};
+use crate::said::Said;
 use crate::start::{connect, open_store};
 
 /// Runs core until `stop` or a signal.
@@ -42,7 +47,7 @@ use crate::start::{connect, open_store};
 /// When it cannot start, or a task fails.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut parts = vec!["database", "results", "backfill", "queries"];
-    if !config.live_buses.is_empty() {
+    if !config.live_buses.is_empty() || config.live_buses_dir.is_some() {
         parts.push("live");
     }
     let readiness = Readiness::new(&parts);
@@ -93,7 +98,7 @@ impl Starting<'_> {
         self.start_queries(&database, &view).await?;
         // Live streams come after everything that matters (design section 2).
         let metrics = Arc::clone(&self.metrics);
-        self.start_live(&LiveReader { directory: database.directory, view, metrics }).await?;
+        self.start_live(LiveReader { directory: database.directory, view, metrics }, database.answers.said).await?;
         Ok(self.tasks)
     }
 
@@ -115,13 +120,15 @@ impl Starting<'_> {
         self.health.readiness.require_reached("database (writing)", &answers.writable);
         let refresh = Duration::from_secs(self.config.tenants.refresh_s);
         let heart = self.health.loops.watch("tenants");
-        self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, heart, self.stop.clone()));
+        let seen = self.metrics.tenants_seen_timestamp_seconds.clone();
+        self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, seen, heart, self.stop.clone()));
         Ok(Database { store, directory, answers })
     }
 
     async fn start_lanes(&mut self, database: &Database) -> anyhow::Result<()> {
         let bus = self.join_hub(&self.config.stream_bus, "core-stream", "hub (core-stream)").await?;
-        show_hub(&self.metrics, Connection::Stream, vec![bus.clone()]);
+        let shown = bus.clone();
+        show_hub(&self.metrics, Connection::Stream, move || vec![shown.clone()]);
         let held = Some(self.config.ingest.backfill_rows_per_second);
         for (lane, part, rows_per_second) in [(Lane::Results, "results", None), (Lane::Backfill, "backfill", held)] {
             let ingesting = Ingesting {
@@ -159,14 +166,15 @@ impl Starting<'_> {
             dark_after_ms: i64::from(self.config.live.dark_after_s) * 1_000,
         };
         let bus = self.join_hub(&self.config.rpc_bus, "core-rpc", "hub (core-rpc)").await?;
-        show_hub(&self.metrics, Connection::Rpc, vec![bus.clone()]);
+        let shown = bus.clone();
+        show_hub(&self.metrics, Connection::Rpc, move || vec![shown.clone()]);
         let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("queries"));
         self.tasks.spawn("queries", answering.run(bus, readiness, heart, self.stop.clone()));
         Ok(())
     }
 
-    /// One INTAKE account after the other.
-    async fn start_live(&mut self, reader: &LiveReader) -> anyhow::Result<()> {
+    /// One INTAKE account after the other; those of the folder are watched.
+    async fn start_live(&mut self, reader: LiveReader, said: Said) -> anyhow::Result<()> {
         let mut buses = Vec::new();
         for settings in &self.config.live_buses {
             let bus = self.join_hub(settings, "core-live", "hub (core-live)").await?;
@@ -174,7 +182,19 @@ impl Starting<'_> {
             let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("live"));
             self.tasks.spawn("live", reader.clone().run(bus, readiness, heart, self.stop.clone()));
         }
-        show_hub(&self.metrics, Connection::Live, buses);
+        let shards = LiveBuses::default();
+        if let Some(folder) = self.config.live_buses_dir.clone() {
+            let reached = Reached::default();
+            self.health.readiness.require_reached("hub (core-live)", &reached);
+            let (readiness, loops, buses) = (self.health.readiness.clone(), self.health.loops.clone(), shards.clone());
+            let watching = LiveShards { folder, reader, readiness, loops, reached, buses, said };
+            let heart = self.health.loops.watch("live shards");
+            self.tasks.spawn("live shards", watching.run(heart, self.stop.clone()));
+        }
+        show_hub(&self.metrics, Connection::Live, move || {
+            let shards = shards.lock().expect("no holder panics");
+            buses.iter().chain(shards.iter()).cloned().collect()
+        });
         Ok(())
     }
 }

@@ -84,6 +84,7 @@ mod tests {
             slug: slug.parse().unwrap(),
             plan: "free".to_owned(),
             state: TenantState::Active,
+            state_since_ms: 0,
             retention_days: 1,
             allows_unsigned: false,
         }

@@ -54,15 +54,19 @@ impl PlanClass {
 }
 
 impl Failure {
+    /// `None` when it did as it should: nothing is stored for a tenant that leaves.
     #[must_use]
-    pub fn of(error: &StoreError) -> Self {
-        if error.is_transient() {
+    pub fn of(error: &StoreError) -> Option<Self> {
+        if let StoreError::TenantClosed { .. } = error {
+            return None;
+        }
+        Some(if error.is_transient() {
             Self::Transient
         } else if error.is_the_datas_fault() {
             Self::Refused
         } else {
             Self::Misconfigured
-        }
+        })
     }
 }
 
@@ -140,6 +144,8 @@ bulkhead_runtime::metrics! {
         database_bytes: Gauge,
         /// When the database was last measured, in unix time.
         database_seen_timestamp_seconds: Gauge,
+        /// When core last knew that its list of tenants is that of the database, in unix time.
+        tenants_seen_timestamp_seconds: Gauge,
         /// Tenants that core knows, by plan.
         tenants: Labelled<PlanClass, Gauge>,
     }

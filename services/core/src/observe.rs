@@ -57,7 +57,7 @@ impl Answers {
     /// A database that refuses something is there. One that refuses what is good stays unusable until the observer has
     /// seen that it does so no more: what it refuses is tried again more often than that.
     pub fn note<T>(&self, answered: &Result<T, StoreError>) {
-        let failure = answered.as_ref().err().map(Failure::of);
+        let failure = answered.as_ref().err().and_then(Failure::of);
         self.reached.set(failure != Some(Failure::Transient));
         if failure == Some(Failure::Misconfigured) {
             self.usable.set(false);
@@ -70,7 +70,7 @@ impl Answers {
     /// As [`Self::note`], of a transaction that was to store something.
     pub fn note_write<T>(&self, written: &Result<T, StoreError>) {
         self.note(written);
-        match written.as_ref().err().map(Failure::of) {
+        match written.as_ref().err().and_then(Failure::of) {
             None => self.writable.set(true),
             Some(Failure::Transient) => self.writable.set(false),
             // It was there to refuse.
@@ -109,10 +109,10 @@ pub fn show_connections(metrics: &Metrics, store: Store) {
 }
 
 /// Shows how many of these connections are up whenever the page is rendered.
-pub fn show_hub(metrics: &Metrics, connection: Connection, buses: Vec<Bus>) {
+pub fn show_hub(metrics: &Metrics, connection: Connection, buses: impl Fn() -> Vec<Bus> + Send + Sync + 'static) {
     let gauge = metrics.hub_connections.of(connection).clone();
     metrics.page.before_rendering(move || {
-        gauge.set(level(buses.iter().filter(|bus| bus.is_connected()).count()));
+        gauge.set(level(buses().iter().filter(|bus| bus.is_connected()).count()));
     });
 }
 

@@ -63,7 +63,10 @@ pub(crate) async fn connect(settings: &BusSettings, name: &'static str, stop: &S
 pub(crate) async fn open_store(config: &Config, stop: &Stop) -> anyhow::Result<Store> {
     let url = read_database_url(&config.database_url_file).context("read database address")?;
     let is_final = |error: &StoreError| match error {
-        StoreError::Privileged { .. } | StoreError::Setting { .. } | StoreError::Row { .. } => true,
+        StoreError::Privileged { .. }
+        | StoreError::Setting { .. }
+        | StoreError::Row { .. }
+        | StoreError::TenantClosed { .. } => true,
         // Migrations may be running at this moment.
         StoreError::Sql { .. }
         | StoreError::TimedOut { .. }

@@ -373,15 +373,18 @@ impl Counts {
     }
 }
 
+/// Counts what the transaction stores, if its tenant may still be written for. Whoever ends a tenant waits for this row.
+///
 /// # Errors
-/// When the database refuses.
+/// When the tenant leaves, or the database refuses.
 pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> Result<(), StoreError> {
     let sql = "insert into ingest_count as c (tenant_id, batches, results, replaced, duplicates, dead_letters)
                values ($1, $2, $3, $4, $5, $6)
                on conflict (tenant_id) do update set
                  batches = c.batches + excluded.batches, results = c.results + excluded.results,
                  replaced = c.replaced + excluded.replaced, duplicates = c.duplicates + excluded.duplicates,
-                 dead_letters = c.dead_letters + excluded.dead_letters";
+                 dead_letters = c.dead_letters + excluded.dead_letters
+               where not c.closed";
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let added = sqlx::query(sql)
         .bind(tenant.id.as_uuid())
@@ -392,7 +395,10 @@ pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> R
         .bind(number(counts.dead_letters.total()))
         .execute(tx.connection())
         .await;
-    added.map(|_| ()).map_err(failed("count"))
+    match added.map_err(failed("count"))?.rows_affected() {
+        0 => Err(StoreError::TenantClosed { slug: tenant.slug.clone() }),
+        _ => Ok(()),
+    }
 }
 
 /// Notes that a batch of a poller was stored now. Its sequence is the furthest that came: batches overtake each other.
@@ -441,7 +447,7 @@ pub struct DamagedPoller {
     pub name: String,
 }
 
-/// The batch keys of active pollers. A damaged row harms nobody but its own poller.
+/// What is registered of each poller. A damaged row harms nobody but its own poller.
 ///
 /// # Errors
 /// When the database refuses.
@@ -449,12 +455,16 @@ pub async fn read_batch_keys(
     tx: &mut TenantTx,
     tenant: &Tenant,
 ) -> Result<(BatchKeys, Vec<DamagedPoller>), StoreError> {
-    let sql = "select site, name, batch_key from poller where tenant_id = $1 and state = 'active'";
+    let sql = "select site, name, batch_key, state from poller where tenant_id = $1";
     let rows = sqlx::query_as(sql).bind(tenant.id.as_uuid()).fetch_all(tx.connection()).await;
-    let rows: Vec<(String, String, Option<String>)> = rows.map_err(failed("read batch keys"))?;
+    let rows: Vec<(String, String, Option<String>, String)> = rows.map_err(failed("read batch keys"))?;
     let (mut keys, mut damaged) = (BatchKeys::new(), Vec::new());
-    for (site, name, key) in rows {
-        let key = key.and_then(|key| key.parse().ok()).map_or(Registered::Unreadable, Registered::Key);
+    for (site, name, key, state) in rows {
+        // A state of a later release is none to believe in.
+        let key = match state.as_str() {
+            "active" => key.and_then(|key| key.parse().ok()).map_or(Registered::Unreadable, Registered::Key),
+            _ => Registered::Revoked,
+        };
         let is_unreadable = key == Registered::Unreadable;
         // Under a name that is none nobody can send.
         let sender = site.parse().ok().zip(name.parse().ok());

@@ -9,14 +9,16 @@ use bulkhead_accounts::files::{make_folder, write_public};
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
 use bulkhead_accounts::operator::{OperatorStore, UserRequest};
-use bulkhead_accounts::plan::PlanName;
+use bulkhead_accounts::plan::{Plan, PlanName};
+use bulkhead_accounts::tenancy::{PlatformSettings, Tenancy, TenantRecord};
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
-use bulkhead_accounts::up::{Accounts, CORE, INTAKE, Layout, Platform, TenantPlan};
+use bulkhead_accounts::up::{Accounts, CORE, INTAKE, Layout, Platform};
 use bulkhead_bus::{AccountKey, Role, SiteName};
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{CertificatePair, Endpoint, Handshake, Identity, find_test_tools};
 use tempfile::TempDir;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 pub(crate) const ACME: &str = "acme-corp";
 pub(crate) const XYZ: &str = "xyz-inc";
@@ -142,10 +144,23 @@ impl Hub {
         let operator = OperatorStore::open(layout.operator(), now.unix_timestamp()).unwrap();
         let authority = Authority::new(layout.authority(), TrustDomain::default());
         authority.ensure_roots(now).unwrap();
-        let mut platform = Platform { layout, operator, authority, hub_urls: vec![], now };
-        let tenants = [(ACME, PlanName::Enterprise), (XYZ, PlanName::Free)];
-        let tenants = tenants.map(|(slug, plan)| TenantPlan { slug: slug.parse().unwrap(), plan });
-        let accounts = platform.render_accounts(&tenants, HubSize::One).unwrap();
+        let platform = Platform { layout, operator, authority, hub_urls: vec![], now };
+        let settings = PlatformSettings {
+            trust_domain: TrustDomain::default().to_string(),
+            hub_servers: HubSize::One,
+            hub_urls: vec![],
+            leaf_urls: vec![],
+            database_url_file: None,
+        };
+        let tenancy = Tenancy::of(platform, settings);
+        for (slug, plan) in [(ACME, PlanName::Enterprise), (XYZ, PlanName::Free)] {
+            let plan = Plan::of(plan).plan_ref();
+            let record = TenantRecord::new(slug.parse().unwrap(), Uuid::new_v4(), plan, now.unix_timestamp());
+            tenancy.records.write(&record).unwrap();
+        }
+        let mut accounts = tenancy.render_all().unwrap();
+        tenancy.place_all(&mut accounts).await.unwrap();
+        let mut platform = tenancy.platform;
         let config = hub_config(&platform, company).render().unwrap();
         let (process, log_file) = start_server(folder.path(), "hub", &config, company.last_line()).await;
         let log = std::fs::read_to_string(&log_file).unwrap();
@@ -162,7 +177,7 @@ impl Hub {
     }
 
     pub(crate) fn key_of(&self, tenant: &str) -> &AccountKey {
-        let (_, record) = self.accounts.tenants.iter().find(|(plan, _)| plan.slug.as_str() == tenant).unwrap();
+        let (_, record) = self.accounts.tenants.iter().find(|(record, _)| record.slug.as_str() == tenant).unwrap();
         &record.key
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, LiveRow, Query, Reply, ReplyError, StatusRow, TenantRow};
 use bulkhead_bus::{
     Account, AccountKey, Audience, CoreSubject, CoreVerb, Guarded, Refusal, Role, Scope, Tenant, TenantSnapshot,
-    TenantState, TenantSubject, role_permissions,
+    TenantSubject, role_permissions,
 };
 use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
 use bulkhead_store::{Store, StoreError, isolation_of};
@@ -104,10 +104,8 @@ impl Answering {
         } else {
             serde_json::from_slice(body).map_err(|error| refused(ErrorCode::Invalid, error))?
         };
-        if self.directory.snapshot().account(&subject.account).is_none()
-            && let Err(error) = self.directory.look_again().await
-        {
-            warn!(error = %Chain(&error), "tenants not read again, the old list stays");
+        if let Err(error) = self.directory.look_for(std::iter::once(&subject.account)).await {
+            warn!(error = %Chain(&error), "an account is not looked for, the old list stays");
         }
         let snapshot = self.directory.snapshot();
         let guarded = snapshot.admit(subject.clone(), Audience::TenantsAndPlatform, asked);
@@ -218,7 +216,7 @@ impl Answering {
         Ok(TenantRow {
             tenant: tenant.slug.clone(),
             plan: tenant.plan.clone(),
-            state: state_name(tenant.state).to_owned(),
+            state: tenant.state.as_str().to_owned(),
             isolation: isolation_of(&tenant.plan).as_str().to_owned(),
             sites: glance.sites,
             pollers: glance.pollers,
@@ -233,7 +231,7 @@ impl Answering {
         Ok(StatusRow {
             tenant: tenant.slug.clone(),
             plan: tenant.plan.clone(),
-            state: state_name(tenant.state).to_owned(),
+            state: tenant.state.as_str().to_owned(),
             checks_ok: glance.checks_ok,
             checks_not_ok: glance.checks_not_ok,
             results: glance.results,
@@ -241,13 +239,6 @@ impl Answering {
             newest_slot_ms: glance.newest_slot_ms,
             live_ms: live.iter().map(|row| row.received_ms).max(),
         })
-    }
-}
-
-fn state_name(state: TenantState) -> &'static str {
-    match state {
-        TenantState::Active => "active",
-        TenantState::Suspended => "suspended",
     }
 }
 

@@ -300,14 +300,18 @@ impl Ingesting {
         let senders = deliveries.iter().filter_map(|delivery| CoreSubject::account_of(&delivery.subject).ok());
         let accounts: BTreeSet<AccountKey> = senders.collect();
         if accounts.iter().any(|account| snapshot.account(account).is_none()) {
-            self.directory.look_again().await?;
+            self.directory.look_for(accounts.iter()).await?;
             snapshot = self.directory.snapshot();
         }
+        let is_again = deliveries.iter().any(|delivery| delivery.delivered > 1);
         let mut keys: HashMap<TenantId, Arc<BatchKeys>> = HashMap::new();
-        let senders = snapshot.tenants().filter(|(account, _)| accounts.contains(account));
-        for tenant in senders.map(|(_, tenant)| tenant.clone()).collect::<Vec<_>>() {
+        for tenant in accounts.iter().filter_map(|account| snapshot.open_tenant(account)) {
             self.hearts.taking.beat();
-            keys.insert(tenant.id, self.directory.batch_keys(&tenant).await?);
+            let own = match is_again {
+                true => self.directory.recent_batch_keys(tenant).await?,
+                false => self.directory.batch_keys(tenant).await?,
+            };
+            keys.insert(tenant.id, own);
         }
         let keys_of = |tenant: &Tenant| keys.get(&tenant.id).map(AsRef::as_ref);
         let now = now_ms();
@@ -317,7 +321,7 @@ impl Ingesting {
                 Err(error) => return vec![(Part::whole(delivery), undecodable(&delivery.subject, &snapshot, &error))],
             };
             let verdict = |part: Part| {
-                let incoming = Incoming { subject: &delivery.subject, body: &part.body };
+                let incoming = Incoming { subject: &delivery.subject, body: &part.body, stored_ms: delivery.stored_ms };
                 let verdict = admit(incoming, |name| part.headers.get(name), &snapshot, keys_of, now);
                 // The keys may be older than the batch; when it comes again they are not.
                 let is_early = verdict.is_of_foreign_key() && delivery.delivered == 1;

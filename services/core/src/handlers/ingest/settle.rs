@@ -10,7 +10,7 @@ use bulkhead_bus::{AccountKey, CoreSubject, Tenant};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::letters::{letter, unreadable_letter};
 use super::part::Part;
@@ -98,6 +98,15 @@ impl Settler {
             Err(error) if error.is_transient() => {
                 put_back(&self.ingesting, self.heart(), &work.done, &error).await;
                 return Settled::Away;
+            }
+            Err(StoreError::TenantClosed { slug }) => {
+                info!(tenant = %slug, "tenant {slug} left while its batches were under way");
+                // So that they are nobody's when they are decided about again.
+                let read = self.heart().while_waiting(self.ingesting.directory.refresh()).await;
+                if let Err(error) = read {
+                    put_back(&self.ingesting, self.heart(), &work.done, &error).await;
+                    return Settled::Away;
+                }
             }
             Err(error) => {
                 let cause = format!("one by one: {}", Chain(&error));
@@ -243,9 +252,9 @@ impl Settler {
             let letter = unreadable_letter(self.ingesting.stream, &message, &dead);
             let account = CoreSubject::account_of(&message.subject).ok();
             let snapshot = self.ingesting.directory.snapshot();
-            let sender = snapshot.tenants().find(|(key, _)| Some(*key) == account.as_ref());
+            let sender = account.as_ref().and_then(|account| snapshot.open_tenant(account));
             let kept = match sender {
-                Some((_, tenant)) => {
+                Some(tenant) => {
                     let mut shares = Shares::default();
                     shares.of(tenant).dead.push(letter);
                     self.write(&shares.ready()).await.map(|_| ())

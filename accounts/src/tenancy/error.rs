@@ -1,0 +1,143 @@
+//! Why provisioning did not do what it was asked to.
+
+use bulkhead_bus::TenantSlug;
+use bulkhead_claims::SignError;
+use bulkhead_runtime::LimitReached;
+use bulkhead_store::ProvisioningError;
+
+use super::intake::IntakeError;
+use super::journal::JournalError;
+use super::record::RecordError;
+use super::settings::SettingsError;
+use crate::certificates::CertificateError;
+use crate::files::FileError;
+use crate::operator::OperatorError;
+use crate::plan::{PlanError, PlanRef};
+use crate::provisioning_lock::LockError;
+use crate::resolver::{Deletion, DeletionReport, DrainError, ProbeOutcome, ProbeResult, PushError};
+use crate::up::PlatformError;
+
+/// Names what was asked for, the rule, and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum TenancyError {
+    #[error("platform")]
+    Settings(#[source] SettingsError),
+    #[error("change this platform")]
+    Lock(#[source] LockError),
+    #[error("operator store")]
+    Operator(#[source] OperatorError),
+    #[error("certificates")]
+    Certificate(#[source] CertificateError),
+    #[error("plan")]
+    Plan(#[source] PlanError),
+    #[error("tenant")]
+    Record(#[source] RecordError),
+    #[error("write down what is done")]
+    Journal(#[source] JournalError),
+    #[error("live streams")]
+    Intake(#[source] IntakeError),
+    #[error("files")]
+    File(#[source] FileError),
+    #[error("platform")]
+    Platform(#[source] PlatformError),
+    #[error("put {account} in force")]
+    Push { account: String, source: PushError },
+    #[error("database rows")]
+    Rows(#[source] ProvisioningError),
+    #[error("read the URL of the database")]
+    DatabaseUrl(#[source] FileError),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("tenant {0} is there already: `bulkhead tenant show {0}` shows it; --if-absent makes this no error")]
+    AlreadyThere(TenantSlug),
+    #[error(
+        "tenant {slug} was begun with plan {begun}, and is not done: say it again without --plan to complete it, or undo it \
+         with `bulkhead tenant add {slug} --undo`"
+    )]
+    BegunOtherwise { slug: TenantSlug, begun: PlanRef },
+    #[error(
+        "tenant {0} was offboarded and its data are still there: bring it back with `bulkhead tenant restore {0}`, or \
+         destroy them with `bulkhead tenant offboard {0} --purge` and add it anew"
+    )]
+    Offboarded(TenantSlug),
+    #[error("tenant {slug} is {stage}: {way_out}")]
+    Stage { slug: TenantSlug, stage: &'static str, way_out: String },
+    #[error("tenant {slug} is closed, and somebody of it is still connected: say it again")]
+    StillConnected { slug: TenantSlug, source: LimitReached },
+    #[error("tenant {slug} is in force, and a user of it is not admitted: {}", refusals(.outcome))]
+    NotProved { slug: TenantSlug, outcome: ProbeOutcome },
+    #[error("delete account")]
+    Deletion(#[source] Deletion),
+    #[error(
+        "the account of tenant {slug} is not gone from every server: {}; a server that comes back brings the account back, so \
+         say it again when all of them are there", leftovers(.report))]
+    NotGone { slug: TenantSlug, report: DeletionReport },
+    #[error(
+        "role {role} keeps both keys for now: give its users their new files, and finish again; or disconnect them with --force"
+    )]
+    NotDrained { role: &'static str, source: DrainError },
+    #[error("sign")]
+    Sign(#[source] SignError),
+    #[error("tenant {slug} was not added, and what had been done is undone")]
+    Undone { slug: TenantSlug, source: Box<TenancyError> },
+    #[error(
+        "tenant {slug} is half added: say `bulkhead tenant add {slug}` again to complete it, or `bulkhead tenant add {slug} \
+         --undo`"
+    )]
+    HalfAdded { slug: TenantSlug, source: Box<TenancyError> },
+}
+
+fn refusals(outcome: &ProbeOutcome) -> String {
+    let refusal = |(url, result): &(String, ProbeResult)| match result {
+        ProbeResult::Admitted(_) => None,
+        ProbeResult::Astray(found) => Some(format!("{url} puts it into account {}", found.account)),
+        ProbeResult::Unseen => Some(format!("{url} says nothing of it")),
+        ProbeResult::Refused(why) => Some(format!("{url} says: {why}")),
+    };
+    let mut told: Vec<String> = outcome.by_url.iter().filter_map(refusal).collect();
+    told.extend(outcome.unproved.iter().map(|server| format!("{server} was not reached")));
+    told.join(", ")
+}
+
+fn leftovers(report: &DeletionReport) -> String {
+    let refused = report.refused.iter().map(|(server, why)| match why {
+        Some(why) => format!("{server} has it still ({why})"),
+        None => format!("{server} has it still"),
+    });
+    let unasked = report.unasked.iter().map(|server| format!("{server} could not be asked"));
+    refused.chain(unasked).collect::<Vec<_>>().join(", ")
+}
+
+impl TenancyError {
+    /// Whether a server does not show what it was told: it may come about by itself, or when said again.
+    #[must_use]
+    pub fn is_not_converged(&self) -> bool {
+        match self {
+            Self::Push { source, .. } => source.is_not_converged(),
+            Self::HalfAdded { source, .. } | Self::Undone { source, .. } => source.is_not_converged(),
+            Self::Platform(PlatformError::Push(source)) => source.is_not_converged(),
+            Self::StillConnected { .. } | Self::NotProved { .. } | Self::NotGone { .. } | Self::NotDrained { .. } => {
+                true
+            }
+            Self::Settings(_)
+            | Self::Deletion(_)
+            | Self::Sign(_)
+            | Self::Lock(_)
+            | Self::Operator(_)
+            | Self::Certificate(_)
+            | Self::Plan(_)
+            | Self::Record(_)
+            | Self::Journal(_)
+            | Self::Intake(_)
+            | Self::File(_)
+            | Self::Platform(_)
+            | Self::Rows(_)
+            | Self::DatabaseUrl(_)
+            | Self::Invalid(_)
+            | Self::AlreadyThere(_)
+            | Self::BegunOtherwise { .. }
+            | Self::Offboarded(_)
+            | Self::Stage { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What provisioning talks to: the hub's servers over SYS, and the database.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bulkhead_runtime::Bus;
+use bulkhead_store::Provisioning;
+
+use super::pushed::PushedTokens;
+use super::{Tenancy, TenancyError};
+use crate::files::read_secret;
+use crate::operator::AccountRecord;
+use crate::resolver::{
+    Base, ConnectionFacts, KnownServers, Order, Patience, PushError, connections, push_many, push_order,
+};
+
+/// For each account that is pushed together with others.
+const EACH_LIMIT: Duration = Duration::from_secs(15);
+
+/// Connections of one command.
+pub struct Links {
+    pub system: Bus,
+    /// `None` where the platform's settings name no database.
+    pub database: Option<Provisioning>,
+    /// The servers that have to show a change.
+    pub known: KnownServers,
+    pushed: PushedTokens,
+}
+
+/// Whether servers may be overwritten that somebody else has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite {
+    Refuse,
+    Force,
+}
+
+/// What became of pushing many accounts.
+#[derive(Debug)]
+pub struct Pushed {
+    pub in_force: usize,
+    /// The others by name, and why.
+    pub failed: BTreeMap<String, PushError>,
+    pub took: Duration,
+}
+
+impl Tenancy {
+    /// Connects to SYS and to the database.
+    ///
+    /// # Errors
+    /// When one of them cannot be reached.
+    pub async fn connect(&self) -> Result<Links, TenancyError> {
+        let system = self.platform.connect_system().await.map_err(TenancyError::Platform)?;
+        Ok(self.link(system, self.connect_database().await?))
+    }
+
+    /// Over connections that are there already.
+    #[must_use]
+    pub fn link(&self, system: Bus, database: Option<Provisioning>) -> Links {
+        let known = KnownServers::of(self.settings.hub_servers);
+        Links { system, database, known, pushed: PushedTokens::new(&self.platform.layout) }
+    }
+
+    /// Connects to the database, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn connect_database(&self) -> Result<Option<Provisioning>, TenancyError> {
+        let Some(path) = &self.settings.database_url_file else { return Ok(None) };
+        let url = read_secret(path).map_err(TenancyError::DatabaseUrl)?;
+        Provisioning::connect(url.trim()).await.map(Some).map_err(TenancyError::Rows)
+    }
+}
+
+fn failed(account: &str) -> impl Fn(PushError) -> TenancyError {
+    let account = account.to_owned();
+    move |source| TenancyError::Push { account: account.clone(), source }
+}
+
+impl Links {
+    /// Pushes an account until every known server shows it. What somebody else has put there is not overwritten.
+    ///
+    /// # Errors
+    /// When a server refuses it, does not show it in time, or holds somebody else's change.
+    pub async fn push(&self, account: &AccountRecord) -> Result<(), TenancyError> {
+        let mut bases = self.pushed.bases(&account.name).into_iter();
+        let first = bases.next().unwrap_or(Base::Absent);
+        self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
+        let mut outcome = self.push_from(account, first).await;
+        for base in bases {
+            if !matches!(outcome, Err(PushError::Changed { .. })) {
+                break;
+            }
+            outcome = self.push_from(account, base).await;
+        }
+        outcome.map_err(failed(&account.name))?;
+        self.pushed.finish(&account.name, &account.token).map_err(TenancyError::File)
+    }
+
+    async fn push_from(&self, account: &AccountRecord, base: Base) -> Result<(), PushError> {
+        let order = Order { name: &account.name, account: &account.key, token: &account.token, base };
+        push_order(&self.system, &order, &self.known, Patience::default()).await.map(drop)
+    }
+
+    /// Pushes many accounts, some at a time; `progress` hears how many are done.
+    ///
+    /// # Errors
+    /// When the servers cannot be asked at all. What is not in force is in the answer.
+    pub async fn push_all(
+        &self,
+        accounts: &[&AccountRecord],
+        overwrite: Overwrite,
+        progress: &dyn Fn(usize),
+    ) -> Result<Pushed, TenancyError> {
+        let base_of = |account: &AccountRecord| match overwrite {
+            Overwrite::Force => Base::Anything,
+            Overwrite::Refuse => self.pushed.bases(&account.name).into_iter().next().unwrap_or(Base::Absent),
+        };
+        let orders: Vec<Order<'_>> = accounts
+            .iter()
+            .map(|account| Order {
+                name: &account.name,
+                account: &account.key,
+                token: &account.token,
+                base: base_of(account),
+            })
+            .collect();
+        let done = push_many(&self.system, &orders, &self.known, EACH_LIMIT, progress).await;
+        let mut done = done.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
+        for account in accounts {
+            // One whose push was cut short before has two bases; alone it is tried from both.
+            if overwrite == Overwrite::Refuse
+                && matches!(done.failed.get(&account.name), Some(PushError::Changed { .. }))
+                && self.push(account).await.is_ok()
+            {
+                done.failed.remove(&account.name);
+                done.in_force += 1;
+            }
+            if !done.failed.contains_key(&account.name) {
+                self.pushed.finish(&account.name, &account.token).map_err(TenancyError::File)?;
+            }
+        }
+        Ok(Pushed { in_force: done.in_force, failed: done.failed, took: done.took })
+    }
+
+    /// The connections that an account has now.
+    ///
+    /// # Errors
+    /// When the servers cannot be asked.
+    pub async fn connections(&self, account: &str) -> Result<Vec<ConnectionFacts>, TenancyError> {
+        let all = connections(&self.system, Some(account), self.known.count()).await;
+        all.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))
+    }
+
+    /// The account is gone from every server: the next push of its name begins anew.
+    pub(super) fn forget(&self, account: &str) {
+        self.pushed.forget(account);
+    }
+}

@@ -1,0 +1,207 @@
+//! The end of a tenant, in two steps that are each journalled: it is taken off the servers and kept, so that it can be
+//! brought back; and it is purged, with signed evidence of what was destroyed.
+//!
+//! Closed first, because a deletion has no tombstone and a suspension reaches servers that are away (facts:
+//! accounts-and-nsc, finding 4).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_bus::{TenantSlug, TenantState};
+use bulkhead_claims::{Claims, encode};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::files::write_secret;
+use crate::resolver::{DeletionReport, SYNC_INTERVAL, ensure_stays_deleted};
+use crate::up::tenant_row;
+
+/// What an offboarding or a purge came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evidence {
+    pub tenant: TenantSlug,
+    pub account: String,
+    /// Unix seconds.
+    pub at: i64,
+    /// Servers that had the account and have it no more.
+    pub deleted_from: Vec<String>,
+    /// Servers that were seen without it.
+    pub seen_without: Vec<String>,
+    /// Rows that were destroyed, by table; empty as long as nothing was.
+    pub rows: BTreeMap<String, u64>,
+    /// Seeds that were destroyed.
+    pub seeds: usize,
+    pub is_purged: bool,
+}
+
+/// What was done, and where it is written down.
+#[derive(Debug)]
+pub struct Ended {
+    pub evidence: Evidence,
+    /// The evidence as the operator has signed it.
+    pub file: PathBuf,
+}
+
+impl Tenancy {
+    /// Closes the tenant, takes its account off every server and its live import out; keys, certificates and rows stay until
+    /// it is purged. `watched` is how long the servers are watched afterwards.
+    ///
+    /// # Errors
+    /// When a server could not be asked: it may bring the account back, so say it again when it is there.
+    pub async fn offboard(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        announce: &dyn Fn(&str),
+    ) -> Result<Ended, TenancyError> {
+        let allowed = [TenantStage::Active, TenantStage::Suspended, TenantStage::Offboarded];
+        let record = self.staged(slug, &allowed, "")?;
+        let mut act = self.begin(Act::OffboardTenant, slug.as_str(), json!({}))?;
+        let record = TenantRecord { stage: TenantStage::Offboarded, ..record };
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        if !act.is_done("closed") {
+            announce("closing the account");
+            self.close(links, &record).await?;
+            self.set_state(links, &record, TenantState::Suspended).await?;
+            act.step("closed", self.now_s()).map_err(TenancyError::Journal)?;
+        }
+        announce("taking its live stream out");
+        self.intake.mark(slug).map_err(TenancyError::Intake)?;
+        self.reconcile_live(Some(links)).await?;
+        announce("deleting the account from every server");
+        let report = self.delete_account(links, &record, SYNC_INTERVAL).await?;
+        let evidence = self.evidence(links, &record, &report, BTreeMap::new(), 0);
+        let file = self.sign_evidence(&evidence)?;
+        act.finish(json!(evidence), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(Ended { evidence, file })
+    }
+
+    /// Destroys an offboarded tenant: rows, certificates' authority, keys, record. Its slug can be used again, and opens
+    /// nothing old.
+    ///
+    /// # Errors
+    /// When it is not offboarded, or a server could not be asked.
+    pub async fn purge(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        announce: &dyn Fn(&str),
+    ) -> Result<Ended, TenancyError> {
+        let record =
+            self.staged(slug, &[TenantStage::Offboarded], "offboard it first; purging cannot be taken back")?;
+        let act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
+        announce("looking at every server once more");
+        let report = self.delete_account(links, &record, Duration::ZERO).await?;
+        announce("destroying rows");
+        let rows = self.purge_rows(links, &record).await?;
+        announce("destroying keys");
+        let seeds = self.destroy_keys(slug)?;
+        let evidence = self.evidence(links, &record, &report, rows, seeds);
+        let evidence = Evidence { is_purged: true, ..evidence };
+        let file = self.sign_evidence(&evidence)?;
+        links.forget(slug.as_str());
+        // Last: as long as the record is there, a purge that was cut short can be said again.
+        self.records.remove(slug).map_err(TenancyError::Record)?;
+        act.finish(json!(evidence), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(Ended { evidence, file })
+    }
+
+    /// Brings an offboarded tenant back as it was, with the same keys and rows. Its account is signed anew, because servers
+    /// do not take the token that they have seen deleted (finding 5).
+    ///
+    /// # Errors
+    /// When it is not offboarded, or a server does not follow.
+    pub async fn restore(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
+        let record = self.staged(slug, &[TenantStage::Offboarded], "only one that was offboarded can be restored")?;
+        links.forget(slug.as_str());
+        self.open_again(links, record, Act::RestoreTenant).await
+    }
+
+    pub(super) async fn delete_account(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        watched: Duration,
+    ) -> Result<DeletionReport, TenancyError> {
+        let Some(account) = &record.account else { return Ok(DeletionReport::default()) };
+        let signer = self.platform.operator.signer().map_err(TenancyError::Operator)?;
+        let report = ensure_stays_deleted(&links.system, account, signer.as_ref(), &links.known, watched).await;
+        let report = report.map_err(TenancyError::Deletion)?;
+        if report.is_gone() {
+            return Ok(report);
+        }
+        Err(TenancyError::NotGone { slug: record.slug.clone(), report })
+    }
+
+    pub(super) async fn purge_rows(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+    ) -> Result<BTreeMap<String, u64>, TenancyError> {
+        let Some(database) = &links.database else { return Ok(BTreeMap::new()) };
+        let tenant = tenant_row(record, &self.plan_of(record)?);
+        let Some(account) = &record.account else { return Ok(BTreeMap::new()) };
+        if database.tenant_by_account(account).await.map_err(TenancyError::Rows)?.is_none() {
+            // A purge that was cut short after this step.
+            return Ok(BTreeMap::new());
+        }
+        database.set_tenant_state(&tenant, TenantState::Offboarding).await.map_err(TenancyError::Rows)?;
+        let rows = database.purge_tenant(&tenant).await.map_err(TenancyError::Rows)?;
+        database.set_tenant_state(&tenant, TenantState::Offboarded).await.map_err(TenancyError::Rows)?;
+        database.forget_tenant(&tenant).await.map_err(TenancyError::Rows)?;
+        Ok(rows.into_iter().map(|(table, count)| (table.to_owned(), count)).collect())
+    }
+
+    /// Destroys the seeds of a tenant's account; returns how many there were.
+    pub(super) fn destroy_keys(&self, slug: &TenantSlug) -> Result<usize, TenancyError> {
+        use crate::operator::OperatorError;
+        let removed = match self.platform.operator.remove_account(slug.as_str(), self.now_s()) {
+            Err(OperatorError::NoAccount(_)) => return Ok(0),
+            removed => removed.map_err(TenancyError::Operator)?,
+        };
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |source: std::io::Error| TenancyError::Invalid(format!("destroy {path}: {source}"))
+        };
+        let keys = removed.folder.join("keys");
+        std::fs::remove_dir_all(&removed.folder).map_err(failed(&keys))?;
+        Ok(removed.seeds)
+    }
+
+    fn evidence(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        report: &DeletionReport,
+        rows: BTreeMap<String, u64>,
+        seeds: usize,
+    ) -> Evidence {
+        Evidence {
+            tenant: record.slug.clone(),
+            account: record.account.as_ref().map_or_else(String::new, ToString::to_string),
+            at: self.now_s(),
+            deleted_from: report.deleted.clone(),
+            seen_without: links.known.names().cloned().collect(),
+            rows,
+            seeds,
+            is_purged: false,
+        }
+    }
+
+    /// Writes the evidence as a token that the operator has signed: who has the operator's public key can verify it.
+    fn sign_evidence(&self, evidence: &Evidence) -> Result<PathBuf, TenancyError> {
+        let signer = self.platform.operator.signer().map_err(TenancyError::Operator)?;
+        let name = format!("offboarding of {}", evidence.tenant);
+        let body = json!({"type": "generic", "version": 2, "offboarding": evidence});
+        let mut claims: Claims<Value> = Claims::new(evidence.account.clone(), name, evidence.at, body);
+        let token = encode(&mut claims, signer.as_ref()).map_err(TenancyError::Sign)?;
+        let kind = if evidence.is_purged { "purged" } else { "offboarded" };
+        let short: String = evidence.account.chars().take(8).collect();
+        let file = format!("{}-{short}-{kind}-{}.jwt", evidence.tenant, evidence.at);
+        let path = self.platform.layout.evidence().join(file);
+        write_secret(&path, token.as_bytes()).map_err(TenancyError::File)?;
+        Ok(path)
+    }
+}

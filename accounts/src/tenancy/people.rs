@@ -1,0 +1,191 @@
+//! People of a tenant and of the platform: a certificate, credentials, and a profile that names them. Revocation voids all.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{Role, TenantSlug, UserName};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Act, Issued, Links, PersonRecord, PersonRole, Standing, Tenancy, TenancyError, TenantStage};
+use crate::certificates::ClientIdentity;
+use crate::files::{read_state, write_secret};
+use crate::operator::UserRequest;
+use crate::profile::Profile;
+use crate::up::OPS;
+
+/// People of the platform, as `<home>/ops.json` keeps them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformPeople {
+    pub people: BTreeMap<UserName, PlatformPerson>,
+}
+
+/// Somebody in OPS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformPerson {
+    pub standing: Standing,
+    pub issued: Issued,
+}
+
+/// Where a new person is to be put.
+#[derive(Debug, Clone)]
+pub struct NewPerson {
+    pub name: UserName,
+    /// The folder that gets the profile, the certificate and the credentials.
+    pub folder: PathBuf,
+    pub days: u32,
+}
+
+impl Tenancy {
+    /// Everybody in OPS.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn platform_people(&self) -> Result<PlatformPeople, TenancyError> {
+        let path = self.platform.layout.ops_file();
+        if !path.exists() {
+            return Ok(PlatformPeople::default());
+        }
+        let text = read_state(&path).map_err(TenancyError::File)?;
+        let damaged = |error| TenancyError::Invalid(format!("{} is damaged: {error}", path.display()));
+        serde_json::from_str(&text).map_err(damaged)
+    }
+
+    fn write_platform_people(&self, people: &PlatformPeople) -> Result<(), TenancyError> {
+        let text = json!(people).to_string();
+        write_secret(&self.platform.layout.ops_file(), text.as_bytes()).map_err(TenancyError::File)
+    }
+
+    /// Lets a person of a tenant in; returns the profile's path. Once more for the same name issues anew and voids what was
+    /// issued before.
+    ///
+    /// # Errors
+    /// When the tenant is not open, or a file cannot be written.
+    pub async fn add_person(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        person: &NewPerson,
+        role: PersonRole,
+    ) -> Result<PathBuf, TenancyError> {
+        let mut record = self.staged(slug, &[TenantStage::Active], "people are added to a tenant that is active")?;
+        let about = format!("{slug}/{}", person.name);
+        let act = self.begin(Act::AddPerson, &about, json!({"role": role.as_str()}))?;
+        let identity = ClientIdentity::User { tenant: slug.clone(), user: person.name.clone() };
+        let (path, issued) = self.issue_person(slug.as_str(), role.role(), &identity, person)?;
+        let known = record
+            .people
+            .insert(person.name.clone(), PersonRecord { role, standing: Standing::Active, issued: issued.clone() });
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
+            self.void(links, slug.as_str(), &known.issued).await?;
+        }
+        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(path)
+    }
+
+    /// Puts a person of a tenant out, at once.
+    ///
+    /// # Errors
+    /// When there is no such person, or a server does not follow: then say it again.
+    pub async fn revoke_person(&self, links: &Links, slug: &TenantSlug, name: &UserName) -> Result<(), TenancyError> {
+        let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
+        let Some(person) = record.people.get_mut(name) else {
+            let known: Vec<&str> = record.people.keys().map(UserName::as_str).collect();
+            let problem = format!("tenant {slug} has nobody called {name}: it has {}", listed(&known));
+            return Err(TenancyError::Invalid(problem));
+        };
+        let act = self.begin(Act::RevokePerson, &format!("{slug}/{name}"), json!({}))?;
+        person.standing = Standing::Revoked;
+        let issued = person.issued.clone();
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        self.void(links, slug.as_str(), &issued).await?;
+        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Lets a person of the platform in; returns the profile's path.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub async fn add_platform_person(&self, links: &Links, person: &NewPerson) -> Result<PathBuf, TenancyError> {
+        let act = self.begin(Act::AddPerson, &format!("{OPS}/{}", person.name), json!({}))?;
+        let identity = ClientIdentity::PlatformUser { user: person.name.clone() };
+        let (path, issued) = self.issue_person(OPS, Role::PlatformAdmin, &identity, person)?;
+        let mut people = self.platform_people()?;
+        let entry = PlatformPerson { standing: Standing::Active, issued: issued.clone() };
+        let known = people.people.insert(person.name.clone(), entry);
+        self.write_platform_people(&people)?;
+        if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
+            self.void(links, OPS, &known.issued).await?;
+        }
+        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(path)
+    }
+
+    /// Puts a person of the platform out, at once.
+    ///
+    /// # Errors
+    /// When there is no such person, or a server does not follow: then say it again.
+    pub async fn revoke_platform_person(&self, links: &Links, name: &UserName) -> Result<(), TenancyError> {
+        let mut people = self.platform_people()?;
+        let Some(person) = people.people.get_mut(name) else {
+            let known: Vec<&str> = people.people.keys().map(UserName::as_str).collect();
+            return Err(TenancyError::Invalid(format!("OPS has nobody called {name}: it has {}", listed(&known))));
+        };
+        let act = self.begin(Act::RevokePerson, &format!("{OPS}/{name}"), json!({}))?;
+        person.standing = Standing::Revoked;
+        let issued = person.issued.clone();
+        self.write_platform_people(&people)?;
+        self.void(links, OPS, &issued).await?;
+        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    fn issue_person(
+        &self,
+        account: &str,
+        role: Role,
+        identity: &ClientIdentity,
+        person: &NewPerson,
+    ) -> Result<(PathBuf, Issued), TenancyError> {
+        let folder = std::path::absolute(&person.folder)
+            .map_err(|error| TenancyError::Invalid(format!("folder {}: {error}", person.folder.display())))?;
+        let expires = self.now_s() + i64::from(person.days) * 86_400;
+        let user = UserRequest { account, role, name: person.name.as_str(), site: None, expires };
+        let (settings, issued) =
+            self.platform.issue_recorded(&user, identity, &folder).map_err(TenancyError::Platform)?;
+        let profile = Profile {
+            user: person.name.clone(),
+            urls: settings.urls,
+            ca_file: copy_root(&settings.tls.ca_file, &folder)?,
+            cert_file: settings.tls.cert_file,
+            key_file: settings.tls.key_file,
+            creds_file: settings.creds_file.unwrap_or_default(),
+        };
+        let path = folder.join("profile.toml");
+        profile.write(&path).map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
+        Ok((path, issued))
+    }
+
+    /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
+    pub(super) async fn void(&self, links: &Links, account: &str, issued: &Issued) -> Result<(), TenancyError> {
+        self.platform.revoke_certificates(issued).map_err(TenancyError::Platform)?;
+        if issued.user_key.is_empty() {
+            return Ok(());
+        }
+        let operator = &self.platform.operator;
+        let signed = operator.revoke_user(account, &issued.user_key, self.now_s()).map_err(TenancyError::Operator)?;
+        links.push(&signed).await
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "nobody yet".to_owned() } else { names.join(", ") }
+}
+
+/// So that the folder can be carried to another machine whole.
+fn copy_root(root: &Path, folder: &Path) -> Result<PathBuf, TenancyError> {
+    let text = read_state(root).map_err(TenancyError::File)?;
+    let path = folder.join("server-root.crt");
+    crate::files::write_public(&path, text.as_bytes()).map_err(TenancyError::File)?;
+    Ok(path)
+}

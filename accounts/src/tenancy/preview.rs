@@ -1,0 +1,83 @@
+//! What a change would do, before it is made: fields that change, and connections that close.
+
+use bulkhead_claims::AccountBody;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Links, Tenancy, TenancyError, TenantRecord};
+use crate::operator::AccountRecord;
+use crate::resolver::{AccountChange, FieldDifference, blast_radius, field_differences, name_roles};
+
+/// A connection that a change closes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Closing {
+    pub server: String,
+    pub cid: u64,
+    pub kind: &'static str,
+    pub user: String,
+    pub role: String,
+    pub why: String,
+}
+
+/// A change of one account that is not made yet.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Preview {
+    pub account: String,
+    /// Old values are `theirs`, new ones `ours`.
+    pub fields: Vec<FieldDifference>,
+    pub closing: Vec<Closing>,
+}
+
+fn json_of(body: &AccountBody) -> Value {
+    serde_json::to_value(body).unwrap_or(Value::Null)
+}
+
+impl Tenancy {
+    /// What rendering `record` anew would change, and whom it would disconnect.
+    ///
+    /// # Errors
+    /// When the store is damaged, or the servers cannot be asked.
+    pub async fn preview(&self, links: &Links, record: &TenantRecord) -> Result<Preview, TenancyError> {
+        let plan = self.plan_of(record)?;
+        let (now, wanted) = self.platform.preview_tenant(record, &plan).map_err(TenancyError::Platform)?;
+        self.preview_body(links, &now, &wanted).await
+    }
+
+    pub(super) async fn preview_body(
+        &self,
+        links: &Links,
+        account: &AccountRecord,
+        wanted: &AccountBody,
+    ) -> Result<Preview, TenancyError> {
+        let (old, new) = (json_of(&account.claims.nats), json_of(wanted));
+        let fields = field_differences(&new, &old);
+        let mut connections = links.connections(account.key.as_str()).await?;
+        name_roles(&mut connections, &old);
+        let change = AccountChange { old: &old, new: &new, expires: None, now: self.now_s() };
+        let closing = blast_radius(&change, &connections).into_iter().map(|(connection, reason)| Closing {
+            server: connection.server.name.clone(),
+            cid: connection.cid,
+            kind: match connection.kind {
+                crate::resolver::ConnectionKind::Client => "client",
+                crate::resolver::ConnectionKind::Leaf => "leaf",
+            },
+            user: connection.user_name.clone(),
+            role: connection.role.clone().unwrap_or_default(),
+            why: reason.to_string(),
+        });
+        Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
+    }
+}
+
+impl Preview {
+    /// For an act that has no account to compare.
+    #[must_use]
+    pub fn none(account: &str) -> Self {
+        Self { account: account.to_owned(), fields: vec![], closing: vec![] }
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!(self)
+    }
+}

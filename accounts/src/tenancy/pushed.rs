@@ -1,0 +1,127 @@
+//! What was last put in force, by account: the base that a change is made from. Servers that hold anything else were changed
+//! by somebody else, and are not overwritten.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{FileError, read_text, write_public};
+use crate::resolver::Base;
+use crate::up::Layout;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Pushed {
+    /// The token that every server had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Token>,
+    /// One that was sent and not seen everywhere: some servers may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<Token>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Token {
+    hash: String,
+    issued_at: i64,
+}
+
+impl Token {
+    fn base(&self) -> Base {
+        Base::Token { hash: self.hash.clone(), issued_at: self.issued_at }
+    }
+
+    fn of(token: &str) -> Option<Self> {
+        match Base::of_token(token)? {
+            Base::Token { hash, issued_at } => Some(Self { hash, issued_at }),
+            Base::Absent | Base::Anything => None,
+        }
+    }
+}
+
+/// One file an account.
+#[derive(Debug, Clone)]
+pub(super) struct PushedTokens {
+    folder: PathBuf,
+}
+
+impl PushedTokens {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self { folder: layout.pushed() }
+    }
+
+    fn path(&self, account: &str) -> PathBuf {
+        self.folder.join(format!("{account}.json"))
+    }
+
+    fn read(&self, account: &str) -> Pushed {
+        // A damaged or lost file costs a look by a person, never somebody's change.
+        let text = read_text(&self.path(account)).ok();
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    fn write(&self, account: &str, pushed: &Pushed) -> Result<(), FileError> {
+        let text = serde_json::json!(pushed).to_string();
+        write_public(&self.path(account), text.as_bytes())
+    }
+
+    /// What servers may hold of `account` without anybody's change being lost, best first.
+    pub(super) fn bases(&self, account: &str) -> Vec<Base> {
+        let pushed = self.read(account);
+        let mut bases: Vec<Base> = [pushed.last, pushed.attempt].iter().flatten().map(Token::base).collect();
+        if bases.is_empty() {
+            bases.push(Base::Absent);
+        }
+        bases
+    }
+
+    /// Before it is sent.
+    pub(super) fn begin(&self, account: &str, token: &str) -> Result<(), FileError> {
+        let known = self.read(account);
+        let attempt = Token::of(token);
+        if known.last == attempt {
+            return Ok(());
+        }
+        self.write(account, &Pushed { last: known.last.or(known.attempt), attempt })
+    }
+
+    /// Once every server has it.
+    pub(super) fn finish(&self, account: &str, token: &str) -> Result<(), FileError> {
+        let pushed = Pushed { last: Token::of(token), attempt: None };
+        if self.read(account) == pushed { Ok(()) } else { self.write(account, &pushed) }
+    }
+
+    /// The account is gone from the servers.
+    pub(super) fn forget(&self, account: &str) {
+        // What stays is the base of an account that no server has: harmless.
+        let _ = std::fs::remove_file(self.path(account));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
+    use serde_json::json;
+
+    fn token(iat: i64) -> String {
+        let key = SigningKey::generate(KeyKind::Operator);
+        encode(&mut Claims::new(key.public().to_owned(), "a".to_owned(), iat, json!({})), &key).unwrap()
+    }
+
+    #[test]
+    fn a_push_that_was_cut_short_leaves_both_bases() {
+        let folder = tempfile::tempdir().unwrap();
+        let pushed = PushedTokens::new(&Layout::new(folder.path().to_owned()));
+        assert_eq!(pushed.bases("acme-corp"), [Base::Absent]);
+        let (first, second) = (token(1), token(2));
+        pushed.begin("acme-corp", &first).unwrap();
+        assert_eq!(pushed.bases("acme-corp"), [Base::of_token(&first).unwrap()]);
+        pushed.finish("acme-corp", &first).unwrap();
+        pushed.begin("acme-corp", &second).unwrap();
+        assert_eq!(pushed.bases("acme-corp"), [&first, &second].map(|token| Base::of_token(token).unwrap()));
+        pushed.finish("acme-corp", &second).unwrap();
+        assert_eq!(pushed.bases("acme-corp"), [Base::of_token(&second).unwrap()]);
+        pushed.forget("acme-corp");
+        assert_eq!(pushed.bases("acme-corp"), [Base::Absent]);
+    }
+}

@@ -1,0 +1,131 @@
+//! `platform.toml`: where the platform that a home provisions can be reached. `bulkhead up` and `operator init` write it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{FileError, read_text, write_public};
+use crate::hub_size::HubSize;
+use crate::up::Layout;
+
+/// Why there is no platform to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("there is no platform in {home}: make one with `bulkhead operator init`, or start one with `bulkhead up`")]
+    NoPlatform { home: String },
+    #[error("platform settings")]
+    File(#[source] FileError),
+    #[error("{path} is not valid")]
+    Parse { path: String, source: toml::de::Error },
+    #[error("{path}: {problem}")]
+    Value { path: String, problem: String },
+}
+
+/// Where the hub and the database are. Secrets are named by path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformSettings {
+    /// Suffix of every name in certificates.
+    pub trust_domain: String,
+    /// Servers of the hub: a push is in force when each of them has it.
+    pub hub_servers: HubSize,
+    /// Where clients reach the hub: one entry a server.
+    pub hub_urls: Vec<String>,
+    /// Where sites reach it.
+    pub leaf_urls: Vec<String>,
+    /// A file with the URL of the database for provisioning; without one no rows are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_url_file: Option<PathBuf>,
+}
+
+impl PlatformSettings {
+    /// # Errors
+    /// When the home holds no platform, or the file is not valid.
+    pub fn read(layout: &Layout) -> Result<Self, SettingsError> {
+        let path = layout.platform_file();
+        if !path.exists() {
+            return Err(SettingsError::NoPlatform { home: layout.home().display().to_string() });
+        }
+        let text = read_text(&path).map_err(SettingsError::File)?;
+        let path = path.display().to_string();
+        let settings: Self =
+            toml::from_str(&text).map_err(|source| SettingsError::Parse { path: path.clone(), source })?;
+        settings.check().map_err(|problem| SettingsError::Value { path, problem })?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (name, urls) in [("hub_urls", &self.hub_urls), ("leaf_urls", &self.leaf_urls)] {
+            if urls.is_empty() {
+                return Err(format!("{name} is empty: name at least one, such as tls://hub.example.com:4222"));
+            }
+            if let Some(bad) = urls.iter().find(|url| !is_server_url(url)) {
+                return Err(format!("{name} holds {bad:?}: write tls://host:port"));
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: settings are made of text and numbers.
+    pub fn write(&self, layout: &Layout) -> Result<(), SettingsError> {
+        self.check()
+            .map_err(|problem| SettingsError::Value { path: layout.platform_file().display().to_string(), problem })?;
+        let text = toml::to_string(self).expect("settings serialize");
+        write_public(&layout.platform_file(), text.as_bytes()).map_err(SettingsError::File)
+    }
+}
+
+/// `tls://host:port`, and nothing that could end a line or a string of a configuration.
+fn is_server_url(url: &str) -> bool {
+    let Some((host, port)) = url.strip_prefix("tls://").and_then(|rest| rest.rsplit_once(':')) else { return false };
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    !host.is_empty() && host.bytes().all(is_host_byte) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> PlatformSettings {
+        PlatformSettings {
+            trust_domain: "example".to_owned(),
+            hub_servers: HubSize::One,
+            hub_urls: vec!["tls://127.0.0.1:4222".to_owned()],
+            leaf_urls: vec!["tls://hub.example.com:7422".to_owned()],
+            database_url_file: None,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_home_without_a_platform_says_how_to_get_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned());
+        let error = PlatformSettings::read(&layout).unwrap_err().to_string();
+        assert!(error.contains("operator init"), "{error}");
+        settings().write(&layout).unwrap();
+        assert_eq!(PlatformSettings::read(&layout).unwrap(), settings());
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_the_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned());
+        for (change, expected) in [
+            ((|s| s.hub_urls.clear()) as fn(&mut PlatformSettings), "hub_urls is empty"),
+            (|s| s.leaf_urls = vec!["nats://a:1".to_owned()], "write tls://host:port"),
+            (|s| s.leaf_urls = vec!["tls://a\"]:1".to_owned()], "write tls://host:port"),
+            (|s| s.leaf_urls = vec!["tls://a:0".to_owned()], "write tls://host:port"),
+        ] {
+            let mut bad = settings();
+            change(&mut bad);
+            let error = bad.write(&layout).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        std::fs::write(layout.platform_file(), "hub_server = 1").unwrap();
+        assert!(PlatformSettings::read(&layout).unwrap_err().to_string().contains("platform.toml"));
+    }
+}

@@ -1,0 +1,148 @@
+//! Suspending and resuming, changing the plan or the name: everything that renders a tenant that is there anew.
+
+use std::time::Duration;
+
+use bulkhead_bus::{TenantSlug, TenantState};
+use bulkhead_runtime::eventually;
+use serde_json::json;
+
+use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::operator::AccountRecord;
+use crate::up::tenant_row;
+
+/// How long connections of a closed account may take to go.
+const CLOSING_LIMIT: Duration = Duration::from_secs(15);
+
+impl Tenancy {
+    /// Nobody of the tenant is admitted any more, those who are connected are disconnected, everything is kept.
+    ///
+    /// # Errors
+    /// When it is neither active nor suspended, or a server does not follow: then say it again.
+    pub async fn suspend(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
+        let allowed = [TenantStage::Active, TenantStage::Suspended];
+        let record = self.staged(slug, &allowed, "only a tenant that is active can be suspended")?;
+        let mut act = self.begin(Act::SuspendTenant, slug.as_str(), json!({}))?;
+        let record = TenantRecord { stage: TenantStage::Suspended, ..record };
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        let account = self.close(links, &record).await?;
+        act.step("in-force", self.now_s()).map_err(TenancyError::Journal)?;
+        self.set_state(links, &record, TenantState::Suspended).await?;
+        act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(record)
+    }
+
+    /// Puts the closed account in force and waits until nobody is connected.
+    pub(super) async fn close(&self, links: &Links, record: &TenantRecord) -> Result<AccountRecord, TenancyError> {
+        let account = self.render(record)?;
+        links.push(&account).await?;
+        let closed = eventually("the end of the tenant's connections", CLOSING_LIMIT, || async {
+            match links.connections(account.key.as_str()).await {
+                Ok(open) if open.is_empty() => Ok(()),
+                Ok(open) => Err(format!("{} are open", open.len())),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        closed.await.map_err(|source| TenancyError::StillConnected { slug: record.slug.clone(), source })?;
+        Ok(account)
+    }
+
+    /// Admits the tenant again.
+    ///
+    /// # Errors
+    /// When it is neither active nor suspended, or a server does not follow: then say it again.
+    pub async fn resume(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
+        let allowed = [TenantStage::Active, TenantStage::Suspended];
+        let record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings back one that was offboarded")?;
+        self.open_again(links, record, Act::ResumeTenant).await
+    }
+
+    pub(super) async fn open_again(
+        &self,
+        links: &Links,
+        record: TenantRecord,
+        act: Act,
+    ) -> Result<TenantRecord, TenancyError> {
+        let slug = record.slug.clone();
+        let act = self.begin(act, slug.as_str(), json!({}))?;
+        let record = TenantRecord { stage: TenantStage::Active, ..record };
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        // The database first: what comes as soon as the door opens is to be stored.
+        self.write_row(links, &record).await?;
+        self.set_state(links, &record, TenantState::Active).await?;
+        let account = self.render(&record)?;
+        links.push(&account).await?;
+        self.prove(links, &record, &account).await?;
+        self.intake.mark(&slug).map_err(TenancyError::Intake)?;
+        act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(record)
+    }
+
+    /// Changes what a tenant is: `change` gets its record.
+    ///
+    /// # Errors
+    /// When it is offboarded or half added, or a server does not follow: then say it again.
+    pub async fn change_tenant(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        change: impl FnOnce(&mut TenantRecord),
+    ) -> Result<TenantRecord, TenancyError> {
+        let allowed = [TenantStage::Active, TenantStage::Suspended];
+        let mut record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings it back")?;
+        change(&mut record);
+        super::onboard::check_display_name(&record.display_name)?;
+        let detail = json!({"plan": record.plan, "display_name": record.display_name});
+        let act = self.begin(Act::ChangeTenant, slug.as_str(), detail)?;
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        self.write_row(links, &record).await?;
+        let account = self.render(&record)?;
+        links.push(&account).await?;
+        act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(record)
+    }
+
+    /// The record of a tenant that is in one of these stages.
+    pub(super) fn staged(
+        &self,
+        slug: &TenantSlug,
+        allowed: &[TenantStage],
+        way_out: &str,
+    ) -> Result<TenantRecord, TenancyError> {
+        let record = self.records.get(slug).map_err(TenancyError::Record)?;
+        if allowed.contains(&record.stage) {
+            return Ok(record);
+        }
+        let way_out = match record.stage {
+            TenantStage::Adding => format!("complete it with `bulkhead tenant add {slug}`"),
+            TenantStage::Active | TenantStage::Suspended | TenantStage::Offboarded => way_out.to_owned(),
+        };
+        Err(TenancyError::Stage { slug: slug.clone(), stage: record.stage.as_str(), way_out })
+    }
+
+    pub(super) fn begin(
+        &self,
+        act: Act,
+        about: &str,
+        detail: serde_json::Value,
+    ) -> Result<super::OpenAct, TenancyError> {
+        self.journal.begin(act, about, detail, self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    pub(super) async fn write_row(&self, links: &Links, record: &TenantRecord) -> Result<(), TenancyError> {
+        let (Some(database), Some(account)) = (&links.database, &record.account) else { return Ok(()) };
+        let plan = self.plan_of(record)?;
+        let written = self.platform.write_tenant_row(database, record, &plan, account).await;
+        written.map(|_| ()).map_err(TenancyError::Platform)
+    }
+
+    pub(super) async fn set_state(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        state: TenantState,
+    ) -> Result<(), TenancyError> {
+        let Some(database) = &links.database else { return Ok(()) };
+        let tenant = tenant_row(record, &self.plan_of(record)?);
+        database.set_tenant_state(&tenant, state).await.map(|_| ()).map_err(TenancyError::Rows)
+    }
+}
