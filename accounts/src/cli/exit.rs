@@ -15,6 +15,10 @@ pub(super) const DONE: u8 = 0;
 pub(super) const FAILED: u8 = 1;
 /// The doctor found something that will hurt, or a hub server is not whole.
 pub(super) const WARNINGS: u8 = 2;
+/// What should be and what is differ.
+pub(super) const DRIFT: u8 = 2;
+/// Some of it was done, and some not.
+pub(super) const PARTIAL: u8 = 3;
 /// The doctor found something that hurts now, or too few hub servers are whole.
 pub(super) const FAILURES: u8 = 3;
 pub(super) const INVALID: u8 = 4;
@@ -33,7 +37,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(code: u8, error: &(dyn Error + 'static)) -> Self {
+    pub(super) fn new(code: u8, error: &(dyn Error + 'static)) -> Self {
         let mut message = reason(error);
         if code == UNREACHABLE {
             message.push_str(WAY_OUT);
@@ -57,6 +61,19 @@ impl Failure {
     /// What was printed says it all; only the code is left to say.
     pub(super) fn silent(code: u8) -> Self {
         Self { code, message: String::new() }
+    }
+
+    pub(super) fn with(code: u8, message: String) -> Self {
+        Self { code, message }
+    }
+
+    /// What was asked for is not done because of a condition that was asked for as well.
+    pub(super) fn refused_change(message: String) -> Self {
+        Self { code: INVALID, message }
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(super) fn not_ready(message: String) -> Self {

@@ -2,6 +2,7 @@
 //!
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
+mod desk;
 mod doctor;
 mod exit;
 mod hub;
@@ -9,11 +10,14 @@ mod keys;
 mod nsc;
 mod number;
 mod operator;
+mod plan;
 mod progress;
 mod query;
+mod role;
 mod rows;
 mod show;
 mod store;
+mod tenant;
 mod up;
 
 use std::ffi::OsString;
@@ -58,9 +62,15 @@ enum Command {
     /// The servers of the hub of this machine's deployment.
     #[command(subcommand)]
     Hub(HubCommand),
-    /// Tenants.
+    /// Tenants: NATS accounts and all that belongs to them (nsc: account).
     #[command(subcommand)]
-    Tenant(TenantCommand),
+    Tenant(tenant::TenantCommand),
+    /// Plans: what tenants may use.
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
+    /// Roles: scoped signing keys and their rotation (nsc: signing-key).
+    #[command(subcommand)]
+    Role(role::RoleCommand),
     /// Pollers.
     #[command(subcommand)]
     Poller(PollerCommand),
@@ -152,13 +162,6 @@ enum HubCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum TenantCommand {
-    /// Tenants with plan, state and sizes.
-    #[command(after_help = "Example:\n  bulkhead tenant list --json")]
-    List(Scope),
-}
-
-#[derive(Debug, Subcommand)]
 enum PollerCommand {
     /// Pollers with site and when a batch of theirs was last stored.
     #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
@@ -247,7 +250,9 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Hub(HubCommand::Status) => hub::show_hub(&home, cli.json).await,
         Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
-        Command::Tenant(TenantCommand::List(scope)) => query::list_tenants(&home, &scope, cli.json).await,
+        Command::Tenant(command) => tenant::run(&home, command, cli.json).await,
+        Command::Plan(command) => plan::run(&home, command, cli.json).await,
+        Command::Role(command) => role::run(&home, command, cli.json).await,
         Command::Poller(PollerCommand::List(scope)) => query::list_pollers(&home, &scope, cli.json).await,
         Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
             query::list_results(&home, &filter, (minutes, limit), cli.json).await

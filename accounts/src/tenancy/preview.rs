@@ -2,10 +2,11 @@
 
 use bulkhead_claims::AccountBody;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Links, Tenancy, TenancyError, TenantRecord};
 use crate::operator::AccountRecord;
+use crate::plan::Plan;
 use crate::resolver::{AccountChange, FieldDifference, blast_radius, field_differences, name_roles};
 
 /// A connection that a change closes.
@@ -43,6 +44,20 @@ impl Tenancy {
         self.preview_body(links, &now, &wanted).await
     }
 
+    /// The same for a plan that is not kept yet.
+    ///
+    /// # Errors
+    /// When the store is damaged, or the servers cannot be asked.
+    pub async fn preview_plan(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        plan: &Plan,
+    ) -> Result<Preview, TenancyError> {
+        let (now, wanted) = self.platform.preview_tenant(record, plan).map_err(TenancyError::Platform)?;
+        self.preview_body(links, &now, &wanted).await
+    }
+
     pub(super) async fn preview_body(
         &self,
         links: &Links,
@@ -66,18 +81,5 @@ impl Tenancy {
             why: reason.to_string(),
         });
         Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
-    }
-}
-
-impl Preview {
-    /// For an act that has no account to compare.
-    #[must_use]
-    pub fn none(account: &str) -> Self {
-        Self { account: account.to_owned(), fields: vec![], closing: vec![] }
-    }
-
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        json!(self)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, TenantId, TenantSlug, UserName};
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,23 @@ pub struct PersonRecord {
 pub enum PersonRole {
     Admin,
     Viewer,
+}
+
+/// A text that is no role of a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no role of a person: choose admin or viewer")]
+pub struct PersonRoleError(String);
+
+impl FromStr for PersonRole {
+    type Err = PersonRoleError;
+
+    fn from_str(text: &str) -> Result<Self, PersonRoleError> {
+        match text {
+            "admin" => Ok(Self::Admin),
+            "viewer" => Ok(Self::Viewer),
+            other => Err(PersonRoleError(other.chars().take(60).collect())),
+        }
+    }
 }
 
 impl PersonRole {

@@ -33,6 +33,19 @@ pub enum Role {
 }
 
 impl Role {
+    pub const ALL: [Self; 11] = [
+        Self::Leaf,
+        Self::Poller,
+        Self::Admin,
+        Self::Viewer,
+        Self::PlatformAdmin,
+        Self::CoreStream,
+        Self::CoreRpc,
+        Self::CoreLive,
+        Self::DispatchPush,
+        Self::Provisioner,
+        Self::SystemOperator,
+    ];
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
     pub const CORE: [Self; 4] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner];
 

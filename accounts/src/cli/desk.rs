@@ -1,0 +1,146 @@
+//! What the commands that change a platform share: opening it, its connections, and saying what happened.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use bulkhead_bus::Role;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::exit::{FAILED, Failure, INVALID, NOT_READY, UNREACHABLE};
+use super::show::{json_lines, write_lines};
+use crate::tenancy::{Links, Preview, Tenancy, TenancyError};
+use crate::up::PlatformError;
+
+/// How a command is to behave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) is_json: bool,
+    pub(super) is_dry: bool,
+}
+
+impl From<TenancyError> for Failure {
+    fn from(error: TenancyError) -> Self {
+        let code = match &error {
+            error if error.is_not_converged() => NOT_READY,
+            TenancyError::Platform(PlatformError::Admit(..) | PlatformError::Apart(_)) => UNREACHABLE,
+            TenancyError::Settings(_)
+            | TenancyError::Plan(_)
+            | TenancyError::Record(crate::tenancy::RecordError::Unknown(_))
+            | TenancyError::Invalid(_)
+            | TenancyError::AlreadyThere(_)
+            | TenancyError::BegunOtherwise { .. }
+            | TenancyError::Offboarded(_)
+            | TenancyError::Stage { .. } => INVALID,
+            _ => FAILED,
+        };
+        Self::new(code, &error)
+    }
+}
+
+pub(super) fn open(home: &Path) -> Result<Tenancy, Failure> {
+    let tenancy = Tenancy::open(home.to_owned())?;
+    for act in tenancy.journal.under_way().map_err(TenancyError::Journal)? {
+        let Some((first, last)) = act.first().zip(act.last()) else { continue };
+        let line =
+            format!("{} of {} was begun and is not done (last step: {})", first.act.as_str(), first.about, last.step);
+        note(&line);
+    }
+    Ok(tenancy)
+}
+
+/// Says something beside what is asked for; nobody may be listening.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "bulkhead: {text}");
+}
+
+/// Announces the steps of what takes longer than a moment.
+pub(super) fn announcer(is_json: bool) -> impl Fn(&str) {
+    let started = Instant::now();
+    move |step: &str| {
+        if !is_json {
+            let _ = writeln!(std::io::stderr(), "[{:5.1}s] {step}", started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Tells how many of many are done, a line each time a twentieth is.
+pub(super) fn counter(is_json: bool, all: usize, what: &'static str) -> impl Fn(usize) {
+    let step = (all / 20).max(1);
+    move |done| {
+        if !is_json && all > 20 && (done.is_multiple_of(step) || done == all) {
+            let _ = writeln!(std::io::stderr(), "{done} of {all} {what}");
+        }
+    }
+}
+
+/// One line for people or one object for programs.
+pub(super) fn say<T: Serialize>(is_json: bool, text: &str, value: &T) -> Result<(), Failure> {
+    if is_json { write_lines(&json_lines(std::slice::from_ref(value))?) } else { write_lines(&format!("{text}\n")) }
+}
+
+pub(super) fn short(value: Option<&Value>) -> String {
+    match value {
+        None => "nothing".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// What a change would do.
+pub(super) fn show_preview(preview: &Preview, is_json: bool) -> Result<(), Failure> {
+    if is_json {
+        return write_lines(&json_lines(std::slice::from_ref(preview))?);
+    }
+    let mut text = String::new();
+    if preview.fields.is_empty() {
+        text.push_str(&format!("account {}: nothing changes\n", preview.account));
+    } else {
+        text.push_str(&format!("account {}: {} fields change\n", preview.account, preview.fields.len()));
+    }
+    for field in &preview.fields {
+        text.push_str(&format!(
+            "  {}: {} -> {}\n",
+            field.field,
+            short(field.theirs.as_ref()),
+            short(field.ours.as_ref())
+        ));
+    }
+    text.push_str(&format!("{} connections would close\n", preview.closing.len()));
+    for closing in &preview.closing {
+        text.push_str(&format!(
+            "  {} {} {} ({}) on {}: {}\n",
+            closing.kind, closing.cid, closing.user, closing.role, closing.server, closing.why
+        ));
+    }
+    write_lines(&text)
+}
+
+/// Refuses a change that closes more connections than are allowed.
+pub(super) fn check_disconnects(closing: usize, most: Option<usize>) -> Result<(), Failure> {
+    match most {
+        Some(most) if closing > most => Err(Failure::refused_change(format!(
+            "it would close {closing} connections, and --max-disconnects allows {most}: nothing was changed; --dry-run shows \
+             whose they are"
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// After a change that may concern live streams: sees to all that wait.
+pub(super) async fn reconcile(tenancy: &Tenancy, links: &Links) -> Result<(), Failure> {
+    tenancy.reconcile_live(Some(links)).await?;
+    Ok(())
+}
+
+/// A role by its name.
+pub(super) fn role_named(text: &str) -> Result<Role, String> {
+    let all = Role::ALL;
+    let known = || all.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ");
+    let shown: String = text.chars().take(60).collect();
+    all.iter()
+        .copied()
+        .find(|role| role.name() == text)
+        .ok_or_else(|| format!("there is no role {shown:?}: {}", known()))
+}

@@ -1,0 +1,525 @@
+//! `bulkhead tenant`: the life of a tenant.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{TenantSlug, UserName};
+use bulkhead_runtime::now_ms;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Scope;
+use super::desk::{Manner, announcer, check_disconnects, note, open, reconcile, say, show_preview};
+use super::exit::Failure;
+use super::show::{Row, json_lines, print_rows, write_lines};
+use crate::plan::PlanChoice;
+use crate::tenancy::{
+    Ended, IfThere, NewPerson, NewTenant, PersonRole, Standing, Tenancy, TenancyError, TenantRecord, TenantStage,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TenantCommand {
+    /// Add a tenant: keys, account, database row, proof; or complete one that was cut short.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant add acme-corp --plan enterprise --name \"Acme Corp\"\n  bulkhead tenant add acme-corp              completes one that was cut short\n  bulkhead tenant add acme-corp --undo       removes what there is of one that was cut short"
+    )]
+    Add(AddArgs),
+    /// Tenants with plan, state and sizes.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant list --json\n  bulkhead tenant list --profile acme-admin.toml     as core sees it, as that person"
+    )]
+    List(Scope),
+    /// One tenant with its people, sites and pollers.
+    #[command(after_help = "Example:\n  bulkhead tenant show acme-corp --json")]
+    Show { slug: TenantSlug },
+    /// Change a tenant's display name.
+    #[command(after_help = "Example:\n  bulkhead tenant edit acme-corp --name \"Acme Corporation\"")]
+    Edit(EditArgs),
+    /// Move a tenant to another plan, or another version of its plan.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant plan acme-corp pro --dry-run\n  bulkhead tenant plan acme-corp pro@2 --max-disconnects 0"
+    )]
+    Plan(PlanArgs),
+    /// Disconnect a tenant and admit nobody of it; everything is kept.
+    #[command(after_help = "Example:\n  bulkhead tenant suspend acme-corp --dry-run")]
+    Suspend(ChangeArgs),
+    /// Admit a suspended tenant again.
+    #[command(after_help = "Example:\n  bulkhead tenant resume acme-corp")]
+    Resume(ChangeArgs),
+    /// Give every role of a tenant a new signing key; with --finish take the old keys out once nobody uses them.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant rotate acme-corp\n  bulkhead tenant rotate acme-corp --finish --wait-s 600\n\nIn between its users need new files: `bulkhead tenant user add` for people, `bulkhead poller add` for sites."
+    )]
+    Rotate(super::role::RotateTenantArgs),
+    /// Take a tenant off every server; with --purge destroy its keys and rows as well.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant offboard acme-corp\n  bulkhead tenant offboard acme-corp --purge --yes"
+    )]
+    Offboard(OffboardArgs),
+    /// Bring an offboarded tenant back, with its keys and rows.
+    #[command(after_help = "Example:\n  bulkhead tenant restore acme-corp")]
+    Restore(ChangeArgs),
+    /// People of a tenant.
+    #[command(subcommand)]
+    User(UserCommand),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    slug: TenantSlug,
+    /// free, pro or enterprise, or a version such as pro@2 [default: free].
+    #[arg(long)]
+    plan: Option<PlanChoice>,
+    /// What people call it: free text.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Succeed when the tenant is there already.
+    #[arg(long)]
+    if_absent: bool,
+    /// Remove what there is of an onboarding that was cut short.
+    #[arg(long, conflicts_with_all = ["plan", "if_absent"])]
+    undo: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave the live import for later: `bulkhead push` sees to it.
+    #[arg(long)]
+    defer_live: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EditArgs {
+    slug: TenantSlug,
+    /// What people call it: free text.
+    #[arg(long)]
+    name: String,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    slug: TenantSlug,
+    plan: PlanChoice,
+    /// Change nothing when more connections would close.
+    #[arg(long, value_name = "N")]
+    max_disconnects: Option<usize>,
+    /// Show the fields that change and the connections that close.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChangeArgs {
+    slug: TenantSlug,
+    /// Show the fields that change and the connections that close.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OffboardArgs {
+    slug: TenantSlug,
+    /// Destroy keys and rows as well. This cannot be taken back.
+    #[arg(long)]
+    purge: bool,
+    /// Do not ask before a purge.
+    #[arg(long)]
+    yes: bool,
+    /// Show what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Let a person in: writes a folder with profile, certificate and credentials.
+    #[command(
+        after_help = "Example:\n  bulkhead tenant user add acme-corp alice --role viewer --to alice\n\nOnce more for the same name issues anew and voids what was issued before."
+    )]
+    Add(UserAddArgs),
+    /// The people of a tenant.
+    #[command(after_help = "Example:\n  bulkhead tenant user list acme-corp --json")]
+    List { tenant: TenantSlug },
+    /// Put a person out, at once.
+    #[command(after_help = "Example:\n  bulkhead tenant user revoke acme-corp alice")]
+    Revoke {
+        tenant: TenantSlug,
+        user: UserName,
+        /// Only say whether there is such a person.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UserAddArgs {
+    tenant: TenantSlug,
+    user: UserName,
+    /// admin or viewer.
+    #[arg(long, default_value = "viewer")]
+    role: PersonRole,
+    /// The folder to write.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// How long the credentials are good.
+    #[arg(long, default_value_t = 90, value_parser = super::number::whole::<u32>(1..=3_660))]
+    days: u32,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A tenant in a list.
+#[derive(Serialize)]
+struct TenantLine {
+    tenant: String,
+    display_name: String,
+    plan: String,
+    plan_version: u32,
+    state: &'static str,
+    isolation: &'static str,
+    sites: usize,
+    pollers: usize,
+    people: usize,
+    account: String,
+}
+
+impl TenantLine {
+    fn new(record: &TenantRecord) -> Self {
+        Self {
+            tenant: record.slug.to_string(),
+            display_name: record.display_name.clone(),
+            plan: record.plan.name.to_string(),
+            plan_version: record.plan.version,
+            state: record.stage.as_str(),
+            isolation: bulkhead_store::isolation_of(record.plan.name.as_str()).as_str(),
+            sites: record.sites.len(),
+            pollers: record.pollers(),
+            people: record.people.len(),
+            account: record.account.as_ref().map_or_else(String::new, ToString::to_string),
+        }
+    }
+}
+
+impl Row for TenantLine {
+    const HEADER: &'static [&'static str] =
+        &["TENANT", "NAME", "PLAN", "STATE", "ISOLATION", "SITES", "POLLERS", "PEOPLE", "ACCOUNT"];
+
+    fn cells(&self, _now_ms: i64) -> Vec<String> {
+        vec![
+            self.tenant.clone(),
+            self.display_name.clone(),
+            format!("{}@{}", self.plan, self.plan_version),
+            self.state.to_owned(),
+            self.isolation.to_owned(),
+            self.sites.to_string(),
+            self.pollers.to_string(),
+            self.people.to_string(),
+            self.account.clone(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct PersonLine {
+    tenant: String,
+    user: String,
+    role: &'static str,
+    state: &'static str,
+    credentials_expire: i64,
+    user_key: String,
+}
+
+impl Row for PersonLine {
+    const HEADER: &'static [&'static str] = &["TENANT", "USER", "ROLE", "STATE", "EXPIRES (UTC)", "KEY"];
+
+    fn cells(&self, now_ms: i64) -> Vec<String> {
+        vec![
+            self.tenant.clone(),
+            self.user.clone(),
+            self.role.to_owned(),
+            self.state.to_owned(),
+            super::show::moment(self.credentials_expire * 1_000, now_ms),
+            self.user_key.clone(),
+        ]
+    }
+}
+
+pub(super) async fn run(home: &Path, command: TenantCommand, is_json: bool) -> Result<(), Failure> {
+    match command {
+        TenantCommand::Add(args) => add(home, args, is_json).await,
+        TenantCommand::List(scope) => list(home, &scope, is_json).await,
+        TenantCommand::Show { slug } => show(home, &slug, is_json),
+        TenantCommand::Edit(args) => {
+            let manner = Manner { is_json, is_dry: args.dry_run };
+            change(home, (&args.slug, None), manner, |record| record.display_name = args.name).await
+        }
+        TenantCommand::Plan(args) => change_plan(home, &args, is_json).await,
+        TenantCommand::Suspend(args) => set_stage(home, &args, TenantStage::Suspended, is_json).await,
+        TenantCommand::Resume(args) => set_stage(home, &args, TenantStage::Active, is_json).await,
+        TenantCommand::Restore(args) => restore(home, &args, is_json).await,
+        TenantCommand::Rotate(args) => super::role::rotate_tenant(home, &args, is_json).await,
+        TenantCommand::Offboard(args) => offboard(home, &args, is_json).await,
+        TenantCommand::User(command) => run_user(home, command, is_json).await,
+    }
+}
+
+fn done(is_json: bool, text: &str, record: &TenantRecord) -> Result<(), Failure> {
+    say(is_json, text, &TenantLine::new(record))
+}
+
+async fn add(home: &Path, args: AddArgs, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let slug = args.slug.clone();
+    let if_there = if args.if_absent { IfThere::Leave } else { IfThere::Refuse };
+    let order = NewTenant { slug: args.slug, display_name: args.name, plan: args.plan, if_there };
+    if args.dry_run {
+        return preview_add(&tenancy, &order, is_json);
+    }
+    let lock = tenancy.lock()?;
+    let links = tenancy.connect().await?;
+    if args.undo {
+        tenancy.undo_add(&links, &slug).await?;
+        return say(is_json, &format!("what there was of tenant {slug} is gone"), &json!({"undone": slug}));
+    }
+    let started = std::time::Instant::now();
+    let added = tenancy.add_tenant(&links, &order, &announcer(is_json)).await?;
+    let took = started.elapsed();
+    drop(lock);
+    let text = if added.was_there {
+        format!("tenant {slug} was there already")
+    } else {
+        let plan = added.record.plan;
+        format!("tenant {slug} is in force with plan {plan} after {} ms", took.as_millis())
+    };
+    done(is_json, &text, &added.record)?;
+    if args.defer_live {
+        return Ok(());
+    }
+    // It works without: the live view is a state of its own.
+    if let Err(failure) = reconcile(&tenancy, &links).await {
+        note(&format!("its live view follows when `bulkhead push` succeeds: {}", failure.message()));
+    }
+    Ok(())
+}
+
+fn preview_add(tenancy: &Tenancy, order: &NewTenant, is_json: bool) -> Result<(), Failure> {
+    let known = tenancy.records.find(&order.slug).map_err(TenancyError::Record)?;
+    let text = match known.as_ref().map(|record| record.stage) {
+        None => {
+            let choice = order.plan.unwrap_or(PlanChoice::Newest(crate::plan::PlanName::Free));
+            let plan = tenancy.plans.choose(choice).map_err(TenancyError::Plan)?;
+            format!("tenant {} would be added with plan {}; no connection would close", order.slug, plan.plan_ref())
+        }
+        Some(TenantStage::Adding) => format!("the onboarding of tenant {} would be completed", order.slug),
+        Some(TenantStage::Active | TenantStage::Suspended) if order.if_there == IfThere::Leave => {
+            format!("tenant {} is there already: nothing would be done", order.slug)
+        }
+        Some(TenantStage::Active | TenantStage::Suspended) => {
+            return Err(TenancyError::AlreadyThere(order.slug.clone()).into());
+        }
+        Some(TenantStage::Offboarded) => return Err(TenancyError::Offboarded(order.slug.clone()).into()),
+    };
+    say(is_json, &text, &json!({"tenant": order.slug, "would": text}))
+}
+
+async fn list(home: &Path, scope: &Scope, is_json: bool) -> Result<(), Failure> {
+    // A person asks core, which shows what that person may see; the operator's own records are here.
+    if scope.profile.is_some() {
+        return super::query::list_tenants(home, scope, is_json).await;
+    }
+    let tenancy = open(home)?;
+    let records = match &scope.tenant {
+        Some(slug) => vec![tenancy.records.get(slug).map_err(TenancyError::Record)?],
+        None => tenancy.records.all().map_err(TenancyError::Record)?,
+    };
+    print_rows(&records.iter().map(TenantLine::new).collect::<Vec<_>>(), is_json, now_ms())
+}
+
+fn show(home: &Path, slug: &TenantSlug, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
+    let plan = tenancy.plan_of(&record)?;
+    if is_json {
+        return write_lines(&json_lines(&[json!({"tenant": record, "limits": plan})])?);
+    }
+    let account = record.account.as_ref().map_or("none yet", |key| key.as_str());
+    let mut text = format!(
+        "tenant   {slug}\nname     {}\nplan     {}\nstate    {}\naccount  {account}\nid       {}\n",
+        record.display_name,
+        record.plan,
+        record.stage.as_str(),
+        record.id
+    );
+    text.push_str(&format!(
+        "limits   {} connections, {} leaf links, {} days of results\n",
+        plan.connections, plan.leaf_links, plan.retention_days
+    ));
+    for (name, person) in &record.people {
+        let revoked = if person.standing == Standing::Revoked { " (revoked)" } else { "" };
+        text.push_str(&format!("person   {name}, {}{revoked}\n", person.role.as_str()));
+    }
+    for (site, held) in &record.sites {
+        let pollers: Vec<String> = held
+            .pollers
+            .iter()
+            .map(|(name, poller)| match poller.standing {
+                Standing::Active => name.to_string(),
+                Standing::Revoked => format!("{name} (revoked)"),
+            })
+            .collect();
+        text.push_str(&format!("site     {site}: {}\n", pollers.join(", ")));
+    }
+    write_lines(&text)
+}
+
+async fn change(
+    home: &Path,
+    (slug, max_disconnects): (&TenantSlug, Option<usize>),
+    manner: Manner,
+    change: impl FnOnce(&mut TenantRecord),
+) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let _lock = if manner.is_dry { None } else { Some(tenancy.lock()?) };
+    let links = tenancy.connect().await?;
+    let mut record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
+    change(&mut record);
+    if manner.is_dry || max_disconnects.is_some() {
+        let preview = tenancy.preview(&links, &record).await?;
+        if manner.is_dry {
+            return show_preview(&preview, manner.is_json);
+        }
+        check_disconnects(preview.closing.len(), max_disconnects)?;
+    }
+    let changed = tenancy.change_tenant(&links, slug, |known| *known = record).await?;
+    let text = format!("tenant {slug} is in force with plan {}", changed.plan);
+    done(manner.is_json, &text, &changed)
+}
+
+async fn change_plan(home: &Path, args: &PlanArgs, is_json: bool) -> Result<(), Failure> {
+    let plan = open(home)?.plans.choose(args.plan).map_err(TenancyError::Plan)?.plan_ref();
+    let manner = Manner { is_json, is_dry: args.dry_run };
+    change(home, (&args.slug, args.max_disconnects), manner, |record| record.plan = plan).await
+}
+
+async fn set_stage(home: &Path, args: &ChangeArgs, stage: TenantStage, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let _lock = if args.dry_run { None } else { Some(tenancy.lock()?) };
+    let links = tenancy.connect().await?;
+    if args.dry_run {
+        let record = tenancy.records.get(&args.slug).map_err(TenancyError::Record)?;
+        let preview = tenancy.preview(&links, &TenantRecord { stage, ..record }).await?;
+        return show_preview(&preview, is_json);
+    }
+    let record = if stage == TenantStage::Suspended {
+        tenancy.suspend(&links, &args.slug).await?
+    } else {
+        tenancy.resume(&links, &args.slug).await?
+    };
+    done(is_json, &format!("tenant {} is {}", args.slug, record.stage.as_str()), &record)
+}
+
+async fn restore(home: &Path, args: &ChangeArgs, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    if args.dry_run {
+        let record = tenancy.records.get(&args.slug).map_err(TenancyError::Record)?;
+        let text = format!("tenant {} would be brought back with plan {}", args.slug, record.plan);
+        return say(is_json, &text, &json!({"tenant": args.slug, "would": text}));
+    }
+    let lock = tenancy.lock()?;
+    let links = tenancy.connect().await?;
+    let record = tenancy.restore(&links, &args.slug).await?;
+    drop(lock);
+    done(is_json, &format!("tenant {} is back", args.slug), &record)?;
+    reconcile(&tenancy, &links).await
+}
+
+async fn offboard(home: &Path, args: &OffboardArgs, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let slug = &args.slug;
+    let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
+    if args.dry_run {
+        let links = tenancy.connect().await?;
+        let closed = TenantRecord { stage: TenantStage::Offboarded, ..record };
+        return show_preview(&tenancy.preview(&links, &closed).await?, is_json);
+    }
+    if args.purge && !args.yes && !confirmed(slug)? {
+        return Err(Failure::refused_change(format!("tenant {slug} is as it was: say --yes, or type its slug")));
+    }
+    let _lock = tenancy.lock()?;
+    let links = tenancy.connect().await?;
+    let announce = announcer(is_json);
+    let mut ended = None;
+    if record.stage != TenantStage::Offboarded || !args.purge {
+        ended = Some(tenancy.offboard(&links, slug, &announce).await?);
+    }
+    if args.purge {
+        ended = Some(tenancy.purge(&links, slug, &announce).await?);
+    }
+    let Some(Ended { evidence, file }) = ended else { return Ok(()) };
+    let what = if evidence.is_purged { "purged" } else { "offboarded" };
+    let text = format!("tenant {slug} is {what}; the signed evidence is {}", file.display());
+    say(is_json, &text, &json!({"evidence": evidence, "file": file}))
+}
+
+/// Asks on a terminal; elsewhere nobody is there to be asked.
+fn confirmed(slug: &TenantSlug) -> Result<bool, Failure> {
+    use std::io::IsTerminal;
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    note(&format!("this destroys all rows and keys of {slug}, for ever; type its slug to go on:"));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(Failure::failed)?;
+    Ok(line.trim() == slug.as_str())
+}
+
+async fn run_user(home: &Path, command: UserCommand, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    match command {
+        UserCommand::Add(args) => {
+            if args.dry_run {
+                let record = tenancy.records.get(&args.tenant).map_err(TenancyError::Record)?;
+                let verb = if record.people.contains_key(&args.user) { "be issued anew" } else { "be let in" };
+                let text = format!("{} of {} would {verb} as {}", args.user, args.tenant, args.role.as_str());
+                return say(is_json, &text, &json!({"user": args.user, "would": text}));
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            let person = NewPerson { name: args.user.clone(), folder: args.to, days: args.days };
+            let path = tenancy.add_person(&links, &args.tenant, &person, args.role).await?;
+            let text = format!("{} of {} is let in by {}", args.user, args.tenant, path.display());
+            say(is_json, &text, &json!({"tenant": args.tenant, "user": args.user, "profile": path}))
+        }
+        UserCommand::List { tenant } => {
+            let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
+            let line = |(name, person): (&UserName, &crate::tenancy::PersonRecord)| PersonLine {
+                tenant: tenant.to_string(),
+                user: name.to_string(),
+                role: person.role.as_str(),
+                state: if person.standing == Standing::Active { "active" } else { "revoked" },
+                credentials_expire: person.issued.credentials_expire,
+                user_key: person.issued.user_key.clone(),
+            };
+            print_rows(&record.people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())
+        }
+        UserCommand::Revoke { tenant, user, dry_run } => {
+            let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
+            if dry_run {
+                let is_there = record.people.contains_key(&user);
+                let text = if is_there { "would be put out" } else { "is not there" };
+                return say(
+                    is_json,
+                    &format!("{user} of {tenant} {text}"),
+                    &json!({"user": user, "is_there": is_there}),
+                );
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            tenancy.revoke_person(&links, &tenant, &user).await?;
+            say(is_json, &format!("{user} of {tenant} is put out"), &json!({"tenant": tenant, "revoked": user}))
+        }
+    }
+}
