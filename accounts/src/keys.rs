@@ -104,7 +104,13 @@ impl KeyStore {
     /// # Errors
     /// When the seed cannot be written.
     pub fn put(&self, key: &SigningKey) -> Result<(), KeyError> {
-        write_key(&self.path(key.public())?, key)
+        let path = self.path(key.public())?;
+        let written = write_key(&path, key);
+        if written.is_err() {
+            // A folder that was made for it is not wanted either; one that holds others stays.
+            let _ = path.parent().map(std::fs::remove_dir);
+        }
+        written
     }
 
     /// Takes back a seed that turned out not to be needed.

@@ -2,7 +2,6 @@
 //! (facts: topology-proved section 3). No plain signing key, no `>`, no limit of -1 but `data`, which servers ignore.
 
 use bulkhead_bus::{Head, Role, StreamName, role_permissions};
-use serde_json::Map;
 
 use crate::hub_size::HubSize;
 use crate::plan::Plan;
@@ -47,7 +46,7 @@ fn export(name: &str, subject: &str, kind: ExportKind, position: Option<u32>) ->
         kind,
         response_type,
         account_token_position: position,
-        unknown: Map::new(),
+        ..Export::default()
     }
 }
 
@@ -58,7 +57,7 @@ fn import(name: &str, subject: &str, local: &str, account: &str, kind: ExportKin
         local_subject: local.to_owned(),
         account: account.to_owned(),
         kind,
-        unknown: Map::new(),
+        ..Import::default()
     }
 }
 
@@ -176,7 +175,7 @@ mod tests {
         for (name, limit) in json["limits"].as_object().unwrap() {
             assert!(name == "data" || limit != -1, "{name} is unlimited");
         }
-        assert_eq!(json["limits"]["disk_storage"], 0);
+        assert_eq!(body.limits.disk_storage, 0);
         for import in json["imports"].as_array().unwrap() {
             assert!(import["subject"].as_str().unwrap().starts_with("t.AOWN."), "{import}");
         }

@@ -10,11 +10,10 @@ use bulkhead_accounts::resolver::{
 };
 use bulkhead_accounts::up::system_settings;
 use bulkhead_bus::{Role, SiteName};
-use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, decode, encode};
+use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, decode_json, encode};
 use bulkhead_runtime::{Bus, BusSettings, now_ms};
 use bulkhead_testkit::deployment::TRIAL;
 use bulkhead_testkit::{Identity, TestDeployment};
-use serde_json::Value;
 
 pub(crate) struct Ground {
     pub(crate) deployment: TestDeployment,
@@ -68,7 +67,7 @@ impl Ground {
     }
 
     pub(crate) fn identity_key(&self) -> anyhow::Result<SigningKey> {
-        let claims: Claims<Value> = decode(&self.operator().token)?;
+        let claims = decode_json(&self.operator().token)?;
         Ok(self.operator().keys().read(&claims.iss, KeyKind::Operator)?)
     }
 
@@ -91,9 +90,9 @@ impl Ground {
     pub(crate) fn user(&self, account: &str, role: Role, name: &str) -> anyhow::Result<BusSettings> {
         let site: SiteName = "oslo".parse()?;
         let request = UserRequest { account, role, name, site: Some(&site), expires: now_s() + 3_600 };
-        let text = self.operator().issue_user(&request, now_s())?;
+        let issued = self.operator().issue_user(&request, now_s())?;
         let path = self.deployment.home().join(format!("{account}-{name}.creds"));
-        std::fs::write(&path, text).context("write credentials")?;
+        std::fs::write(&path, issued.text.as_bytes()).context("write credentials")?;
         let urls = self.deployment.up.platform.hub_urls.clone();
         let system = system_settings(&self.deployment.up.layout, urls);
         Ok(BusSettings { creds_file: Some(path), inbox_prefix: format!("_INBOX_{name}"), ..system })

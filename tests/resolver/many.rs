@@ -5,7 +5,7 @@ use std::time::Duration;
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::resolver::{Base, Missing, Order, PushError, ensure_deleted, pull, push_many};
 use bulkhead_bus::AccountKey;
-use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
+use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
 
 use crate::ground::{Ground, now_s};
 
@@ -20,8 +20,7 @@ fn accounts(ground: &Ground, count: usize) -> anyhow::Result<Vec<(String, Accoun
         let key = SigningKey::generate(KeyKind::Account).public().to_owned();
         let text = serde_json::to_string(&template.claims.nats)?.replace(template.key.as_str(), &key);
         let name = format!("many-{index}");
-        let mut claims =
-            Claims::new(key.clone(), name.clone(), now_s(), serde_json::from_str::<serde_json::Value>(&text)?);
+        let mut claims = Claims::new(key.clone(), name.clone(), now_s(), serde_json::from_str::<AccountBody>(&text)?);
         Ok((name, key.parse()?, encode(&mut claims, &signer)?))
     };
     (0..count).map(sign).collect()

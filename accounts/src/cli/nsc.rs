@@ -16,7 +16,7 @@ use crate::up::Layout;
 pub(super) enum NscCommand {
     /// Copy the store for nsc: tokens, seeds, users that we issued, and nsc's own settings.
     #[command(
-        after_help = "Example:\n  bulkhead nsc export --to /root/nsc-copy\n  export XDG_CONFIG_HOME=/root/nsc-copy/config XDG_DATA_HOME=/root/nsc-copy/data\n  nsc validate --all-accounts"
+        after_help = "Example:\n  bulkhead nsc export --to /srv/nsc-copy\n  export XDG_CONFIG_HOME=/srv/nsc-copy/config XDG_DATA_HOME=/srv/nsc-copy/data\n  nsc validate --all-accounts"
     )]
     Export(ExportArgs),
     /// Say what nsc changed behind our back, and what nsc would stumble over. Changes nothing.
@@ -47,7 +47,7 @@ pub(super) struct ExportArgs {
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
     /// Where nsc keeps its data: the folder with `stores` and `keys` [default: our own store].
-    #[arg(value_name = "DIR", required_unless_present = "accept")]
+    #[arg(value_name = "DIR", required_unless_present_any = ["accept", "adopt"])]
     from: Option<PathBuf>,
     /// Where nsc keeps its keys [default: `keys` beside `stores`].
     #[arg(long, value_name = "DIR")]
@@ -58,6 +58,9 @@ pub(super) struct ImportArgs {
     /// Take this account as it is there. May be repeated.
     #[arg(long, value_name = "ACCOUNT")]
     accept: Vec<String>,
+    /// Take this account, which nsc made, as one that we render from now on. May be repeated.
+    #[arg(long, value_name = "ACCOUNT")]
+    adopt: Vec<String>,
     /// Only say what would be taken.
     #[arg(long)]
     dry_run: bool,
@@ -190,14 +193,22 @@ fn import(home: &Path, args: &ImportArgs, is_json: bool) -> Result<(), Failure> 
     };
     let folder = Layout::new(home.to_owned()).operator();
     let store = OperatorStore::read(folder.clone()).map_err(Failure::failed)?;
-    let accept: &[String] = if args.dry_run { &[] } else { &args.accept };
-    let rows = match (store, source) {
-        (Some(store), None) if args.dry_run => in_place(&store, &args.accept)?,
+    let named: Vec<String> = args.accept.iter().chain(&args.adopt).cloned().collect();
+    let accept: &[String] = if args.dry_run { &[] } else { &named };
+    let mut rows = match (store, source) {
+        (Some(store), None) if args.dry_run => in_place(&store, &named)?,
         (Some(store), source) => store.import_accounts(source.as_ref(), accept).map_err(import_failure)?,
         (None, Some(source)) if args.dry_run => source.preview().map_err(import_failure)?,
         (None, Some(source)) => OperatorStore::import_new(&folder, &source).map_err(import_failure)?.1,
         (None, None) => return open_store(home).map(|_| ()),
     };
+    if !args.dry_run && !args.adopt.is_empty() {
+        let store = open_store(home)?;
+        for name in &args.adopt {
+            store.adopt_account(name).map_err(store_failure)?;
+            rows.iter_mut().filter(|row| row.account == *name).for_each(|row| row.managed = true);
+        }
+    }
     print_rows(&rows, is_json, now_ms())?;
     let is_open = |row: &Imported| row.state == "differs" || row.state == "new";
     if rows.iter().any(is_open) { Err(Failure::silent(WARNINGS)) } else { Ok(()) }

@@ -2,7 +2,6 @@
 
 use bulkhead_bus::{AccountKey, Role};
 use bulkhead_claims::{AccountBody, Claims, DecodeError, KeyKind, OperatorBody, ScopedKey, decode, encode};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::nsc_layout::{folders_in, subject_of};
@@ -244,13 +243,13 @@ impl OperatorStore {
         Ok(AccountRecord { name, key, token, claims })
     }
 
-    /// Signs claims of any shape and writes them with their book. Both files are whole on the disk before either takes its
+    /// Signs claims and writes them with their book. Both files are whole on the disk before either takes its
     /// place, so a full disk changes nothing; a crash between the two leaves a token that the book knows.
-    pub(super) fn write_claims<B: Serialize>(
+    pub(super) fn write_claims(
         &self,
         book: &mut Book,
         before: Option<(&str, i64)>,
-        claims: &mut Claims<B>,
+        claims: &mut Claims<AccountBody>,
         now: i64,
     ) -> Result<String, OperatorError> {
         let last = before.map_or(0, |(_, iat)| iat).max(book.iat);
@@ -332,11 +331,17 @@ pub(super) fn may_sign(operator: &Claims<OperatorBody>, key: &str) -> bool {
 
 /// What differs between the token that we wrote last and the one that is there.
 pub(super) fn edits(book: &Book, token: &str) -> Vec<String> {
-    let claims = |token: &str| decode::<Value>(token).ok();
+    let claims = |token: &str| decode::<AccountBody>(token).ok();
     let Some((ours, theirs)) = claims(&book.token).zip(claims(token)) else {
         return vec!["it is not readable".to_owned()];
     };
-    let mut differences = compare(&ours.nats, &theirs.nats);
+    differences(&ours, &theirs)
+}
+
+/// What differs in content; when and with which id it was signed says nothing.
+pub(super) fn differences(ours: &Claims<AccountBody>, theirs: &Claims<AccountBody>) -> Vec<String> {
+    let json = |body: &AccountBody| serde_json::to_value(body).unwrap_or(Value::Null);
+    let mut differences = compare(&json(&ours.nats), &json(&theirs.nats));
     let standard = [
         ("sub", ours.sub.clone(), theirs.sub.clone()),
         ("name", ours.name.clone(), theirs.name.clone()),

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use bulkhead_bus::Role;
-use bulkhead_claims::{AccountBody, Claims, ScopedKey};
+use bulkhead_claims::{AccountBody, Claims, Revocations, ScopedKey};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// A signing key of a role and since when it is the account's, in unix seconds.
@@ -105,7 +104,7 @@ impl Book {
             }
         }
         book.managed = !book.roles.is_empty();
-        book.revocations = revocations_of(&claims.nats);
+        book.revocations = BTreeMap::clone(&claims.nats.revocations);
         book.remember(token, claims.iat, None);
         book
     }
@@ -124,6 +123,8 @@ impl Book {
             }
         }
         self.managed |= known.managed;
+        // What we sign next must be newer than all that servers may have seen.
+        self.iat = self.iat.max(known.iat);
     }
 
     /// A role's first key.
@@ -164,16 +165,10 @@ impl Book {
     }
 }
 
-fn revocations_of(body: &AccountBody) -> BTreeMap<String, i64> {
-    let entries = body.unknown.get("revocations").and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(user, at)| Some((user.clone(), at.as_i64()?))).collect()
-}
-
 fn put_revocations(body: &mut AccountBody, revocations: &BTreeMap<String, i64>) {
-    body.unknown.remove("revocations");
-    if !revocations.is_empty() {
-        let entries = revocations.iter().map(|(user, at)| (user.clone(), Value::from(*at))).collect();
-        body.unknown.insert("revocations".to_owned(), Value::Object(entries));
+    body.revocations = Revocations::default();
+    for (user, at) in revocations {
+        body.revocations.revoke(user, *at);
     }
 }
 

@@ -28,7 +28,7 @@ pub enum OperatorError {
     )]
     ForeignEdit { account: String, differences: Vec<String> },
     #[error(
-        "account {0} was made by another tool and is not rendered by us: `bulkhead nsc import --accept {0}` hands it over"
+        "account {0} was made by another tool and is not rendered by us: `bulkhead nsc import --adopt {0}` hands it over"
     )]
     Unmanaged(String),
     #[error(

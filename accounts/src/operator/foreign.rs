@@ -1,24 +1,34 @@
 //! What to do about an account that another tool changed: take the change over, or take it back.
 
-use bulkhead_claims::{Claims, DecodeError, decode};
-use serde_json::Value;
+use bulkhead_claims::{AccountBody, Claims, DecodeError, decode};
 
 use super::{AccountRecord, Book, OperatorError, OperatorStore};
 
 impl OperatorStore {
-    /// Takes an account as it lies there for ours: its keys and revocations last, the rest until it is rendered again. An
-    /// account that another tool made is handed over to us.
+    /// Takes an account as it lies there: its keys and revocations last, the rest until it is rendered again.
     ///
     /// # Errors
     /// When there is no such account, or its token is damaged or of another operator.
     pub fn accept_account(&self, name: &str) -> Result<Book, OperatorError> {
+        self.take(name, |_| ())
+    }
+
+    /// Takes an account that another tool made as one that we render from now on.
+    ///
+    /// # Errors
+    /// As [`OperatorStore::accept_account`].
+    pub fn adopt_account(&self, name: &str) -> Result<Book, OperatorError> {
+        self.take(name, |book| book.managed = true)
+    }
+
+    fn take(&self, name: &str, finish: impl FnOnce(&mut Book)) -> Result<Book, OperatorError> {
         let _lock = self.lock()?;
         let record = self.account(name)?.ok_or_else(|| OperatorError::NoAccount(name.to_owned()))?;
         let mut book = Book::derive(name, &record.token, &record.claims);
         if let Some(known) = self.read_book(name)? {
             book.keep_times_of(&known);
         }
-        book.managed = true;
+        finish(&mut book);
         self.stage_book(&book)?.put().map_err(OperatorError::File)?;
         Ok(book)
     }
@@ -32,10 +42,10 @@ impl OperatorStore {
         let mut book = self.read_book(name)?.ok_or_else(|| OperatorError::NoAccount(name.to_owned()))?;
         let path = self.paths.book(name)?.display().to_string();
         let damaged = |source| OperatorError::Token { name: name.to_owned(), path, source };
-        let mut claims: Claims<Value> = decode(&book.token).map_err(damaged)?;
+        let mut claims: Claims<AccountBody> = decode(&book.token).map_err(damaged)?;
         let found = std::fs::read_to_string(self.paths.account_token(name)?).ok();
         // One that is cut short has no time, but still is what is there.
-        let known = |token: &String| decode::<Value>(token).map_or(0, |claims| claims.iat);
+        let known = |token: &String| decode::<AccountBody>(token).map_or(0, |claims| claims.iat);
         let before = found.as_ref().map(|token| (token.as_str(), known(token)));
         self.write_claims(&mut book, before, &mut claims, now)?;
         let missing = || OperatorError::NoAccount(name.to_owned());

@@ -21,7 +21,7 @@ pub enum KeyOwner {
     Account {
         account: String,
     },
-    /// A signing key of an account; a role's old one is there only while the role is being rotated.
+    /// A signing key of an account, without a role when it may sign any user; a role's old one is there only while the role is being rotated.
     AccountSigning {
         account: String,
         role: String,
@@ -58,6 +58,7 @@ impl KeyOwner {
             Self::OperatorSigning { in_use: true } => "operator, signs accounts".to_owned(),
             Self::OperatorSigning { in_use: false } => "operator, standby".to_owned(),
             Self::Account { account } => account.clone(),
+            Self::AccountSigning { account, role } if role.is_empty() => format!("{account}, signs any user"),
             Self::AccountSigning { account, role } => format!("{account}, role {role}"),
             Self::User { account, user } => format!("{account}, user {user}"),
             Self::Nobody => "nobody: orphan".to_owned(),
@@ -91,7 +92,7 @@ impl OperatorStore {
         for account in self.account_names() {
             if let Ok(Some(record)) = self.account(&account) {
                 for key in &record.claims.nats.signing_keys {
-                    let role = key.role().unwrap_or("any").to_owned();
+                    let role = key.role().unwrap_or_default().to_owned();
                     owners.insert(key.key().to_owned(), KeyOwner::AccountSigning { account: account.clone(), role });
                 }
                 owners.insert(record.claims.sub, KeyOwner::Account { account: account.clone() });

@@ -85,7 +85,7 @@ impl OperatorStore {
                     return drift(DriftKind::Name, found, "give the folder and its token the name in the token".into());
                 }
                 let is_managed = held.book.is_some_and(|book| book.managed);
-                let advice = format!("nothing to do; `bulkhead nsc import --accept {name}` hands it over to us");
+                let advice = format!("nothing to do; `bulkhead nsc import --adopt {name}` hands it over to us");
                 if is_managed { None } else { drift(DriftKind::Unmanaged, "another tool made it".into(), advice) }
             }
             Err(OperatorError::ForeignEdit { differences, .. }) => {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_claims::{KeyKind, SigningKey, UserBody, decode};
+use bulkhead_claims::{Credentials, SigningKey, parse_credentials};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -145,21 +145,9 @@ fn look_for_users(folder: &Path, depth: usize, found: &mut Vec<FoundUser>) {
 
 fn read_user(path: &Path) -> Option<FoundUser> {
     let text = Zeroizing::new(std::fs::read_to_string(path).ok()?);
-    let after = |marker: &str| Some(text.split_once(marker)?.1.lines().nth(1)?.trim());
-    let token = after("BEGIN NATS USER JWT")?;
-    let seed = SigningKey::from_seed(after("BEGIN USER NKEY SEED")?, KeyKind::User).ok()?;
-    let claims = decode::<UserBody>(token).ok()?;
+    let Credentials { token, claims, key } = parse_credentials(&text).ok()?;
     let name = claims.name.clone();
     super::nsc_layout::check_name(&name).ok()?;
     let account_key = if claims.nats.issuer_account.is_empty() { claims.iss } else { claims.nats.issuer_account };
-    let token = token.to_owned();
-    (seed.public() == claims.sub).then_some(FoundUser {
-        account_key,
-        name,
-        public: claims.sub,
-        iat: claims.iat,
-        token,
-        text,
-        seed,
-    })
+    Some(FoundUser { account_key, name, public: claims.sub, iat: claims.iat, token, text, seed: key })
 }

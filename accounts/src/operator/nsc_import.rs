@@ -4,15 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_claims::{AccountBody, Claims, OperatorBody, decode};
+use bulkhead_claims::{AccountBody, Body, Claims, OperatorBody, decode};
 use serde::Serialize;
-use serde_json::Value;
 
-use super::accounts::{edits, may_sign};
+use super::accounts::{differences, edits, may_sign};
 use super::lock::StoreLock;
 use super::nsc_export::copy_tree;
 use super::nsc_layout::{find_operators, folders_in};
-use super::{Book, OperatorError, OperatorStore, SYSTEM, compare};
+use super::{Book, OperatorError, OperatorStore, SYSTEM};
 use crate::files::{Staged, make_folder, read_text};
 
 /// Where a store of nsc lies: below any of the folders that nsc uses.
@@ -128,7 +127,7 @@ fn damaged(path: &Path, problem: &str) -> NscImportError {
     NscImportError::Damaged { path: path.display().to_string(), problem: problem.to_owned() }
 }
 
-fn read_token<B: serde::de::DeserializeOwned>(path: &Path) -> Result<Claims<B>, NscImportError> {
+fn read_token<B: Body>(path: &Path) -> Result<Claims<B>, NscImportError> {
     let text = read_text(path).map_err(|error| NscImportError::Store(OperatorError::File(error)))?;
     decode(text.trim()).map_err(|error| damaged(path, &crate::reason::reason(&error)))
 }
@@ -196,7 +195,7 @@ impl OperatorStore {
         let known = self.read_book(name).ok().flatten();
         let differences = match &ours {
             Some(record) if record.token == token => vec![],
-            Some(record) => changes(&record.token, token),
+            Some(record) => changes(&record.claims, claims),
             None => vec![],
         };
         let managed = known.is_some_and(|book| book.managed);
@@ -253,10 +252,8 @@ impl OperatorStore {
 }
 
 /// What differs between two tokens; the same content signed anew differs as well.
-fn changes(ours: &str, theirs: &str) -> Vec<String> {
-    let claims = |token: &str| decode::<Value>(token).ok();
-    let Some((ours, theirs)) = claims(ours).zip(claims(theirs)) else { return vec!["it is not readable".to_owned()] };
-    let mut differences = compare(&ours.nats, &theirs.nats);
+fn changes(ours: &Claims<AccountBody>, theirs: &Claims<AccountBody>) -> Vec<String> {
+    let mut differences = differences(ours, theirs);
     if differences.is_empty() {
         differences.push(format!("iat is {}, was {}", theirs.iat, ours.iat));
     }

@@ -149,6 +149,6 @@ pub(super) fn find_operators(stores: &Path, first: &str) -> Vec<String> {
 /// Whom a token is about; `None` when it cannot be read.
 pub(super) fn subject_of(path: &Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
-    let claims = bulkhead_claims::decode::<serde_json::Value>(text.trim()).ok()?;
+    let claims = bulkhead_claims::decode::<bulkhead_claims::AccountBody>(text.trim()).ok()?;
     Some(claims.sub)
 }

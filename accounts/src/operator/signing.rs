@@ -6,9 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use bulkhead_claims::{Claims, KeyKind, OperatorBody, Signer, decode, encode};
+use bulkhead_claims::{Claims, KeyKind, OperatorBody, Signer, encode};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::accounts::may_sign;
 use super::{OperatorError, OperatorStore, not_signed, read_operator};
@@ -172,10 +171,7 @@ impl OperatorStore {
         if record.claims.iss == key {
             return Ok(false);
         }
-        // As plain JSON, so that what another tool wrote stays as it wrote it.
-        let path = self.paths.account_token(name)?.display().to_string();
-        let damaged = |source| OperatorError::Token { name: name.to_owned(), path, source };
-        let mut claims = decode::<Value>(&record.token).map_err(damaged)?;
+        let mut claims = record.claims.clone();
         self.write_claims(&mut book, Some((&record.token, record.claims.iat)), &mut claims, now)?;
         Ok(true)
     }

@@ -63,7 +63,7 @@ fn users_are_signed_by_the_scoped_key_of_their_role_and_never_by_an_identity() {
     let claims = decode::<UserBody>(token).unwrap();
     assert_eq!(Some(claims.iss.as_str()), account.role_key(Role::Leaf));
     assert_ne!(claims.iss, account.key.as_str());
-    assert_eq!((claims.nats.tags, claims.exp), (vec!["site:oslo".to_owned()], Some(2_000)));
+    assert_eq!((json!(claims.nats.tags), claims.exp), (json!(["site:oslo"]), Some(2_000)));
     assert_eq!((issued.public, issued.iat, issued.expires), (claims.sub, 1_000, 2_000));
     assert_eq!(claims.nats.issuer_account, account.key.as_str());
 }
@@ -125,7 +125,7 @@ fn a_rotated_role_has_both_keys_until_the_end_and_rendering_keeps_them() {
     let token = store.issue_user(&user, 1_000).unwrap();
     assert_eq!(decode::<UserBody>(token.text.lines().nth(1).unwrap()).unwrap().iss, new);
     let finished = store.finish_role_rotation("acme-corp", Role::Leaf, 1_000).unwrap();
-    assert_eq!(keys_of(&finished, Role::Leaf), [new.clone()]);
+    assert_eq!(keys_of(&finished, Role::Leaf), std::slice::from_ref(&new));
     assert_eq!(keys_of(&finished, Role::Admin), keys_of(&before, Role::Admin), "other roles keep theirs");
     assert!(matches!(store.finish_role_rotation("acme-corp", Role::Leaf, 1_000), Err(OperatorError::NotRotating(..))));
     assert_eq!(tenant(&store, PlanName::Free, 1_000).token, finished.token);

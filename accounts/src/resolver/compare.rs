@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use bulkhead_claims::decode;
+use bulkhead_claims::decode_json;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub enum Presence {
 
 /// The part of a token that counts: its body below `nats`, and around it who signed, when, and until when.
 fn said(token: &str) -> Result<Value, String> {
-    let claims = decode::<Value>(token).map_err(|error| error.to_string())?;
+    let claims = decode_json(token).map_err(|error| error.to_string())?;
     Ok(json!({
         "signed": {"iss": claims.iss, "iat": claims.iat},
         "exp": claims.exp, "nbf": claims.nbf, "name": claims.name, "sub": claims.sub, "nats": claims.nats,
@@ -107,7 +107,7 @@ pub fn compare(account: &AccountLayers) -> Vec<Difference> {
         differences.extend(found.into_iter().map(|field| Difference { account: name(), layer: layer.clone(), field }));
     };
     if let (Some(desired), Some(store)) = (&account.desired, &account.store) {
-        let found = match decode::<Value>(store) {
+        let found = match decode_json(store) {
             Ok(claims) => field_differences(desired, &claims.nats),
             Err(error) => vec![unreadable("theirs", &error.to_string())],
         };
@@ -144,11 +144,13 @@ pub fn compare_presence(store: &BTreeSet<String>, listed: &BTreeMap<String, BTre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
+    use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
 
     fn signed(key: &SigningKey, iat: i64, conn: i64) -> String {
         let body = json!({"limits": {"conn": conn}});
-        encode(&mut Claims::new("A".to_owned(), "acme".to_owned(), iat, body), key).unwrap()
+        let body: AccountBody = serde_json::from_value(body).unwrap();
+        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
+        encode(&mut Claims::new(account, "acme".to_owned(), iat, body), key).unwrap()
     }
 
     fn fields(account: &AccountLayers) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bulkhead_bus::question::stored_account;
-use bulkhead_claims::{Claims, decode};
+use bulkhead_claims::{Claims, decode_json};
 use bulkhead_runtime::Bus;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
@@ -28,7 +28,7 @@ impl Base {
     /// The base that `token` is; [`Base::Anything`] would be too much for one that is not readable, so it is none.
     #[must_use]
     pub fn of_token(token: &str) -> Option<Self> {
-        let claims: Claims<Value> = decode(token).ok()?;
+        let claims: Claims<Value> = decode_json(token).ok()?;
         Some(Self::Token { hash: token_hash(token), issued_at: claims.iat })
     }
 
@@ -66,7 +66,7 @@ pub struct Held {
 
 impl Held {
     pub(super) fn new(token: &str, copies: usize, ours: &Claims<Value>) -> Self {
-        let theirs = decode::<Value>(token).ok();
+        let theirs = decode_json(token).ok();
         let differences = theirs.as_ref().map(|theirs| field_differences(&ours.nats, &theirs.nats)).unwrap_or_default();
         let (issuer, issued_at, id) = theirs.map(|claims| (claims.iss, claims.iat, claims.jti)).unwrap_or_default();
         Self { copies, servers: vec![], issuer, issued_at, id, differences }
@@ -105,14 +105,16 @@ mod tests {
     fn token(iat: i64, conn: i64) -> String {
         let key = SigningKey::generate(KeyKind::Operator);
         let body = json!({"limits": {"conn": conn}});
-        encode(&mut Claims::new("A".to_owned(), "x".to_owned(), iat, body), &key).unwrap()
+        let body: bulkhead_claims::AccountBody = serde_json::from_value(body).unwrap();
+        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
+        encode(&mut Claims::new(account, "x".to_owned(), iat, body), &key).unwrap()
     }
 
     #[test]
     fn only_what_a_change_was_made_from_and_what_is_older_may_be_overwritten() {
         let (old, base, later) = (token(1, 5), token(5, 5), token(6, 5));
         let same_second = token(5, 7);
-        let allows = |base: &Base, held: &str| base.allows(held, decode(held).ok().as_ref());
+        let allows = |base: &Base, held: &str| base.allows(held, decode_json(held).ok().as_ref());
         let known = Base::of_token(&base).unwrap();
         for (held, expected) in [(&old, true), (&base, true), (&same_second, false), (&later, false)] {
             assert_eq!(allows(&known, held), expected);
@@ -124,10 +126,10 @@ mod tests {
 
     #[test]
     fn somebody_elses_token_is_shown_with_its_signer_and_what_differs() {
-        let ours: Claims<Value> = decode(&token(5, 5)).unwrap();
+        let ours: Claims<Value> = decode_json(&token(5, 5)).unwrap();
         let theirs = token(6, 7);
         let shown = Held::new(&theirs, 3, &ours).to_string();
-        let claims: Claims<Value> = decode(&theirs).unwrap();
+        let claims: Claims<Value> = decode_json(&theirs).unwrap();
         assert!(
             shown.contains("issued at 6") && shown.contains(&claims.iss) && shown.contains("limits.conn"),
             "{shown}"

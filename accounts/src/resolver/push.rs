@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::AccountKey;
-use bulkhead_claims::{Claims, DecodeError, decode};
+use bulkhead_claims::{Claims, DecodeError, decode_json};
 use bulkhead_runtime::{Backoff, Bus};
 use serde_json::Value;
 
@@ -130,7 +130,7 @@ impl<'a> Checked<'a> {
     pub(super) fn new(order: &'a Order<'a>) -> Result<Self, PushError> {
         let account = || order.name.to_owned();
         let claims: Claims<Value> =
-            decode(order.token).map_err(|source| PushError::Token { account: account(), source })?;
+            decode_json(order.token).map_err(|source| PushError::Token { account: account(), source })?;
         if claims.sub != order.account.as_str() {
             let key = order.account.to_string();
             return Err(PushError::OtherSubject { account: account(), subject: claims.sub, key });
@@ -155,7 +155,7 @@ impl<'a> Checked<'a> {
                 None => found.push((token, 1)),
             }
         }
-        let claims = |token: &str| decode::<Value>(token).ok();
+        let claims = |token: &str| decode_json(token).ok();
         let foreign: Vec<&(String, usize)> =
             found.iter().filter(|(token, _)| !self.order.base.allows(token, claims(token).as_ref())).collect();
         if !foreign.is_empty() {
@@ -189,7 +189,7 @@ impl<'a> Checked<'a> {
         let mut held: Vec<Held> = Vec::new();
         for (server, place) in &standing.0 {
             let Some(Memory::Other { token }) = &place.memory else { continue };
-            let theirs = decode::<Value>(token).ok();
+            let theirs = decode_json(token).ok();
             let is_later = theirs.as_ref().is_some_and(|theirs| theirs.iat >= self.claims.iat);
             if !is_later || self.order.base.allows(token, theirs.as_ref()) {
                 continue;

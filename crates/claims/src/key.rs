@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ed25519_dalek::VerifyingKey;
 use nkeys::{KeyPair, KeyPairType};
 use zeroize::Zeroizing;
 
@@ -37,8 +38,13 @@ impl KeyKind {
             'N' => Self::Server,
             _ => return None,
         };
-        let is_key = text.len() == 56 && text.is_ascii() && KeyPair::from_public_key(text).is_ok();
-        is_key.then_some(kind)
+        Self::is_public(text).then_some(kind)
+    }
+
+    /// Whether it is a public key that signatures can be verified with. Keys of small order verify forged ones.
+    pub(crate) fn is_public(text: &str) -> bool {
+        let Some((_, bytes)) = decode_public(text) else { return false };
+        VerifyingKey::from_bytes(&bytes).is_ok_and(|key| !key.is_weak())
     }
 
     fn pair_type(self) -> KeyPairType {
@@ -65,6 +71,16 @@ impl fmt::Display for KeyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// A public curve key, with which text is encrypted.
+pub(crate) fn is_public_curve_key(text: &str) -> bool {
+    text.starts_with('X') && decode_public(text).is_some()
+}
+
+fn decode_public(text: &str) -> Option<(u8, [u8; 32])> {
+    let is_shaped = text.len() == 56 && text.is_ascii();
+    is_shaped.then(|| nkeys::from_public_key(text).ok()).flatten()
 }
 
 /// Why a text is not the seed that is asked for. Never shows the text.

@@ -1,19 +1,42 @@
-//! NATS JWT v2 claims: operator, account, user. Written and read field by field, unknown fields kept.
+//! NATS JWT v2 claims, written and read field by field, unknown fields kept, and their validation.
 //!
 //! Source: facts, accounts-and-nsc section 2. Zero is omitted and omitted is zero, unlimited is -1, so limits are always
-//! written out. `jti` hashes the whole body, because servers compare it when they synchronise.
+//! said. `jti` hashes the whole body, because servers compare it when they synchronise.
 
 mod account;
+mod activation;
+mod any;
+mod authorization;
+mod body;
+mod credentials;
+mod generic;
 mod key;
+mod omit;
+mod operator;
 mod signer;
+mod subject;
+mod tags;
 mod token;
 mod user;
+pub mod validate;
 
 pub use account::{
-    AccountBody, AccountLimits, Export, ExportKind, Import, PermissionSet, PermissionTemplate, ResponseType, Scope,
-    ScopedKey,
+    AccountBody, AccountLimits, ClusterTraffic, DefaultPermissions, EVERYONE, Export, ExportKind,
+    ExternalAuthorization, Import, JetStreamLimits, MessageTrace, PermissionSet, PermissionTemplate,
+    ResponsePermission, ResponseType, Revocations, Sampling, Scope, ScopeKind, ScopedKey, ServiceLatency, Targets,
+    TimeRange, UNLIMITED, WeightedMapping,
 };
+pub use activation::ActivationBody;
+pub use any::{AnyClaims, decode_any};
+pub use authorization::{
+    AuthorizationRequestBody, AuthorizationResponseBody, ClientInfo, ClientTls, ConnectOptions, ServerId,
+};
+pub use body::{Body, ClaimKind};
+pub use credentials::{Credentials, CredentialsError, credentials_text, parse_credentials};
+pub use generic::GenericBody;
 pub use key::{KeyKind, SeedError, SigningKey};
+pub use operator::OperatorBody;
 pub use signer::{SignError, Signer};
-pub use token::{Claims, DecodeError, OperatorBody, decode, encode};
-pub use user::{UserBody, credentials_text};
+pub use tags::Tags;
+pub use token::{Claims, DecodeError, decode, decode_json, encode, next_iat};
+pub use user::UserBody;

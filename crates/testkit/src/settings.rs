@@ -1,9 +1,10 @@
 //! The only reader of the environment here: where the servers are that tests run on.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bulkhead_accounts::up::{Tools, find_tools};
 
 /// nats-server and PostgreSQL as `bulkhead tools` finds them, on PATH or in the folder that it fetches into.
@@ -12,9 +13,30 @@ use bulkhead_accounts::up::{Tools, find_tools};
 /// When one is neither there nor can be fetched; the error names both ways out.
 pub fn find_test_tools() -> anyhow::Result<Tools> {
     let search_path = env::var_os("PATH").unwrap_or_default();
+    find_tools(&search_path, &tools_folder()?, &|_| {}).context("find servers to test with")
+}
+
+fn tools_folder() -> anyhow::Result<PathBuf> {
     let chosen = env::var_os("BULKHEAD_TOOLS_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = chosen.unwrap_or_else(|| project.join(".bulkhead").join("tools"));
-    let folder = std::path::absolute(folder).context("find the folder of fetched servers")?;
-    find_tools(&search_path, &folder, &|_| {}).context("find servers to test with")
+    std::path::absolute(folder).context("find the folder of fetched servers")
+}
+
+/// Where programs in Go are built, and whether a test may go without them.
+pub(crate) struct InteropSettings {
+    pub(crate) search_path: OsString,
+    pub(crate) tools_folder: PathBuf,
+    pub(crate) is_required: bool,
+}
+
+pub(crate) fn interop_settings() -> anyhow::Result<InteropSettings> {
+    let is_required = match env::var_os("BULKHEAD_INTEROP") {
+        None => false,
+        Some(value) if value.is_empty() => false,
+        Some(value) if value == "required" => true,
+        Some(value) => bail!("BULKHEAD_INTEROP={}: the only value is `required`", value.display()),
+    };
+    let search_path = env::var_os("PATH").unwrap_or_default();
+    Ok(InteropSettings { search_path, tools_folder: tools_folder()?, is_required })
 }

@@ -1,0 +1,56 @@
+//! A full disk in the middle of a change: the store stays as it was, and the same change works once there is room.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use bulkhead_testkit::deployment::program;
+
+use super::own_home;
+
+/// What happens on the small disk. In a mount namespace of its own nothing of it outlives the shell.
+const STORY: &str = r#"set -eu
+mount -t tmpfs -o size=1m,mode=0700 tmpfs "$DISK"
+cp -a "$HOME_FOLDER/." "$DISK"
+cd "$DISK"
+dd if=/dev/zero of=ballast bs=4k 2>/dev/null || true
+sums() { find nsc -type f ! -name lock -exec sha256sum {} + | sort; find nsc -type d | sort; }
+sums > "$OUT/before"
+if "$BULKHEAD" --home "$DISK" nsc restore acme-corp > "$OUT/said" 2>&1; then echo "written on a full disk"; exit 3; fi
+if "$BULKHEAD" --home "$DISK" operator rotate-key add >> "$OUT/said" 2>&1; then echo "written on a full disk"; exit 4; fi
+sums > "$OUT/after"
+rm ballast
+"$BULKHEAD" --home "$DISK" nsc check
+"$BULKHEAD" --home "$DISK" nsc restore acme-corp
+"$BULKHEAD" --home "$DISK" operator rotate-key add
+"$BULKHEAD" --home "$DISK" nsc check
+"#;
+
+fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_full_disk_leaves_the_store_as_it_was() -> anyhow::Result<()> {
+    if !may_mount() {
+        eprintln!("SKIPPED: small disks need the right to mount: run this test as root");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let (home, store) = own_home(folder.path())?;
+    // The first change has made the folders that every later one needs.
+    store.restore_account("acme-corp", 1_000)?;
+    let (disk, out) = (folder.path().join("disk"), folder.path().join("out"));
+    std::fs::create_dir_all(&disk)?;
+    std::fs::create_dir_all(&out)?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", STORY]).env("DISK", &disk).env("OUT", &out).env("HOME_FOLDER", &home);
+    let output = command.env("BULKHEAD", program("bulkhead")?).output().context("run unshare")?;
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let read = |name: &str| std::fs::read_to_string(Path::new(&out).join(name)).unwrap_or_default();
+    ensure!(output.status.success(), "{said}\n{}", read("said"));
+    assert_eq!(read("after"), read("before"));
+    ensure!(read("said").matches("No space left").count() == 2, "{}", read("said"));
+    Ok(())
+}
