@@ -2,6 +2,7 @@
 //!
 //! This is the tool that creates and renders; it never sits in the path of a result.
 
+pub mod backup;
 pub mod certificates;
 pub mod cli;
 pub mod client;
@@ -14,6 +15,7 @@ pub mod nats_config;
 pub mod operator;
 pub mod plan;
 pub mod profile;
+pub mod provisioning_lock;
 mod reason;
 pub mod render;
 pub mod resolver;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::question::{ServerQuestion, consumer_info, stored_account, stored_message, stream_info};
+use crate::question::{ServerQuestion, consumer_info, stored_account, stored_message, stream_info, stream_restore, stream_snapshot};
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
@@ -49,6 +49,7 @@ fn templated(role: Role, pattern: &str) -> String {
         | Role::CoreLive
         | Role::DispatchPush
         | Role::Provisioner
+        | Role::Backup
         | Role::SystemOperator => false,
     };
     filled(pattern, |placeholder| match placeholder {
@@ -87,6 +88,18 @@ fn provision_rights(name: StreamName) -> [String; 5] {
     ]
 }
 
+/// What is needed to take a snapshot of a stream and to restore one that is not there. It reads everything that waits in
+/// the stream, and can neither change nor remove what is there.
+fn backup_rights(name: StreamName) -> [String; 4] {
+    let stream = name.as_str();
+    [
+        stream_snapshot(name),
+        format!("$JS.SNAPSHOT.ACK.{stream}.>"),
+        stream_restore(name),
+        format!("$JS.SNAPSHOT.RESTORE.{stream}.>"),
+    ]
+}
+
 /// The inbox prefix of a role, as a template; `None` where nothing is ever requested.
 fn inbox(role: Role) -> Option<&'static str> {
     match role {
@@ -97,6 +110,7 @@ fn inbox(role: Role) -> Option<&'static str> {
         | Role::PlatformAdmin
         | Role::CoreStream
         | Role::Provisioner
+        | Role::Backup
         | Role::SystemOperator => Some("_INBOX_{{name()}}.>"),
         Role::CoreRpc | Role::CoreLive | Role::DispatchPush => None,
     }
@@ -164,6 +178,7 @@ pub fn role_permissions(role: Role) -> Permissions {
     }
     match role {
         Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
+        Role::Backup => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(backup_rights)),
         Role::SystemOperator => {
             let claims = ["$SYS.REQ.CLAIMS.UPDATE".to_owned(), stored_account("*"), "$SYS.REQ.SERVER.PING".to_owned()];
             permissions.publish.extend(claims);
@@ -234,7 +249,7 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
 mod tests {
     use super::*;
 
-    const ROLES: [Role; 11] = [
+    const ROLES: [Role; 12] = [
         Role::Leaf,
         Role::Poller,
         Role::Admin,
@@ -245,6 +260,7 @@ mod tests {
         Role::CoreLive,
         Role::DispatchPush,
         Role::Provisioner,
+        Role::Backup,
         Role::SystemOperator,
     ];
 
@@ -276,6 +292,18 @@ mod tests {
                 role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.API.STREAM.INFO."));
             assert_eq!(looks, matches!(role, Role::CoreStream | Role::Provisioner), "{role:?}");
         }
+    }
+
+    #[test]
+    fn only_the_backup_reads_whole_streams_and_it_removes_nothing() {
+        for role in ROLES {
+            let publish = role_permissions(role).publish;
+            let is_reader = publish.iter().any(|subject| subject.contains("SNAPSHOT") || subject.contains("RESTORE"));
+            assert_eq!(is_reader, role == Role::Backup, "{role:?}");
+        }
+        let backup = role_permissions(Role::Backup).publish;
+        let harm = ["DELETE", "PURGE", "UPDATE", "CREATE", "$JS.ACK"];
+        assert!(backup.iter().all(|subject| harm.iter().all(|word| !subject.contains(word))), "{backup:?}");
     }
 
     #[test]

@@ -28,13 +28,16 @@ pub enum Role {
     DispatchPush,
     /// The provisioning tool's connection in CORE: makes streams and consumers.
     Provisioner,
+    /// The backup tool's connection in CORE: takes snapshots of the hub's streams and restores them.
+    Backup,
     /// The provisioning tool's connection in SYS: pushes claims and checks that they are in force.
     SystemOperator,
 }
 
 impl Role {
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
-    pub const CORE: [Self; 4] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner];
+    pub const CORE: [Self; 5] =
+        [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
 
     /// The role's name in scoped signing keys, file names and docs.
     #[must_use]
@@ -50,6 +53,7 @@ impl Role {
             Self::CoreLive => "core-live",
             Self::DispatchPush => "dispatch-push",
             Self::Provisioner => "provisioner",
+            Self::Backup => "backup",
             Self::SystemOperator => "system-operator",
         }
     }
