@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,9 @@ pub enum ArchiveError {
     Read { path: String, source: io::Error },
     #[error("{path} is not a backup of a platform")]
     Foreign { path: String },
-    #[error("backup {path} is not sealed for the key in {key}: open it with the key or passphrase that it was made for")]
+    #[error(
+        "backup {path} is not sealed for the key in {key}: open it with the key or passphrase that it was made for"
+    )]
     WrongKey { path: String, key: String },
     #[error(
         "backup {path} has format {format}, made by release {release}: this release reads formats up to {FORMAT}; use that \
@@ -112,11 +114,11 @@ impl ArchiveWriter {
         let failed = |source| ArchiveError::Write { path: path.display().to_string(), source };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
         let temporary = Temporary(Some(part));
         let sealed = seal.wrap(BufWriter::new(file)).map_err(ArchiveError::Seal)?;
-        let mut writer =
-            Self { path: path.to_owned(), temporary, tar: tar::Builder::new(sealed), parts: vec![] };
+        let mut writer = Self { path: path.to_owned(), temporary, tar: tar::Builder::new(sealed), parts: vec![] };
         let head = serde_json::json!(Head::of_this_release()).to_string();
         writer.append(HEAD, 0o600, head.as_bytes()).map_err(failed)?;
         Ok(writer)
@@ -155,9 +157,6 @@ impl ArchiveWriter {
     pub fn finish(mut self, mut manifest: Manifest) -> Result<Manifest, ArchiveError> {
         manifest.parts = std::mem::take(&mut self.parts);
         let text = serde_json::json!(manifest).to_string();
-        let Self { path, mut temporary, .. } = &mut self;
-        let failed = |source| ArchiveError::Write { path: path.display().to_string(), source };
-        let _ = (&mut temporary, &failed);
         self.append(MANIFEST, 0o600, text.as_bytes()).map_err(|source| self.failed(source))?;
         let Self { path, mut temporary, tar, .. } = self;
         let failed = |source| ArchiveError::Write { path: path.display().to_string(), source };
@@ -166,9 +165,7 @@ impl ArchiveWriter {
         let file = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().map_err(failed)?;
         if let Some(part) = &temporary.0 {
-            // A name that somebody else has taken meanwhile is not replaced either.
-            std::fs::hard_link(part, &path).map_err(failed)?;
-            std::fs::remove_file(part).map_err(failed)?;
+            std::fs::rename(part, &path).map_err(failed)?;
         }
         temporary.0 = None;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -239,6 +236,8 @@ impl ArchiveReader {
                 E::InvalidHeader | E::UnknownFormat => ArchiveError::Foreign { path },
                 E::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => ArchiveError::Foreign { path },
                 E::Io(source) => ArchiveError::Read { path, source },
+                // The enum is open: what we do not know is no reason to go on.
+                other => ArchiveError::Damaged { path, source: io::Error::other(other.to_string()) },
             }
         };
         let decryptor = age::Decryptor::new_buffered(BufReader::new(input)).map_err(&explain)?;
@@ -251,10 +250,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// When anything is missing, more, or other than the manifest says, or `take` fails.
-    pub fn read(
-        mut self,
-        take: &mut dyn FnMut(&str, Part<'_>) -> io::Result<()>,
-    ) -> Result<Manifest, ArchiveError> {
+    pub fn read(mut self, take: &mut dyn FnMut(&str, Part<'_>) -> io::Result<()>) -> Result<Manifest, ArchiveError> {
         let path = self.path.clone();
         let damaged = |source| ArchiveError::Damaged { path: path.clone(), source };
         let different = |what: &str| ArchiveError::Different { path: path.clone(), what: what.to_owned() };
@@ -262,14 +258,14 @@ impl ArchiveReader {
         let mut is_first = true;
         let mut manifest = None;
         for entry in self.tar.entries().map_err(damaged)? {
-            let mut entry = entry.map_err(|source| if is_first { self.unlike(source) } else { damaged(source) })?;
+            let mut entry = entry.map_err(|source| if is_first { unlike(&path, source) } else { damaged(source) })?;
             let name = entry.path_bytes().into_owned();
             let name = String::from_utf8(name).map_err(|_| different("a part has no readable name"))?;
             if manifest.is_some() {
                 return Err(different("something follows the manifest"));
             }
             if std::mem::take(&mut is_first) {
-                self.check_head(&name, &mut entry)?;
+                check_head(&path, &name, &mut entry)?;
                 continue;
             }
             if name == MANIFEST {
@@ -293,29 +289,28 @@ impl ArchiveReader {
         }
         Ok(manifest)
     }
+}
 
-    /// What opens with our key and is no archive is somebody else's, unless it could not even be unsealed.
-    fn unlike(&self, source: io::Error) -> ArchiveError {
-        let path = self.path.clone();
-        match source.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ArchiveError::Damaged { path, source },
-            _ => ArchiveError::Foreign { path },
-        }
+/// What opens with our key and is no archive is somebody else's, unless it could not even be unsealed.
+fn unlike(path: &str, source: io::Error) -> ArchiveError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ArchiveError::Damaged { path, source },
+        _ => ArchiveError::Foreign { path },
     }
+}
 
-    fn check_head(&self, name: &str, entry: &mut dyn Read) -> Result<(), ArchiveError> {
-        let path = self.path.clone();
-        if name != HEAD {
-            return Err(ArchiveError::Foreign { path });
-        }
-        let damaged = |source| ArchiveError::Damaged { path: path.clone(), source };
-        let text = read_text(entry).map_err(damaged)?;
-        let Ok(head) = serde_json::from_slice::<Head>(&text) else { return Err(ArchiveError::Foreign { path }) };
-        if head.bulkhead_backup > FORMAT {
-            return Err(ArchiveError::Newer { path, format: head.bulkhead_backup, release: head.release });
-        }
-        Ok(())
+fn check_head(path: &str, name: &str, entry: &mut dyn Read) -> Result<(), ArchiveError> {
+    let path = path.to_owned();
+    if name != HEAD {
+        return Err(ArchiveError::Foreign { path });
     }
+    let text = read_text(entry).map_err(|source| ArchiveError::Damaged { path: path.clone(), source })?;
+    let Ok(head) = serde_json::from_slice::<Head>(&text) else { return Err(ArchiveError::Foreign { path }) };
+    if head.bulkhead_backup > FORMAT {
+        return Err(ArchiveError::Newer { path, format: head.bulkhead_backup, release: head.release });
+    }
+    Ok(())
 }
 
 fn read_text(entry: &mut dyn Read) -> io::Result<Vec<u8>> {
@@ -377,3 +372,6 @@ impl Taker<'_> {
         Ok(Taken { parts: self.parts, is_twice })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ impl Layout {
             "postgres",
             "profiles",
             "provisioning",
+            "restore.unfinished",
             "run",
             "secrets",
             "sites",

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::question::{ServerQuestion, consumer_info, stored_account, stored_message, stream_info, stream_restore, stream_snapshot};
+use crate::question::{
+    ServerQuestion, consumer_info, stored_account, stored_message, stream_info, stream_restore, stream_snapshot,
+};
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};

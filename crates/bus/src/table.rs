@@ -36,8 +36,7 @@ pub enum Role {
 
 impl Role {
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
-    pub const CORE: [Self; 5] =
-        [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
+    pub const CORE: [Self; 5] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
 
     /// The role's name in scoped signing keys, file names and docs.
     #[must_use]

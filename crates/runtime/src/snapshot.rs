@@ -132,9 +132,7 @@ impl Bus {
                 return match serde_json::from_slice::<Said<Restored>>(&answer) {
                     Ok(Said::Value(restored)) => Ok(restored.state["messages"].as_u64().unwrap_or(0)),
                     Ok(Said::Error { error }) => Err(not_restored(name, error)),
-                    Err(error) => {
-                        Err(SnapshotError::NotRestored { stream: name, description: error.to_string() })
-                    }
+                    Err(error) => Err(SnapshotError::NotRestored { stream: name, description: error.to_string() }),
                 };
             }
             if let Ok(Said::Error { error }) = serde_json::from_slice::<Said<Value>>(&answer) {
