@@ -31,6 +31,8 @@ pub struct Check {
 #[derive(Debug, Clone)]
 pub struct Report {
     pub manifest: Manifest,
+    /// Stored results of all tenants, when core had stored what the streams held.
+    pub results: i64,
     pub checks: Vec<Check>,
 }
 
@@ -78,12 +80,15 @@ pub async fn rehearse(options: &RestoreOptions, announce: &dyn Fn(&str)) -> Resu
     let started = hub.start_core().await;
     let is_up = started.is_ok();
     checks.push(outcome("core", "it answers".to_owned(), started));
+    let mut results = manifest.results.values().sum();
     if is_up {
-        checks.push(check_drained(&hub, &manifest).await);
+        let (check, after) = check_drained(&hub, &manifest).await;
+        checks.push(check);
+        results = after;
     }
     announce("ending and removing the copy");
     hub.stop().await.map_err(RestoreError::Start)?;
-    Ok(Report { manifest, checks })
+    Ok(Report { manifest, results, checks })
 }
 
 /// The hub has loaded every account of the store; this says that the store has every account of the backup.
@@ -99,7 +104,7 @@ fn check_accounts(hub: &RebuiltHub, manifest: &Manifest) -> Check {
 }
 
 /// What the streams held is stored by core, beside what the database had: nothing is lost between the two.
-async fn check_drained(hub: &RebuiltHub, manifest: &Manifest) -> Check {
+async fn check_drained(hub: &RebuiltHub, manifest: &Manifest) -> (Check, i64) {
     let drained = eventually("core storing all that the streams hold", DRAIN_LIMIT, || async {
         let states = hub_state(&hub.system, hub.size).await;
         let left = states.iter().map(|state| state.messages).max().unwrap_or(0);
@@ -110,9 +115,9 @@ async fn check_drained(hub: &RebuiltHub, manifest: &Manifest) -> Check {
     let before: i64 = manifest.results.values().sum();
     let after: i64 = match count_rows(&hub.database_url()).await {
         Ok(counts) => counts.results.values().sum(),
-        Err(error) => return outcome("results from the streams", String::new(), Err(error)),
+        Err(error) => return (outcome("results from the streams", String::new(), Err(error)), before),
     };
     let found = format!("{} batches gave {} more results", manifest.messages(), after - before);
     let check = outcome("results from the streams", found, drained);
-    Check { is_good: check.is_good && after >= before, ..check }
+    (Check { is_good: check.is_good && after >= before, ..check }, after)
 }
