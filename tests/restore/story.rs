@@ -90,8 +90,10 @@ async fn back_up(deployment: &TestDeployment, safe: &Safe, name: &str) -> anyhow
     let file = safe.file(name);
     let args = ["backup", "--to", text(&file)?, "--recipient", &safe.recipient, "--json"];
     let written = done(deployment.home(), &args).await?;
-    let shown = done(deployment.home(), &["backup", "show", text(&file)?, "--identity", text(&safe.key())?, "--json"]);
-    assert_eq!(shown.await?, written, "what was written is not what is read");
+    let key = safe.key();
+    let args = ["backup", "show", text(&file)?, "--identity", text(&key)?, "--json"];
+    let shown = done(deployment.home(), &args).await?;
+    assert_eq!(shown, written, "what was written is not what is read");
     Ok((file, serde_json::from_str(&written)?))
 }
 

@@ -26,9 +26,11 @@ pub enum HomeFilesError {
     Archive(#[source] ArchiveError),
 }
 
-/// What a home has at its top that is not saved: what belongs to one run, the database's files, which are dumped, and
-/// programs.
-const NOT_SAVED: [&str; 7] = ["lock", "logs", "postgres", "provisioning.lock", "run", "tools", "restore.unfinished"];
+/// What a home has at its top that is not saved: what belongs to one run, the database's files, which are dumped,
+/// programs, and what is a site's own. A poller's key goes with its count of starts: one without the other would
+/// number two batches alike.
+const NOT_SAVED: [&str; 8] =
+    ["lock", "logs", "postgres", "provisioning.lock", "restore.unfinished", "run", "sites", "tools"];
 
 /// Whether what is at `path` in the home is saved.
 fn is_saved(path: &Path) -> bool {
@@ -37,9 +39,6 @@ fn is_saved(path: &Path) -> bool {
         [first, ..] if NOT_SAVED.contains(first) => false,
         // The hub's streams are saved by themselves; its accounts come from the operator store, never from a server.
         [first, second, ..] if first.starts_with("hub") && matches!(*second, "js" | "jwt") => false,
-        // What a site holds stays at the site.
-        ["sites", _, _, "js", ..] => false,
-        ["sites", _, _, "pollers", _, "state", ..] => false,
         [.., last] => !(last.starts_with('.') && last.ends_with(".new")),
         [] => true,
     }
@@ -126,7 +125,6 @@ mod tests {
             "pki/server/root.key",
             "secrets/postgres-core.password",
             "hub/hub.conf",
-            "sites/acme-corp/oslo/pollers/p1/batch.nk",
         ];
         let left = [
             "lock",
@@ -137,8 +135,7 @@ mod tests {
             "tools/nats-server",
             "hub/js/x",
             "hub-2/jwt/A.jwt",
-            "sites/acme-corp/oslo/js/x",
-            "sites/acme-corp/oslo/pollers/p1/state/boot",
+            "sites/acme-corp/oslo/pollers/p1/batch.nk",
             "secrets/.postgres-core.url.12.new",
         ];
         for path in saved {
