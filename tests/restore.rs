@@ -2,6 +2,8 @@
 
 #[path = "restore/books.rs"]
 mod books;
+#[path = "restore/cluster.rs"]
+mod cluster;
 #[path = "restore/damage.rs"]
 mod damage;
 #[path = "restore/story.rs"]

@@ -17,8 +17,8 @@ use crate::books::{Slot, grid, held, stored};
 use crate::damage::{expect_damage_to_be_refused, with_streams_of};
 
 /// More than an interval's batches of both sites: the streams hold what the database does not.
-const HELD_LEAST: u64 = 6;
-const WITHOUT_SITES: [&str; 2] = ["acme-corp enterprise", "xyz-inc free"];
+pub(crate) const HELD_LEAST: u64 = 6;
+pub(crate) const WITHOUT_SITES: [&str; 2] = ["acme-corp enterprise", "xyz-inc free"];
 
 /// Where backups of a test and their key are.
 pub(crate) struct Safe {
@@ -27,7 +27,7 @@ pub(crate) struct Safe {
 }
 
 impl Safe {
-    fn make() -> anyhow::Result<Self> {
+    pub(crate) fn make() -> anyhow::Result<Self> {
         let folder = TestDeployment::home_folder()?;
         let key = age::x25519::Identity::generate();
         let safe = Self { recipient: key.to_public().to_string(), folder };
@@ -48,7 +48,7 @@ impl Safe {
         Opening::IdentityFile(self.key())
     }
 
-    async fn rehearse(&self, file: &Path) -> anyhow::Result<Report> {
+    pub(crate) async fn rehearse(&self, file: &Path) -> anyhow::Result<Report> {
         let options = RestoreOptions {
             file: file.to_owned(),
             opening: self.opening(),
@@ -75,18 +75,22 @@ pub(crate) async fn bulkhead(home: &Path, args: &[&str]) -> anyhow::Result<Outpu
     tokio::time::timeout(LIMIT * 2, command.output()).await.context("bulkhead took too long")?.context("run bulkhead")
 }
 
-async fn done(home: &Path, args: &[&str]) -> anyhow::Result<String> {
+pub(crate) async fn done(home: &Path, args: &[&str]) -> anyhow::Result<String> {
     let output = bulkhead(home, args).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "bulkhead {args:?} ended with {}: {said}", output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn text(path: &Path) -> anyhow::Result<&str> {
+pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path is text")
 }
 
-async fn back_up(deployment: &TestDeployment, safe: &Safe, name: &str) -> anyhow::Result<(PathBuf, Manifest)> {
+pub(crate) async fn back_up(
+    deployment: &TestDeployment,
+    safe: &Safe,
+    name: &str,
+) -> anyhow::Result<(PathBuf, Manifest)> {
     let file = safe.file(name);
     let args = ["backup", "--to", text(&file)?, "--recipient", &safe.recipient, "--json"];
     let written = done(deployment.home(), &args).await?;
@@ -108,7 +112,10 @@ async fn start_behind(link_port: u16, link: &TcpProxy) -> anyhow::Result<TestDep
     .await
 }
 
-async fn wait_until_held(deployment: &TestDeployment, is_enough: impl Fn(u64) -> bool) -> anyhow::Result<()> {
+pub(crate) async fn wait_until_held(
+    deployment: &TestDeployment,
+    is_enough: impl Fn(u64) -> bool,
+) -> anyhow::Result<()> {
     let waited = eventually("the hub's streams", LIMIT, || async {
         let held = held(deployment).await;
         if is_enough(held) { Ok(()) } else { Err(format!("{held} batches")) }
