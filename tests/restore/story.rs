@@ -14,7 +14,7 @@ use bulkhead_testkit::{LIMIT, Link, TcpProxy, TestDeployment, find_test_tools};
 use tempfile::TempDir;
 
 use crate::books::{Slot, grid, held, stored};
-use crate::damage::{expect_damage_to_be_refused, with_streams_of};
+use crate::damage::{expect_damage_to_be_refused, expect_refusals, with_streams_of};
 
 /// More than an interval's batches of both sites: the streams hold what the database does not.
 pub(crate) const HELD_LEAST: u64 = 6;
@@ -194,6 +194,7 @@ async fn a_platform_that_is_lost_comes_back_and_its_sites_go_on() -> anyhow::Res
     let dumped: i64 = manifest.results.values().sum();
     assert!(manifest.messages() >= HELD_LEAST && dumped >= i64::try_from(early.len())?, "{manifest:?}");
     expect_damage_to_be_refused(&safe, &backup).await?;
+    expect_refusals(&old, &safe, &backup).await?;
 
     old.up.core.restart()?;
     old.wait_for_results(&witness).await?;

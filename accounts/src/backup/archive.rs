@@ -294,10 +294,8 @@ impl ArchiveReader {
 /// What opens with our key and is no archive is somebody else's, unless it could not even be unsealed.
 fn unlike(path: &str, source: io::Error) -> ArchiveError {
     let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ArchiveError::Damaged { path, source },
-        _ => ArchiveError::Foreign { path },
-    }
+    let is_damaged = matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+    if is_damaged { ArchiveError::Damaged { path, source } } else { ArchiveError::Foreign { path } }
 }
 
 fn check_head(path: &str, name: &str, entry: &mut dyn Read) -> Result<(), ArchiveError> {

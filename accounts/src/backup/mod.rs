@@ -20,7 +20,7 @@ pub use manifest::{AccountState, FORMAT, Manifest, PartState, StreamState};
 pub use rehearse::{Check, Report, rehearse};
 pub use restore::{RestoreError, RestoreOptions, restore};
 pub use sealing::{Opening, Seal, SealError};
-pub use take::{BackupError, BackupOptions, take_backup};
+pub use take::{AccessError, BackupError, BackupOptions, take_backup};
 
 /// Opens a backup, reads it to its end and says what is in it. Nothing is written.
 ///

@@ -16,7 +16,7 @@ use super::home_files::{PREFIX, create_file, finish_file};
 use super::manifest::Manifest;
 use super::read_manifest;
 use super::sealing::Opening;
-use super::take::{DATABASE_PART, stream_part};
+use super::take::{AccessError, DATABASE_PART, StreamAccess, stream_part};
 use crate::files::{FileError, make_folder};
 use crate::up::{
     DeploymentError, Options, Programs, Rebuild, RebuiltDatabase, RebuiltHub, Tools, database_folder,
@@ -54,6 +54,8 @@ pub enum RestoreError {
     Database(#[source] DatabaseError),
     #[error("count the restored rows")]
     Count(#[source] StoreError),
+    #[error("way to the restored hub's streams")]
+    Access(#[source] AccessError),
     #[error("streams of the hub")]
     Streams(#[source] SnapshotError),
     #[error("open {part} of the backup")]
@@ -174,9 +176,9 @@ pub(super) async fn rebuild_hub(
     announce("starting the hub with the restored accounts");
     let hub = database.start_hub(manifest.hub_servers).await.map_err(RestoreError::Start)?;
     announce("restoring the hub's streams");
-    let bus = hub.connect_backup().await.map_err(RestoreError::Start)?;
+    let access = StreamAccess::open(&hub.layout, &hub.platform).await.map_err(RestoreError::Access)?;
     for stream in StreamName::HUB {
-        let found = restore_stream(&bus, stream, manifest, hub.layout.home()).await?;
+        let found = restore_stream(&access.bus, stream, manifest, hub.layout.home()).await?;
         let expected = stream_state(manifest, stream)?.messages;
         different(format!("batches in stream {}", stream.as_str()), signed(expected), signed(found))?;
     }
@@ -276,4 +278,42 @@ pub(super) fn compared_rows(manifest: &Manifest, found: &RowCounts) -> Vec<(Stri
         (format!("results of {tenant}"), count(&manifest.results, tenant), count(&found.results, tenant))
     });
     tables.chain(tenants).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_with_anything_in_it_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("precious"), b"x").unwrap();
+        let error = Construction::begin(folder.path()).err().unwrap();
+        assert!(matches!(error, RestoreError::NotEmpty(_)), "{error:?}");
+        assert!(folder.path().join("precious").exists());
+    }
+
+    #[test]
+    fn what_was_not_finished_goes_and_what_was_cut_short_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        let fill = || {
+            fs::create_dir_all(unfinished_restore(&home)).unwrap();
+            fs::create_dir_all(home.join("nsc/keys")).unwrap();
+            fs::write(home.join("ports.json"), b"{}").unwrap();
+        };
+        let construction = Construction::begin(&home).unwrap();
+        fill();
+        drop(construction);
+        assert!(!home.exists());
+        // As a kill would leave it.
+        fill();
+        let construction = Construction::begin(&home).unwrap();
+        assert!(!home.exists(), "half of it is still there");
+        fill();
+        fs::create_dir_all(home.join("run")).unwrap();
+        fs::create_dir_all(home.join("logs")).unwrap();
+        construction.finish().unwrap();
+        assert!(home.join("ports.json").exists() && !unfinished_restore(&home).exists());
+    }
 }

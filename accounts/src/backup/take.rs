@@ -52,10 +52,8 @@ pub enum BackupError {
     Hub(#[source] DeploymentError),
     #[error("profile of the platform")]
     Profile(#[source] ProfileError),
-    #[error("credentials for the backup; a platform of an earlier release gets them at the next `bulkhead up`")]
-    Credentials(#[source] PlatformError),
-    #[error("connect to the hub: a backup is taken of a running platform")]
-    Connect(#[source] ConnectError),
+    #[error("way to the hub's streams")]
+    Access(#[source] AccessError),
     #[error("streams of the hub")]
     Streams(#[source] SnapshotError),
     #[error("address of the database")]
@@ -88,11 +86,12 @@ pub async fn take_backup(options: &BackupOptions, announce: &dyn Fn(&str)) -> Re
     let hub_servers = hub_size(&layout).map_err(BackupError::Hub)?;
     let platform = open_platform(&layout)?;
     let address = database_address(&layout, options)?;
-    let bus = connect(&layout, &platform).await?;
+    let access = StreamAccess::open(&layout, &platform).await.map_err(BackupError::Access)?;
     let mut archive = ArchiveWriter::create(&options.to, &options.seal).map_err(BackupError::Archive)?;
     let taken_ms = now_ms();
     announce("saving the hub's streams");
-    let streams = add_streams(&bus, &mut archive).await?;
+    let streams = add_streams(&access.bus, &mut archive).await?;
+    drop(access);
     announce("saving the database");
     let counts = add_database(options, &layout, &address, &mut archive).await?;
     announce("saving keys, accounts, certificates and settings");
@@ -134,10 +133,41 @@ fn open_platform(layout: &Layout) -> Result<Platform, BackupError> {
     Ok(Platform { layout: layout.clone(), operator, authority, hub_urls: profile.urls, now })
 }
 
-async fn connect(layout: &Layout, platform: &Platform) -> Result<Bus, BackupError> {
-    let issued = platform.issue_service(CORE, Role::Backup, "backup", &layout.provisioning());
-    let settings = issued.map_err(BackupError::Credentials)?;
-    Bus::connect(&settings, "bulkhead backup").await.map_err(BackupError::Connect)
+/// A connection that may read and restore the hub's streams. Its credentials go when it does: they open everything that
+/// waits in them.
+pub(super) struct StreamAccess {
+    pub(super) bus: Bus,
+    _issued: Issued,
+}
+
+struct Issued(PathBuf);
+
+impl Drop for Issued {
+    fn drop(&mut self) {
+        // What is left is written anew by the next backup, and removed then.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl StreamAccess {
+    /// # Errors
+    /// When the account has no such role, or the hub cannot be reached.
+    pub(super) async fn open(layout: &Layout, platform: &Platform) -> Result<Self, AccessError> {
+        let issued = Issued(layout.provisioning().join("backup"));
+        let settings = platform.issue_service(CORE, Role::Backup, "backup", &issued.0);
+        let settings = settings.map_err(AccessError::Credentials)?;
+        let bus = Bus::connect(&settings, "bulkhead backup").await.map_err(AccessError::Connect)?;
+        Ok(Self { bus, _issued: issued })
+    }
+}
+
+/// Why the hub's streams cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error("credentials for the backup; a platform of an earlier release gets them at the next `bulkhead up`")]
+    Credentials(#[source] PlatformError),
+    #[error("connect to the hub: a backup is taken of a running platform")]
+    Connect(#[source] ConnectError),
 }
 
 fn database_address(layout: &Layout, options: &BackupOptions) -> Result<Address, BackupError> {

@@ -12,8 +12,8 @@ use super::show::{json_lines, write_lines};
 use super::up::{programs, tools};
 use super::{ToolArgs, whole};
 use crate::backup::{
-    ArchiveError, BackupError, BackupOptions, Manifest, Opening, Report, RestoreError, RestoreOptions, Seal,
-    read_manifest, rehearse, restore, take_backup,
+    AccessError, ArchiveError, BackupError, BackupOptions, Manifest, Opening, Report, RestoreError, RestoreOptions,
+    Seal, read_manifest, rehearse, restore, take_backup,
 };
 
 pub(super) const BACKUP_HELP: &str = "Examples:\n  age-keygen -o /safe/backup.key        (prints the public key, age1…)\n  bulkhead backup --to /safe/monday.bulkhead --recipient age1…\n  bulkhead backup --to /safe/monday.bulkhead --passphrase-file /safe/passphrase\n  bulkhead backup show /safe/monday.bulkhead --identity /safe/backup.key\n\nIt may be taken while everything runs. Keep the key apart from the backups: who has both has the platform.";
@@ -210,8 +210,20 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Archive(error) => error.into(),
-            BackupError::Connect(error) => error.into(),
-            error => Self::failed(error),
+            BackupError::Access(AccessError::Connect(error)) => error.into(),
+            BackupError::Lock(_)
+            | BackupError::NoPlatform(_)
+            | BackupError::Operator(_)
+            | BackupError::Hub(_)
+            | BackupError::Profile(_)
+            | BackupError::Access(_)
+            | BackupError::Streams(_)
+            | BackupError::Url(_)
+            | BackupError::Password(_)
+            | BackupError::Database(_)
+            | BackupError::Moment(_)
+            | BackupError::Files(_)
+            | BackupError::Part { .. } => Self::failed(error),
         }
     }
 }
@@ -221,7 +233,16 @@ impl From<RestoreError> for Failure {
         match error {
             RestoreError::Archive(error) => error.into(),
             RestoreError::NotEmpty(_) => Self::invalid("restore", error),
-            error => Self::failed(error),
+            RestoreError::Home { .. }
+            | RestoreError::File(_)
+            | RestoreError::Start(_)
+            | RestoreError::Database(_)
+            | RestoreError::Count(_)
+            | RestoreError::Access(_)
+            | RestoreError::Streams(_)
+            | RestoreError::Open { .. }
+            | RestoreError::NoStream(_)
+            | RestoreError::Different { .. } => Self::failed(error),
         }
     }
 }

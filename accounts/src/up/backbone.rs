@@ -19,7 +19,6 @@ use crate::client::{ClientError, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
 
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The database and the ways into it.

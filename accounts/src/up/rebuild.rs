@@ -5,18 +5,17 @@
 use std::fs::File;
 use std::path::Path;
 
-use bulkhead_bus::Role;
-use bulkhead_runtime::{Bus, eventually};
+use bulkhead_runtime::Bus;
 use bulkhead_store::admin::{self, Passwords};
 use time::OffsetDateTime;
 
-use super::backbone::{CONNECT_LIMIT, children, core_answers, stop_hub, while_running};
+use super::backbone::{children, core_answers, stop_hub, while_running};
 use super::child::Child;
 use super::deployment::{DeploymentError, Options};
 use super::home::lock;
 use super::hub::{HubPlace, HubServer, remember_size};
 use super::layout::Layout;
-use super::platform::{CORE, Platform, PlatformError};
+use super::platform::{Platform, PlatformError};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::start::{DATABASE, Starter, password};
@@ -129,19 +128,6 @@ impl RebuiltDatabase {
 }
 
 impl RebuiltHub {
-    /// Connects as who may restore the hub's streams.
-    ///
-    /// # Errors
-    /// When the hub does not admit it in time.
-    pub async fn connect_backup(&self) -> Result<Bus, DeploymentError> {
-        let issued = self.platform.issue_service(CORE, Role::Backup, "backup", &self.layout.provisioning());
-        let settings = issued.map_err(DeploymentError::Platform)?;
-        let connected = eventually("a connection to the hub", CONNECT_LIMIT, || async {
-            Bus::connect(&settings, "bulkhead restore").await.map_err(|error| error.to_string())
-        });
-        connected.await.map_err(|source| DeploymentError::Platform(PlatformError::Admit("the backup", source)))
-    }
-
     /// The platform's database, as the superuser.
     #[must_use]
     pub fn database_url(&self) -> String {

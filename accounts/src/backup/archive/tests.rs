@@ -55,8 +55,10 @@ fn write(path: &Path, seal: &Seal) -> Manifest {
     archive.finish(manifest()).unwrap()
 }
 
-fn read(path: &Path, opening: &Opening) -> Result<(Manifest, Vec<(String, Vec<u8>)>), ArchiveError> {
-    let mut parts: Vec<(String, Vec<u8>)> = Vec::new();
+type Parts = Vec<(String, Vec<u8>)>;
+
+fn read(path: &Path, opening: &Opening) -> Result<(Manifest, Parts), ArchiveError> {
+    let mut parts = Parts::new();
     let manifest = ArchiveReader::open(path, opening)?.read(&mut |name, part| {
         match part {
             Part::Begin { .. } => parts.push((name.to_owned(), vec![])),
