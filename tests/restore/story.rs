@@ -8,6 +8,7 @@ use std::process::Output;
 use anyhow::Context;
 use bulkhead_accounts::backup::{Manifest, Opening, Report, RestoreOptions, rehearse};
 use bulkhead_accounts::up::{Programs, database_folder};
+use bulkhead_bus::StreamName;
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, Link, TcpProxy, TestDeployment, find_test_tools};
@@ -99,6 +100,17 @@ pub(crate) async fn back_up(
     let shown = done(deployment.home(), &args).await?;
     assert_eq!(shown, written, "what was written is not what is read");
     Ok((file, serde_json::from_str(&written)?))
+}
+
+/// Parts are in the order in which they were saved: streams, database, files.
+fn expect_the_order(manifest: &Manifest) -> anyhow::Result<()> {
+    let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
+    let database = names.iter().position(|name| *name == "database").context("no database")?;
+    let (before, after) = (&names[..database], &names[database + 1..]);
+    anyhow::ensure!(before.len() == StreamName::HUB.len(), "before the database: {before:?}");
+    anyhow::ensure!(before.iter().all(|name| name.starts_with("streams/")), "before the database: {before:?}");
+    anyhow::ensure!(after.iter().all(|name| name.starts_with("home/")), "after the database: {after:?}");
+    Ok(())
 }
 
 /// A deployment whose sites reach the hub through `link`, on a port that is known.
@@ -193,6 +205,7 @@ async fn a_platform_that_is_lost_comes_back_and_its_sites_go_on() -> anyhow::Res
     let (backup, manifest) = back_up(&old, &safe, "monday.bulkhead").await?;
     let dumped: i64 = manifest.results.values().sum();
     assert!(manifest.messages() >= HELD_LEAST && dumped >= i64::try_from(early.len())?, "{manifest:?}");
+    expect_the_order(&manifest)?;
     expect_damage_to_be_refused(&safe, &backup).await?;
     expect_refusals(&old, &safe, &backup).await?;
 
