@@ -2,6 +2,7 @@
 //!
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
+mod backup;
 mod desk;
 mod doctor;
 mod exit;
@@ -80,6 +81,12 @@ enum Command {
     /// Every tenant at a glance: checks, results, dead letters, live view.
     #[command(after_help = "Examples:\n  bulkhead status\n  bulkhead status --tenant acme-corp --json")]
     Status(Scope),
+    /// Save keys, accounts, certificates, settings, database and the hub's streams as one sealed file, or look into one.
+    #[command(after_help = backup::BACKUP_HELP)]
+    Backup(backup::BackupArgs),
+    /// Make a platform from a backup, or rehearse it.
+    #[command(after_help = backup::RESTORE_HELP)]
+    Restore(backup::RestoreArgs),
     /// Look at everything and say what is wrong and what to do. Changes nothing.
     #[command(
         after_help = "Examples:\n  bulkhead doctor\n  bulkhead doctor --verbose --area certificates --area disks\n  bulkhead doctor --json\n\nEnds with 0 when all is well, 2 when there are warnings, 3 when there are failures."
@@ -247,6 +254,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
+        Command::Backup(args) => backup::run_backup(home, args, cli.json).await,
+        Command::Restore(args) => backup::run_restore(home, args, cli.json).await,
         Command::Hub(HubCommand::Status) => hub::show_hub(&home, cli.json).await,
         Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,

@@ -22,7 +22,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 const REPRINT: Duration = Duration::from_secs(30);
 const FIRST_RESULTS_LIMIT: Duration = Duration::from_secs(90);
 
-fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools, Failure> {
+/// The programs that servers are run from, found or fetched.
+pub(super) fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools, Failure> {
     let folder = args.tools_dir.clone().unwrap_or_else(|| home.join("tools"));
     let folder = std::path::absolute(folder).map_err(Failure::failed)?;
     find_tools(&args.search_path, &folder, announce).map_err(Failure::failed)

@@ -147,8 +147,8 @@ pub(super) async fn look(system: &Bus, account: &str, token: &str, standing: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
     use crate::hub_size::HubSize;
+    use serde_json::Value;
 
     fn said(server: &str, detail: Value) -> Said {
         let server = ServerFacts { name: server.to_owned(), id: String::new(), version: String::new() };

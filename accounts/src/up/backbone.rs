@@ -90,12 +90,12 @@ pub(super) async fn stop_hub(hub: &mut [HubServer]) -> Result<(), ChildError> {
     Ok(())
 }
 
-fn children(hub: &mut [HubServer]) -> Vec<&mut Child> {
+pub(super) fn children(hub: &mut [HubServer]) -> Vec<&mut Child> {
     hub.iter_mut().map(|server| &mut server.child).collect()
 }
 
 /// Waits for `ready` while `children` run; the early end of one is the better error.
-async fn while_running<T, E: Into<DeploymentError>>(
+pub(super) async fn while_running<T, E: Into<DeploymentError>>(
     mut children: Vec<&mut Child>,
     ready: impl Future<Output = Result<T, E>>,
 ) -> Result<T, DeploymentError> {
@@ -114,7 +114,7 @@ async fn while_running<T, E: Into<DeploymentError>>(
 }
 
 /// Asks core over the bus, as a person of the platform would.
-async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
+pub(super) async fn core_answers(layout: &Layout) -> Result<(), DeploymentError> {
     let profile = Profile::read(&layout.profile("ops")).map_err(DeploymentError::Profile)?;
     let answered = eventually("an answer of core", READY_LIMIT, || async {
         let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await.map_err(|error| error.to_string())?;

@@ -18,6 +18,7 @@ use super::layout::Layout;
 use super::platform::{Accounts, Platform, PlatformError};
 use super::ports::{PortError, Ports};
 use super::postgres::{Postgres, PostgresError};
+use super::rebuild::unfinished_restore;
 use super::site::{Site, SiteError};
 use super::start::{MadeSite, Starter, child_spec, health_ports, server_spec};
 use super::target::Target;
@@ -77,6 +78,8 @@ pub enum DeploymentError {
         "{home} is in use by process {pid}: watch it with `bulkhead status`, or run a second deployment with --home"
     )]
     InUse { home: String, pid: String },
+    #[error("{0} holds a platform that was restored only in part: run `bulkhead restore` into it once more")]
+    Unrestored(String),
     #[error("empty {path}")]
     Fresh { path: String, source: std::io::Error },
     #[error("program {0} is missing: build it with `cargo build`, or keep it beside bulkhead")]
@@ -158,6 +161,9 @@ impl Deployment {
         notes.extend(leftovers.iter().map(|pid| format!("ended process {pid}, left behind by an earlier start")));
         if options.fresh {
             empty(&layout)?;
+        }
+        if unfinished_restore(layout.home()).exists() {
+            return Err(DeploymentError::Unrestored(layout.home().display().to_string()));
         }
         for folder in [layout.run(), layout.home().join("logs"), layout.hub(), layout.core()] {
             make_folder(&folder).map_err(DeploymentError::File)?;

@@ -49,6 +49,7 @@ impl Layout {
             "profiles",
             "provisioning",
             "pushed",
+            "restore.unfinished",
             "run",
             "secrets",
             "sites",

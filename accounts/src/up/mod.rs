@@ -13,6 +13,7 @@ mod pins;
 mod platform;
 mod ports;
 mod postgres;
+mod rebuild;
 mod resize;
 mod site;
 mod start;
@@ -26,7 +27,8 @@ pub use layout::Layout;
 pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
-pub use postgres::{Postgres, PostgresError, database_folder};
+pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
+pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
 pub use site::{Site, leaf_config, leaf_users};
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

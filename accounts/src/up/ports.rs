@@ -35,6 +35,13 @@ impl Ports {
         Self { by_name, moved: vec![] }
     }
 
+    /// Ports for a copy of the deployment whose ports these are: free ones, and none of its own.
+    #[must_use]
+    pub(super) fn beside(file: &Path) -> Self {
+        let others = Self::read(file).by_name.into_iter().map(|(name, port)| (format!("original-{name}"), port));
+        Self { by_name: others.collect(), moved: vec![] }
+    }
+
     /// The port that `name` had, or a free one.
     ///
     /// # Errors
@@ -95,6 +102,18 @@ mod tests {
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).unwrap();
         assert_ne!(again.choose("hub-client").unwrap(), first);
         assert!(again.moved[0].contains(&first.to_string()));
+    }
+
+    #[test]
+    fn a_copy_never_listens_where_the_original_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ports.json");
+        let mut original = Ports::read(&file);
+        let port = original.choose("hub-leaf").unwrap();
+        original.write(&file).unwrap();
+        let mut copy = Ports::beside(&file);
+        assert_ne!(copy.choose("hub-leaf").unwrap(), port);
+        assert!(copy.by_name.values().any(|&taken| taken == port), "it is free, and could be chosen all the same");
     }
 
     #[test]

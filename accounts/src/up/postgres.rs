@@ -14,7 +14,8 @@ use super::tools::Tools;
 use crate::files::{FileError, make_folder, read_secret, write_secret};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
-const SUPERUSER: &str = "bulkhead_admin";
+/// Whose password is in `secrets/postgres-superuser.password`.
+pub const SUPERUSER: &str = "bulkhead_admin";
 
 /// Why the database is not there.
 #[derive(Debug, thiserror::Error)]
@@ -289,6 +290,12 @@ impl Postgres {
     #[must_use]
     pub fn superuser_url(&self) -> String {
         self.url(SUPERUSER, &self.superuser_password, "postgres")
+    }
+
+    /// A database of this server, as the superuser: for dumping and restoring it.
+    #[must_use]
+    pub fn database_url(&self, database: &str) -> String {
+        self.url(SUPERUSER, &self.superuser_password, database)
     }
 
     #[must_use]

@@ -26,7 +26,7 @@ use crate::hub_size::HubSize;
 use crate::operator::OperatorStore;
 use crate::tenancy::{PlatformSettings, Tenancy, TenancyError, intake_name};
 
-const DATABASE: &str = "bulkhead";
+pub(super) const DATABASE: &str = "bulkhead";
 /// The name of the port where core is asked about its health.
 const CORE_HEALTH: &str = "core-health";
 
@@ -42,7 +42,7 @@ struct CoreFile {
 }
 
 /// A password that is made once and kept.
-fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
+pub(super) fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
     let path = layout.secrets().join(format!("postgres-{role}.password"));
     if path.exists() {
         return read_secret(&path).map_err(DeploymentError::File);

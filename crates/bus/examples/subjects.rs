@@ -19,7 +19,7 @@ fn account_of(role: Role) -> &'static str {
     match role {
         Role::Leaf | Role::Poller | Role::Admin | Role::Viewer => "tenant",
         Role::PlatformAdmin => "OPS",
-        Role::CoreStream | Role::CoreRpc | Role::DispatchPush | Role::Provisioner => "CORE",
+        Role::CoreStream | Role::CoreRpc | Role::DispatchPush | Role::Provisioner | Role::Backup => "CORE",
         Role::CoreLive => "INTAKE",
         Role::SystemOperator => "SYS",
     }

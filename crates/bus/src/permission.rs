@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::question::{
     ClaimsRequest, ServerQuestion, WHO_IS_THERE, consumer_info, kick, stored_account, stored_message, stream_info,
+    stream_restore, stream_snapshot,
 };
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
@@ -51,6 +52,7 @@ fn templated(role: Role, pattern: &str) -> String {
         | Role::CoreLive
         | Role::DispatchPush
         | Role::Provisioner
+        | Role::Backup
         | Role::SystemOperator => false,
     };
     filled(pattern, |placeholder| match placeholder {
@@ -89,6 +91,18 @@ fn provision_rights(name: StreamName) -> [String; 5] {
     ]
 }
 
+/// What is needed to take a snapshot of a stream and to restore one that is not there. It reads everything that waits in
+/// the stream, and can neither change nor remove what is there.
+fn backup_rights(name: StreamName) -> [String; 4] {
+    let stream = name.as_str();
+    [
+        stream_snapshot(name),
+        format!("$JS.SNAPSHOT.ACK.{stream}.>"),
+        stream_restore(name),
+        format!("$JS.SNAPSHOT.RESTORE.{stream}.>"),
+    ]
+}
+
 /// The inbox prefix of a role, as a template; `None` where nothing is ever requested.
 fn inbox(role: Role) -> Option<&'static str> {
     match role {
@@ -99,6 +113,7 @@ fn inbox(role: Role) -> Option<&'static str> {
         | Role::PlatformAdmin
         | Role::CoreStream
         | Role::Provisioner
+        | Role::Backup
         | Role::SystemOperator => Some("_INBOX_{{name()}}.>"),
         Role::CoreRpc | Role::CoreLive | Role::DispatchPush => None,
     }
@@ -166,6 +181,7 @@ pub fn role_permissions(role: Role) -> Permissions {
     }
     match role {
         Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
+        Role::Backup => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(backup_rights)),
         Role::SystemOperator => {
             permissions.publish.extend(ClaimsRequest::ALL.map(|request| request.subject().to_owned()));
             permissions.publish.extend([stored_account("*"), WHO_IS_THERE.to_owned(), kick("*")]);
@@ -236,7 +252,7 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
 mod tests {
     use super::*;
 
-    const ROLES: [Role; 11] = [
+    const ROLES: [Role; 12] = [
         Role::Leaf,
         Role::Poller,
         Role::Admin,
@@ -247,6 +263,7 @@ mod tests {
         Role::CoreLive,
         Role::DispatchPush,
         Role::Provisioner,
+        Role::Backup,
         Role::SystemOperator,
     ];
 
@@ -291,6 +308,18 @@ mod tests {
                 role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.API.STREAM.INFO."));
             assert_eq!(looks, matches!(role, Role::CoreStream | Role::Provisioner), "{role:?}");
         }
+    }
+
+    #[test]
+    fn only_the_backup_reads_whole_streams_and_it_removes_nothing() {
+        for role in ROLES {
+            let publish = role_permissions(role).publish;
+            let is_reader = publish.iter().any(|subject| subject.contains("SNAPSHOT") || subject.contains("RESTORE"));
+            assert_eq!(is_reader, role == Role::Backup, "{role:?}");
+        }
+        let backup = role_permissions(Role::Backup).publish;
+        let harm = ["DELETE", "PURGE", "UPDATE", "CREATE", "$JS.ACK"];
+        assert!(backup.iter().all(|subject| harm.iter().all(|word| !subject.contains(word))), "{backup:?}");
     }
 
     #[test]

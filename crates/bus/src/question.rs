@@ -1,5 +1,5 @@
 //! Questions about the servers themselves: what the system account and JetStream are asked. They only look, but for
-//! [`settlement`], [`kick`] and two of [`ClaimsRequest`].
+//! [`settlement`], [`kick`], [`stream_restore`] and two of [`ClaimsRequest`].
 
 use crate::stream::StreamName;
 
@@ -93,6 +93,18 @@ pub fn consumer_info(stream: StreamName) -> String {
 #[must_use]
 pub fn stored_message(stream: StreamName) -> String {
     format!("$JS.API.STREAM.MSG.GET.{}", stream.as_str())
+}
+
+/// Asks JetStream for everything in a stream, its consumers' places included.
+#[must_use]
+pub fn stream_snapshot(stream: StreamName) -> String {
+    format!("$JS.API.STREAM.SNAPSHOT.{}", stream.as_str())
+}
+
+/// Asks JetStream to make a stream from a snapshot.
+#[must_use]
+pub fn stream_restore(stream: StreamName) -> String {
+    format!("$JS.API.STREAM.RESTORE.{}", stream.as_str())
 }
 
 /// Where a consumer's messages are settled; the server acts on the place in the stream and on nothing else of it.

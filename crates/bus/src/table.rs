@@ -28,12 +28,14 @@ pub enum Role {
     DispatchPush,
     /// The provisioning tool's connection in CORE: makes streams and consumers.
     Provisioner,
+    /// The backup tool's connection in CORE: takes snapshots of the hub's streams and restores them.
+    Backup,
     /// The provisioning tool's connection in SYS: pushes claims and checks that they are in force.
     SystemOperator,
 }
 
 impl Role {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Leaf,
         Self::Poller,
         Self::Admin,
@@ -44,10 +46,11 @@ impl Role {
         Self::CoreLive,
         Self::DispatchPush,
         Self::Provisioner,
+        Self::Backup,
         Self::SystemOperator,
     ];
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
-    pub const CORE: [Self; 4] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner];
+    pub const CORE: [Self; 5] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
 
     /// The role's name in scoped signing keys, file names and docs.
     #[must_use]
@@ -63,6 +66,7 @@ impl Role {
             Self::CoreLive => "core-live",
             Self::DispatchPush => "dispatch-push",
             Self::Provisioner => "provisioner",
+            Self::Backup => "backup",
             Self::SystemOperator => "system-operator",
         }
     }

@@ -127,7 +127,7 @@ pub(crate) struct ApiError {
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(crate) description: String,
 }
 
 /// JetStream error codes that mean "later", not "never" (server/errors.json): insufficient resources, storage

@@ -18,6 +18,7 @@ mod log;
 mod look;
 mod metrics;
 mod settings;
+mod snapshot;
 mod stranded;
 mod survey;
 mod tls;
@@ -42,6 +43,7 @@ pub use metrics::{
     SecondsGauge, age_seconds,
 };
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
+pub use snapshot::{SnapshotError, StreamSnapshot};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};
 pub use tls::{TlsError, TlsFiles, client_config};
 pub use trouble::Trouble;

@@ -2,6 +2,7 @@
 //! that, and forgetting the tenant is an error of the database and never an empty or a full answer.
 
 pub mod admin;
+pub mod backup;
 mod changes;
 pub mod inspection;
 mod isolation;
