@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use bulkhead_claims::decode;
+use bulkhead_claims::{AccountBody, decode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub enum Presence {
 
 /// The part of a token that counts: its body below `nats`, and around it who signed, when, and until when.
 fn said(token: &str) -> Result<Value, String> {
-    let claims = decode::<Value>(token).map_err(|error| error.to_string())?;
+    let claims = decode::<AccountBody>(token).map_err(|error| error.to_string())?;
     Ok(json!({
         "signed": {"iss": claims.iss, "iat": claims.iat},
         "exp": claims.exp, "nbf": claims.nbf, "name": claims.name, "sub": claims.sub, "nats": claims.nats,
@@ -107,8 +107,8 @@ pub fn compare(account: &AccountLayers) -> Vec<Difference> {
         differences.extend(found.into_iter().map(|field| Difference { account: name(), layer: layer.clone(), field }));
     };
     if let (Some(desired), Some(store)) = (&account.desired, &account.store) {
-        let found = match decode::<Value>(store) {
-            Ok(claims) => field_differences(desired, &claims.nats),
+        let found = match decode::<AccountBody>(store) {
+            Ok(claims) => field_differences(desired, &json!(claims.nats)),
             Err(error) => vec![unreadable("theirs", &error.to_string())],
         };
         add(&Layer::Store, found);
@@ -144,11 +144,15 @@ pub fn compare_presence(store: &BTreeSet<String>, listed: &BTreeMap<String, BTre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
+    use bulkhead_claims::{AccountLimits, Claims, KeyKind, SigningKey, encode};
 
-    fn signed(key: &SigningKey, iat: i64, conn: i64) -> String {
-        let body = json!({"limits": {"conn": conn}});
-        encode(&mut Claims::new("A".to_owned(), "acme".to_owned(), iat, body), key).unwrap()
+    fn body(conn: i64) -> AccountBody {
+        let limits = AccountLimits { conn, ..AccountLimits::default() };
+        AccountBody::new(limits, vec![], vec![], vec![])
+    }
+
+    fn signed(key: &SigningKey, account: &str, iat: i64, conn: i64) -> String {
+        encode(&mut Claims::new(account.to_owned(), "acme".to_owned(), iat, body(conn)), key).unwrap()
     }
 
     fn fields(account: &AccountLayers) -> Vec<String> {
@@ -158,10 +162,12 @@ mod tests {
     #[test]
     fn each_layer_is_compared_with_the_one_that_it_is_made_from() {
         let key = SigningKey::generate(KeyKind::Operator);
+        let account = SigningKey::generate(KeyKind::Account);
+        let signed = |key: &SigningKey, iat, conn| signed(key, account.public(), iat, conn);
         let store = signed(&key, 5, 10);
         let same = AccountLayers {
             name: "acme".to_owned(),
-            desired: Some(json!({"limits": {"conn": 10}})),
+            desired: Some(json!(body(10))),
             disks: BTreeMap::from([(store.clone(), 3)]),
             memories: BTreeMap::from([("hub-1".to_owned(), Some(store.clone())), ("hub-2".to_owned(), None)]),
             store: Some(store),
@@ -169,7 +175,7 @@ mod tests {
         assert!(compare(&same).is_empty(), "{:?}", compare(&same));
 
         let mut other = same.clone();
-        other.desired = Some(json!({"limits": {"conn": 11}}));
+        other.desired = Some(json!(body(11)));
         other.disks.insert(signed(&key, 4, 9), 1);
         let rogue = SigningKey::generate(KeyKind::Operator);
         other.memories.insert("hub-2".to_owned(), Some(signed(&rogue, 5, 10)));

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use bulkhead_bus::AccountKey;
 use bulkhead_bus::question::ClaimsRequest;
-use bulkhead_claims::{Claims, SignError, Signer, encode};
+use bulkhead_claims::{Claims, GenericBody, SignError, Signer, encode};
 use bulkhead_runtime::{Backoff, Bus, now_ms};
-use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::asking::{KnownServers, NotAsked, ServerFacts, ask, servers};
@@ -55,7 +54,7 @@ impl DeletionReport {
 /// The request for exactly one account, signed by the operator.
 fn request(account: &AccountKey, signer: &dyn Signer) -> Result<Zeroizing<String>, SignError> {
     let public = signer.public().to_owned();
-    let body = json!({"accounts": [account.as_str()], "type": "generic", "version": 2});
+    let body = GenericBody::delete_request(vec![account.to_string()]);
     encode(&mut Claims::new(public.clone(), public, now_ms() / 1_000, body), signer).map(Zeroizing::new)
 }
 
@@ -134,14 +133,13 @@ pub async fn ensure_stays_deleted(
 mod tests {
     use super::*;
     use bulkhead_claims::{KeyKind, SigningKey, decode};
-    use serde_json::Value;
 
     #[test]
     fn a_request_names_one_account_and_is_signed_by_the_key_that_it_is_about() {
         let signer = SigningKey::generate(KeyKind::Operator);
         let account: AccountKey = SigningKey::generate(KeyKind::Account).public().parse().unwrap();
-        let claims = decode::<Value>(&request(&account, &signer).unwrap()).unwrap();
+        let claims = decode::<GenericBody>(&request(&account, &signer).unwrap()).unwrap();
         assert_eq!((claims.iss.as_str(), claims.sub.as_str()), (signer.public(), signer.public()));
-        assert_eq!(claims.nats["accounts"], json!([account.as_str()]));
+        assert_eq!(claims.nats.accounts().collect::<Vec<_>>(), [account.as_str()]);
     }
 }

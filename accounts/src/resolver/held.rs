@@ -3,10 +3,9 @@
 use std::fmt;
 
 use bulkhead_bus::question::stored_account;
-use bulkhead_claims::{Claims, decode};
+use bulkhead_claims::{AccountBody, Claims, decode};
 use bulkhead_runtime::Bus;
 use data_encoding::HEXLOWER;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::asking::{ANSWER_LIMIT, NotAsked};
@@ -28,11 +27,11 @@ impl Base {
     /// The base that `token` is; [`Base::Anything`] would be too much for one that is not readable, so it is none.
     #[must_use]
     pub fn of_token(token: &str) -> Option<Self> {
-        let claims: Claims<Value> = decode(token).ok()?;
+        let claims: Claims<AccountBody> = decode(token).ok()?;
         Some(Self::Token { hash: token_hash(token), issued_at: claims.iat })
     }
 
-    pub(super) fn allows(&self, held: &str, claims: Option<&Claims<Value>>) -> bool {
+    pub(super) fn allows(&self, held: &str, claims: Option<&Claims<AccountBody>>) -> bool {
         match self {
             Self::Anything => true,
             Self::Absent => false,
@@ -65,9 +64,11 @@ pub struct Held {
 }
 
 impl Held {
-    pub(super) fn new(token: &str, copies: usize, ours: &Claims<Value>) -> Self {
-        let theirs = decode::<Value>(token).ok();
-        let differences = theirs.as_ref().map(|theirs| field_differences(&ours.nats, &theirs.nats)).unwrap_or_default();
+    pub(super) fn new(token: &str, copies: usize, ours: &Claims<AccountBody>) -> Self {
+        let theirs = decode::<AccountBody>(token).ok();
+        let body = |claims: &Claims<AccountBody>| serde_json::to_value(&claims.nats).unwrap_or_default();
+        let differences =
+            theirs.as_ref().map(|theirs| field_differences(&body(ours), &body(theirs))).unwrap_or_default();
         let (issuer, issued_at, id) = theirs.map(|claims| (claims.iss, claims.iat, claims.jti)).unwrap_or_default();
         Self { copies, servers: vec![], issuer, issued_at, id, differences }
     }
@@ -99,13 +100,14 @@ pub(super) async fn look_up(system: &Bus, account: &str, enough: usize) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_claims::{KeyKind, SigningKey, encode};
-    use serde_json::json;
+    use bulkhead_claims::{AccountLimits, KeyKind, SigningKey, encode};
 
     fn token(iat: i64, conn: i64) -> String {
         let key = SigningKey::generate(KeyKind::Operator);
-        let body = json!({"limits": {"conn": conn}});
-        encode(&mut Claims::new("A".to_owned(), "x".to_owned(), iat, body), &key).unwrap()
+        let limits = AccountLimits { conn, ..AccountLimits::default() };
+        let body = AccountBody::new(limits, vec![], vec![], vec![]);
+        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
+        encode(&mut Claims::new(account, "x".to_owned(), iat, body), &key).unwrap()
     }
 
     #[test]
@@ -124,10 +126,10 @@ mod tests {
 
     #[test]
     fn somebody_elses_token_is_shown_with_its_signer_and_what_differs() {
-        let ours: Claims<Value> = decode(&token(5, 5)).unwrap();
+        let ours: Claims<AccountBody> = decode(&token(5, 5)).unwrap();
         let theirs = token(6, 7);
         let shown = Held::new(&theirs, 3, &ours).to_string();
-        let claims: Claims<Value> = decode(&theirs).unwrap();
+        let claims: Claims<AccountBody> = decode(&theirs).unwrap();
         assert!(
             shown.contains("issued at 6") && shown.contains(&claims.iss) && shown.contains("limits.conn"),
             "{shown}"

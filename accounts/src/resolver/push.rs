@@ -6,9 +6,8 @@
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::AccountKey;
-use bulkhead_claims::{Claims, DecodeError, decode};
+use bulkhead_claims::{AccountBody, Claims, DecodeError, decode};
 use bulkhead_runtime::{Backoff, Bus};
-use serde_json::Value;
 
 use super::asking::{KnownServers, NotAsked, ServerFacts, servers};
 use super::held::{Base, Held, look_up};
@@ -123,13 +122,13 @@ fn told(missing: &[(String, Missing)]) -> String {
 /// An order that was found to be one.
 pub(super) struct Checked<'a> {
     order: &'a Order<'a>,
-    claims: Claims<Value>,
+    claims: Claims<AccountBody>,
 }
 
 impl<'a> Checked<'a> {
     pub(super) fn new(order: &'a Order<'a>) -> Result<Self, PushError> {
         let account = || order.name.to_owned();
-        let claims: Claims<Value> =
+        let claims: Claims<AccountBody> =
             decode(order.token).map_err(|source| PushError::Token { account: account(), source })?;
         if claims.sub != order.account.as_str() {
             let key = order.account.to_string();
@@ -155,7 +154,7 @@ impl<'a> Checked<'a> {
                 None => found.push((token, 1)),
             }
         }
-        let claims = |token: &str| decode::<Value>(token).ok();
+        let claims = |token: &str| decode::<AccountBody>(token).ok();
         let foreign: Vec<&(String, usize)> =
             found.iter().filter(|(token, _)| !self.order.base.allows(token, claims(token).as_ref())).collect();
         if !foreign.is_empty() {
@@ -189,7 +188,7 @@ impl<'a> Checked<'a> {
         let mut held: Vec<Held> = Vec::new();
         for (server, place) in &standing.0 {
             let Some(Memory::Other { token }) = &place.memory else { continue };
-            let theirs = decode::<Value>(token).ok();
+            let theirs = decode::<AccountBody>(token).ok();
             let is_later = theirs.as_ref().is_some_and(|theirs| theirs.iat >= self.claims.iat);
             if !is_later || self.order.base.allows(token, theirs.as_ref()) {
                 continue;

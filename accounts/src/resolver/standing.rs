@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bulkhead_bus::question::{ClaimsRequest, ServerQuestion};
-use bulkhead_claims::{Claims, decode};
+use bulkhead_claims::{AccountBody, Claims, decode};
 use bulkhead_runtime::Bus;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::asking::{KnownServers, NotAsked, Said, ServerFacts, ask};
 use super::refusal::Refusal;
@@ -99,7 +99,7 @@ impl Place {
 
 /// When a token was issued; 0 for what is not readable.
 pub(super) fn issued_at(token: &str) -> i64 {
-    decode::<Value>(token).map_or(0, |claims: Claims<Value>| claims.iat)
+    decode::<AccountBody>(token).map_or(0, |claims: Claims<AccountBody>| claims.iat)
 }
 
 /// What every server has in memory of `account`.
@@ -148,6 +148,7 @@ pub(super) async fn look(system: &Bus, account: &str, token: &str, standing: &mu
 mod tests {
     use super::*;
     use crate::hub_size::HubSize;
+    use serde_json::Value;
 
     fn said(server: &str, detail: Value) -> Said {
         let server = ServerFacts { name: server.to_owned(), id: String::new(), version: String::new() };

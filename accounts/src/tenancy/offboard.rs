@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{TenantSlug, TenantState};
-use bulkhead_claims::{Claims, encode};
+use bulkhead_claims::{Claims, GenericBody, encode};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::files::write_secret;
@@ -194,8 +194,9 @@ impl Tenancy {
     fn sign_evidence(&self, evidence: &Evidence) -> Result<PathBuf, TenancyError> {
         let signer = self.platform.operator.signer().map_err(TenancyError::Operator)?;
         let name = format!("offboarding of {}", evidence.tenant);
-        let body = json!({"type": "generic", "version": 2, "offboarding": evidence});
-        let mut claims: Claims<Value> = Claims::new(evidence.account.clone(), name, evidence.at, body);
+        let data = [("type".to_owned(), json!("generic")), ("offboarding".to_owned(), json!(evidence))];
+        let body = GenericBody { data: data.into_iter().collect() };
+        let mut claims = Claims::new(evidence.account.clone(), name, evidence.at, body);
         let token = encode(&mut claims, signer.as_ref()).map_err(TenancyError::Sign)?;
         let kind = if evidence.is_purged { "purged" } else { "offboarded" };
         let short: String = evidence.account.chars().take(8).collect();

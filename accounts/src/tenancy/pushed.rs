@@ -100,12 +100,12 @@ impl PushedTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
-    use serde_json::json;
+    use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
 
     fn token(iat: i64) -> String {
         let key = SigningKey::generate(KeyKind::Operator);
-        encode(&mut Claims::new(key.public().to_owned(), "a".to_owned(), iat, json!({})), &key).unwrap()
+        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
+        encode(&mut Claims::new(account, "a".to_owned(), iat, AccountBody::default()), &key).unwrap()
     }
 
     #[test]
