@@ -2,6 +2,7 @@
 //!
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
+mod ca;
 mod doctor;
 mod exit;
 mod hub;
@@ -26,7 +27,7 @@ use self::number::whole;
 
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this, or certificates would be cut off";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -54,6 +55,9 @@ enum Command {
     /// The servers of the hub of this machine's deployment.
     #[command(subcommand)]
     Hub(HubCommand),
+    /// The authorities that issue certificates: list, replace, revoke.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Tenants.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -227,6 +231,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up::run(home, args, cli.json).await,
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
+        Command::Ca(command) => ca::run(&home, &command, cli.json),
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Hub(HubCommand::Status) => hub::show_hub(&home, cli.json).await,
         Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,
