@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use bulkhead_bus::payload::ErrorCode;
 use bulkhead_runtime::{ConnectError, RequestError};
 
+use crate::certificates::CertificateError;
 use crate::client::ClientError;
 use crate::reason::reason;
 use crate::up::DeploymentError;
@@ -80,6 +81,11 @@ impl Failure {
         Self { code: NOT_READY, message }
     }
 
+    #[cfg(test)]
+    pub(super) fn code(&self) -> u8 {
+        self.code
+    }
+
     pub(super) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
             // Nobody may be listening there either.
@@ -124,6 +130,30 @@ impl From<DeploymentError> for Failure {
     fn from(error: DeploymentError) -> Self {
         let is_late = matches!(error, DeploymentError::NotReady(..) | DeploymentError::Undrained { .. });
         let code = if is_late { NOT_READY } else { FAILED };
+        Self::new(code, &error)
+    }
+}
+
+impl From<CertificateError> for Failure {
+    fn from(error: CertificateError) -> Self {
+        let code = match &error {
+            CertificateError::Blocked { .. } => REFUSED,
+            CertificateError::NoAuthority { .. }
+            | CertificateError::NeverIssued { .. }
+            | CertificateError::NotRotating { .. }
+            | CertificateError::OtherStep { .. }
+            | CertificateError::Identity { .. } => INVALID,
+            CertificateError::File(_)
+            | CertificateError::Damaged { .. }
+            | CertificateError::Missing { .. }
+            | CertificateError::Make { .. }
+            | CertificateError::Unreadable { .. }
+            | CertificateError::Mismatch { .. }
+            | CertificateError::Store { .. }
+            | CertificateError::Ended { .. }
+            | CertificateError::NotOurs { .. }
+            | CertificateError::Revoked { .. } => FAILED,
+        };
         Self::new(code, &error)
     }
 }

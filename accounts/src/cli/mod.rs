@@ -3,6 +3,7 @@
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
 mod backup;
+mod ca;
 mod desk;
 mod doctor;
 mod exit;
@@ -35,7 +36,7 @@ use self::number::whole;
 
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this, or certificates would be cut off";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -63,6 +64,9 @@ enum Command {
     /// The servers of the hub of this machine's deployment.
     #[command(subcommand)]
     Hub(HubCommand),
+    /// The authorities that issue certificates: list, replace, revoke.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Tenants: NATS accounts and all that belongs to them (nsc: account).
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
@@ -253,6 +257,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Operator(command) => operator::run(&home, command, cli.json),
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),
+        Command::Ca(command) => ca::run(&home, &command, cli.json),
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Backup(args) => backup::run_backup(home, args, cli.json).await,
         Command::Restore(args) => backup::run_restore(home, args, cli.json).await,

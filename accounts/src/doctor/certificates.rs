@@ -95,8 +95,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 fn renewal(home: &Home, kind: Kind) -> String {
     match kind {
         Kind::Root | Kind::Intermediate => {
-            "replace this authority and issue everything below it anew; on a trial machine: `bulkhead up --fresh`"
-                .to_owned()
+            "replace it with `bulkhead ca rotate`, which `bulkhead ca list` has the name for".to_owned()
         }
         Kind::Server | Kind::Route | Kind::Client | Kind::Listener => home.restart_advice(),
     }
@@ -116,14 +115,18 @@ fn certificate_findings(home: &Home, path: &Path) -> Vec<Finding> {
     };
     let (level, found) = judge_life(certificate.not_before, certificate.not_after, home.now);
     let mut findings = vec![EXPIRY.at(level, &shown, found, &renewal(home, kind))];
-    findings.push(key_finding(&shown, &certificate, &path.with_extension("key"), &restore));
+    let is_authority = matches!(kind, Kind::Root | Kind::Intermediate);
+    // While an authority is rotated its file holds two, and the key is that of the one that signs.
+    let holders = if is_authority { &chain[..] } else { &chain[..1] };
+    let public_keys = holders.iter().flat_map(Certificate::read).map(|one| one.public_key).collect();
+    findings.push(key_finding(&shown, public_keys, &path.with_extension("key"), &restore));
     // Judged at a time when it was good: how long it is good is another look.
     let at = home.now.min(certificate.not_after - Duration::SECOND).max(certificate.not_before);
     findings.push(match trust::verify(kind, &chain, &roots_folder(home), at) {
         Ok(()) => CHAIN.ok(&shown, kind.root_name()),
         Err(why) => CHAIN.fail(&shown, why, restore.clone()),
     });
-    if !matches!(kind, Kind::Root | Kind::Intermediate) {
+    if !is_authority {
         findings.push(match certificate.disagreement() {
             None => NAME.ok(&shown, certificate.common_name),
             Some(why) => NAME.fail(&shown, why, restore),
@@ -136,12 +139,12 @@ fn roots_folder(home: &Home) -> PathBuf {
     home.layout.authority()
 }
 
-fn key_finding(shown: &str, certificate: &Certificate, key_file: &Path, restore: &str) -> Finding {
+fn key_finding(shown: &str, public_keys: Vec<Vec<u8>>, key_file: &Path, restore: &str) -> Finding {
     if !key_file.exists() {
         return KEY.fail(shown, "its key is gone", restore);
     }
     match trust::public_half(key_file) {
-        Ok(public) if public == certificate.public_key => KEY.ok(shown, "its own"),
+        Ok(public) if public_keys.contains(&public) => KEY.ok(shown, "its own"),
         Ok(_) => KEY.fail(shown, "the key beside it is another one", restore),
         Err(why) => KEY.fail(shown, format!("the key is not readable: {why}"), restore),
     }
@@ -197,7 +200,9 @@ mod tests {
     use bulkhead_bus::Role;
 
     use super::*;
-    use crate::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
+    use crate::certificates::{
+        Authority, AuthorityName, CertificateFiles, ClientIdentity, Objections, RotationStep, TrustDomain,
+    };
     use crate::files::write_secret;
     use crate::operator::{OperatorStore, UserRequest};
 
@@ -266,6 +271,42 @@ mod tests {
         assert_eq!(wrong(&home), ["warn certificate-expiry"]);
         std::fs::remove_file(tls.join("leaf.key")).unwrap();
         assert_eq!(wrong(&home), ["warn certificate-expiry", "fail certificate-key"]);
+    }
+
+    #[test]
+    fn an_authority_that_is_being_rotated_is_well_and_a_stranger_among_them_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let home = Home::read(folder.path(), now);
+        let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+        let (tenant, site) = ("acme-corp".parse().unwrap(), "oslo".parse().unwrap());
+        authority.ensure_roots(now).unwrap();
+        authority.ensure_tenant(&tenant, now).unwrap();
+        let leaf = ClientIdentity::Leaf { tenant: tenant.clone(), site };
+        let files = |name: &str| CertificateFiles::named(&home.layout.hub(), name);
+        let issue = |end: &str| {
+            let client = CertificateFiles::named(&home.layout.home().join("sites").join(end), "leaf");
+            authority.issue_client(&leaf, &client, now).unwrap();
+            authority.issue_hub("hub-1", &files(&format!("hub{end}")), now).unwrap();
+            authority.issue_route("hub-1", &files(&format!("route{end}")), now).unwrap();
+        };
+        issue("1");
+        let names: [AuthorityName; 5] = ["client-root", "server-root", "route-root", "platform", "tenant/acme-corp"]
+            .map(|name| name.parse().unwrap());
+        for name in &names {
+            authority.rotate(name, (RotationStep::Prepare, Objections::Heed), now).unwrap();
+            assert_eq!(wrong(&home), Vec::<String>::new(), "{name}");
+        }
+        issue("2");
+        assert_eq!(wrong(&home), Vec::<String>::new());
+        let other = tempfile::tempdir().unwrap();
+        let stranger = Authority::new(other.path().to_owned(), TrustDomain::default());
+        stranger.ensure_roots(now).unwrap();
+        stranger.ensure_tenant(&tenant, now).unwrap();
+        let (ours, theirs) = (authority.tenant_intermediate_file(&tenant), stranger.tenant_intermediate_file(&tenant));
+        let both = [std::fs::read(&ours).unwrap(), std::fs::read(theirs).unwrap()].concat();
+        std::fs::write(&ours, both).unwrap();
+        assert_eq!(wrong(&home), ["fail certificate-chain"]);
     }
 
     #[test]

@@ -119,18 +119,22 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(crypto::ring::default_provider())
 }
 
-fn store_of(root: CertificateDer<'static>) -> Result<Arc<RootCertStore>, String> {
+fn store_of(trusted: Vec<CertificateDer<'static>>) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
-    roots.add(root).map_err(|error| error.to_string())?;
+    for root in trusted {
+        roots.add(root).map_err(|error| error.to_string())?;
+    }
     Ok(Arc::new(roots))
 }
 
-fn root(folder: &Path, kind: Kind) -> Result<CertificateDer<'static>, String> {
+/// Both of them while a root is rotated.
+fn trusted_roots(folder: &Path, kind: Kind) -> Result<Vec<CertificateDer<'static>>, String> {
     let path = folder.join(format!("{}.crt", kind.root_name()));
-    CertificateDer::from_pem_file(&path).map_err(|error| format!("{}.crt: {}", kind.root_name(), Chain(&error)))
+    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    read.map_err(|error| format!("{}.crt: {}", kind.root_name(), Chain(&error)))
 }
 
-/// Whether a chain, the end first, leads to its root in `roots`.
+/// Whether a chain, the end first, leads to its root in `roots`. In the file of an authority every certificate must.
 pub(super) fn verify(
     kind: Kind,
     chain: &[CertificateDer<'static>],
@@ -141,29 +145,44 @@ pub(super) fn verify(
     let seconds = u64::try_from(at.unix_timestamp()).unwrap_or(0);
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     match kind {
-        Kind::Root => signed_by(end, end),
-        Kind::Intermediate => signed_by(end, &root(roots, kind)?),
+        Kind::Root => chain.iter().try_for_each(|root| signed_by(root, root)),
+        Kind::Intermediate => {
+            let roots = trusted_roots(roots, kind)?;
+            chain.iter().try_for_each(|certificate| signed_by_one(certificate, &roots))
+        }
         Kind::Client => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(store_of(root(roots, kind)?)?, provider());
+            let store = store_of(trusted_roots(roots, kind)?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(store, provider());
             let verifier = verifier.build().map_err(|error| error.to_string())?;
             verifier.verify_client_cert(end, behind, now).map(|_| ()).map_err(|error| error.to_string())
         }
-        Kind::Server | Kind::Route => verify_server(end, behind, root(roots, kind)?, now),
-        Kind::Listener => verify_server(end, behind, end.clone(), now),
+        Kind::Server | Kind::Route => verify_server(end, behind, trusted_roots(roots, kind)?, now),
+        Kind::Listener => verify_server(end, behind, vec![end.clone()], now),
     }
 }
 
 fn verify_server(
     end: &CertificateDer<'static>,
     behind: &[CertificateDer<'static>],
-    root: CertificateDer<'static>,
+    trusted: Vec<CertificateDer<'static>>,
     now: UnixTime,
 ) -> Result<(), String> {
     let name = Certificate::read(end)?.common_name;
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(store_of(root)?, provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(store_of(trusted)?, provider());
     let verifier = verifier.build().map_err(|error| error.to_string())?;
     verifier.verify_server_cert(end, behind, &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
+}
+
+fn signed_by_one(certificate: &CertificateDer<'_>, issuers: &[CertificateDer<'_>]) -> Result<(), String> {
+    let mut why = Err("there is no root".to_owned());
+    for issuer in issuers {
+        why = signed_by(certificate, issuer);
+        if why.is_ok() {
+            break;
+        }
+    }
+    why
 }
 
 /// For authorities, which the verifiers of connections take for no end certificate.

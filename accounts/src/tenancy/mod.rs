@@ -69,7 +69,9 @@ impl Tenancy {
         let operator = operator.ok_or_else(|| {
             TenancyError::Settings(SettingsError::NoPlatform { home: layout.home().display().to_string() })
         })?;
-        let authority = Authority::new(layout.authority(), TrustDomain::default());
+        let domain: TrustDomain =
+            settings.trust_domain.parse().map_err(|error| TenancyError::Invalid(format!("platform.toml: {error}")))?;
+        let authority = Authority::new(layout.authority(), domain);
         let hub_urls = settings.hub_urls.clone();
         let platform = Platform { layout, operator, authority, hub_urls, now: OffsetDateTime::now_utc() };
         Ok(Self::of(platform, settings))

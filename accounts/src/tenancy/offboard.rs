@@ -157,6 +157,8 @@ impl Tenancy {
     /// Destroys the seeds of a tenant's account; returns how many there were.
     pub(super) fn destroy_keys(&self, slug: &TenantSlug) -> Result<usize, TenancyError> {
         use crate::operator::OperatorError;
+        let (authority, now) = (&self.platform.authority, self.platform.now);
+        authority.forget_tenant(slug, now).map_err(TenancyError::Certificate)?;
         let removed = match self.platform.operator.remove_account(slug.as_str(), self.now_s()) {
             Err(OperatorError::NoAccount(_)) => return Ok(0),
             removed => removed.map_err(TenancyError::Operator)?,

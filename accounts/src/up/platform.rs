@@ -15,7 +15,9 @@ use time::OffsetDateTime;
 use super::layout::Layout;
 use super::site::{SiteError, write_settings};
 use super::start::bus_file;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, TrustDomain};
+use crate::certificates::{
+    Authority, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
+};
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
@@ -194,7 +196,8 @@ impl Platform {
         folder: &Path,
     ) -> Result<(BusSettings, Issued), PlatformError> {
         let files = CertificateFiles::named(folder, user.name);
-        self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
+        let certificate =
+            self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
         let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
@@ -202,8 +205,8 @@ impl Platform {
         let issued = Issued {
             user_key: issued.public,
             credentials_expire: issued.expires,
-            serials: vec![],
-            certificates_expire: 0,
+            serials: vec![certificate.serial],
+            certificates_expire: certificate.not_after.unix_timestamp(),
         };
         Ok((settings, issued))
     }
@@ -213,7 +216,14 @@ impl Platform {
     /// # Errors
     /// When a revocation list cannot be written.
     pub fn revoke_certificates(&self, issued: &Issued) -> Result<(), PlatformError> {
-        let _ = issued;
+        for serial in &issued.serials {
+            let what = Revocable::Serial(serial.clone());
+            match self.authority.revoke(&what, Reason::PrivilegeWithdrawn, self.now) {
+                // Of an authority that is retired with all that it has issued.
+                Err(CertificateError::NeverIssued { .. }) | Ok(_) => {}
+                Err(error) => return Err(PlatformError::Certificate(error)),
+            }
+        }
         Ok(())
     }
 

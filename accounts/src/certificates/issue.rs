@@ -1,0 +1,132 @@
+//! Issuing end certificates: of clients, of the hub's servers, of leaves' own listeners.
+
+use bulkhead_bus::{SiteName, TenantSlug};
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+
+use super::CertificateFiles;
+use super::authority::{Authority, SigningPair};
+use super::book::{IssuedCertificate, append};
+use super::error::CertificateError;
+use super::facts::bundle_pem;
+use super::identity::ClientIdentity;
+use super::make::{client_parameters, hub_parameters, listener_parameters, made, route_parameters};
+use super::names::AuthorityName;
+use crate::files::{write_public, write_secret};
+
+impl Authority {
+    /// A client certificate with a new key, its intermediate behind it in the same file.
+    ///
+    /// # Errors
+    /// When the intermediate is missing, the name would look like another one's, or files cannot be written.
+    pub fn issue_client(
+        &self,
+        identity: &ClientIdentity,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let params = client_parameters(identity, &self.domain, now)?;
+        let _lock = self.lock()?;
+        self.issue(&identity.authority(), (&identity.dns_name(&self.domain), params), files)
+    }
+
+    /// The certificate of one server of the hub, such as `hub-1`: its own name, the name that all of them answer to, and
+    /// the loopback names for a hub on this machine.
+    ///
+    /// # Errors
+    /// When the server root is missing or files cannot be written.
+    pub fn issue_hub(
+        &self,
+        server: &str,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let subject = self.hub_server_name(server);
+        let params = hub_parameters(&subject, &self.hub_name(), now)?;
+        let _lock = self.lock()?;
+        self.issue(&AuthorityName::ServerRoot, (&subject, params), files)
+    }
+
+    /// The certificate of one server of the hub towards the others.
+    ///
+    /// # Errors
+    /// When the route root is missing or files cannot be written.
+    pub fn issue_route(
+        &self,
+        server: &str,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let subject = self.hub_server_name(server);
+        let params = route_parameters(&subject, now)?;
+        let _lock = self.lock()?;
+        self.issue(&AuthorityName::RouteRoot, (&subject, params), files)
+    }
+
+    /// The self-signed certificate of a leaf's own listener. It is in no book: no authority has issued it.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn issue_site_listener(
+        &self,
+        tenant: &TenantSlug,
+        site: &SiteName,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<(), CertificateError> {
+        let subject = format!("listener.{site}.{tenant}.{}", self.domain.as_str());
+        let key = made(&subject, KeyPair::generate())?;
+        let certificate = made(&subject, listener_parameters(&subject, now)?.self_signed(&key))?;
+        write_pair(files, &bundle_pem(&[certificate.der().clone()]), &key)
+    }
+
+    fn issue(
+        &self,
+        issuer: &AuthorityName,
+        (subject, params): (&str, CertificateParams),
+        files: &CertificateFiles,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let key = made(subject, KeyPair::generate())?;
+        let (issued, chain) = self.certify(issuer, (subject, params), &key)?;
+        write_pair(files, &chain, &key)?;
+        Ok(issued)
+    }
+
+    /// A certificate for `key` with what goes behind it, as PEM. It is in the book when this returns.
+    pub(super) fn certify(
+        &self,
+        issuer: &AuthorityName,
+        (subject, params): (&str, CertificateParams),
+        key: &KeyPair,
+    ) -> Result<(IssuedCertificate, String), CertificateError> {
+        let signing = self.signing(issuer)?;
+        let certificate = signing.sign(issuer, subject, params, key)?;
+        let (behind, roots) = self.chain_behind(issuer, &signing)?;
+        let record = self.record_of(issuer, &certificate, &signing, roots)?;
+        append(&self.issued_file(issuer), &record)?;
+        Ok((record.issued(), bundle_pem(&[vec![certificate], behind].concat())))
+    }
+
+    /// What goes behind an end certificate in its file, and the keys of the roots to which that leads.
+    fn chain_behind(
+        &self,
+        issuer: &AuthorityName,
+        signing: &SigningPair,
+    ) -> Result<(Vec<CertificateDer<'static>>, Vec<String>), CertificateError> {
+        if !issuer.is_root() {
+            let roots = self.roots_of(&signing.certificates)?;
+            return Ok((signing.certificates.clone(), roots));
+        }
+        let own = signing.key_hash().to_owned();
+        Ok(match self.cross_certificate(issuer, &own)? {
+            None => (vec![], vec![own]),
+            Some((cross, old)) => (vec![cross], vec![own, old]),
+        })
+    }
+}
+
+fn write_pair(files: &CertificateFiles, chain: &str, key: &KeyPair) -> Result<(), CertificateError> {
+    write_secret(&files.key_file, key.serialize_pem().as_bytes()).map_err(CertificateError::File)?;
+    write_public(&files.cert_file, chain.as_bytes()).map_err(CertificateError::File)
+}

@@ -1,0 +1,91 @@
+//! Renewing end certificates before they end.
+//!
+//! The key stays: then one file changes, in one rename, and no reader ever sees a certificate beside another one's key.
+//! A new key is had by issuing anew.
+
+use std::path::Path;
+
+use rcgen::{CertificateParams, KeyPair};
+use time::OffsetDateTime;
+
+use super::CertificateFiles;
+use super::authority::Authority;
+use super::book::IssuedCertificate;
+use super::error::CertificateError;
+use super::facts::{CertificateFacts, InspectError, facts_in, is_signed_by, read_bundle, unreadable};
+use super::identity::read_identity;
+use super::make::{client_parameters, hub_parameters, key_hash, route_parameters};
+use super::names::AuthorityName;
+use crate::files::{read_state, write_public};
+
+/// Whether a certificate has lived two thirds of its life.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn needs_renewal(cert_file: &Path, now: OffsetDateTime) -> Result<bool, CertificateError> {
+    let facts = facts_in(cert_file, &read_bundle(cert_file)?[0])?;
+    Ok(now >= facts.not_before + (facts.not_after - facts.not_before) * 2 / 3)
+}
+
+impl Authority {
+    /// A new certificate for the same identity and the same key, with a new serial and of the authority that signs now.
+    ///
+    /// # Errors
+    /// When it is revoked, was not issued by an authority that is trusted now, or its key is another one's.
+    pub fn renew(&self, files: &CertificateFiles, now: OffsetDateTime) -> Result<IssuedCertificate, CertificateError> {
+        let _lock = self.lock()?;
+        let pair = read_pair_of_end(files)?;
+        let (name, params) = self.parameters_of(files, &pair.facts, now)?;
+        let path = || files.cert_file.display().to_string();
+        let trusted = read_bundle(&self.files(&name).cert_file)?;
+        let end = &read_bundle(&files.cert_file)?[0];
+        if !trusted.iter().any(|issuer| is_signed_by(end, issuer)) {
+            return Err(CertificateError::NotOurs { path: path(), name });
+        }
+        if self.list_revoked(&name)?.iter().any(|record| record.serial == pair.facts.serial) {
+            return Err(CertificateError::Revoked { path: path(), serial: pair.facts.serial });
+        }
+        let (issued, chain) = self.certify(&name, (&pair.facts.subject, params), &pair.key)?;
+        write_public(&files.cert_file, chain.as_bytes()).map_err(CertificateError::File)?;
+        Ok(issued)
+    }
+
+    /// Who has to renew a certificate, and what it is to say: what its kind says, not what it happens to say.
+    fn parameters_of(
+        &self,
+        files: &CertificateFiles,
+        facts: &CertificateFacts,
+        now: OffsetDateTime,
+    ) -> Result<(AuthorityName, CertificateParams), CertificateError> {
+        let subject = &facts.subject;
+        match (facts.for_clients, facts.for_servers) {
+            (true, true) => Ok((AuthorityName::RouteRoot, route_parameters(subject, now)?)),
+            (false, _) => Ok((AuthorityName::ServerRoot, hub_parameters(subject, &self.hub_name(), now)?)),
+            (true, false) => {
+                let end = &read_bundle(&files.cert_file)?[0];
+                let identity = read_identity(end, &self.domain)
+                    .map_err(|source| CertificateError::Identity { subject: subject.clone(), source })?;
+                Ok((identity.authority(), client_parameters(&identity, &self.domain, now)?))
+            }
+        }
+    }
+}
+
+struct EndPair {
+    key: KeyPair,
+    facts: CertificateFacts,
+}
+
+fn read_pair_of_end(files: &CertificateFiles) -> Result<EndPair, CertificateError> {
+    let text = read_state(&files.key_file).map_err(CertificateError::File)?;
+    let key = KeyPair::from_pem(&text);
+    let key = key.map_err(|error| unreadable(&files.key_file)(InspectError(error.to_string())))?;
+    let facts = facts_in(&files.cert_file, &read_bundle(&files.cert_file)?[0])?;
+    if facts.key_fingerprint == key_hash(&key) {
+        return Ok(EndPair { key, facts });
+    }
+    Err(CertificateError::Mismatch {
+        cert_file: files.cert_file.display().to_string(),
+        key_file: files.key_file.display().to_string(),
+    })
+}

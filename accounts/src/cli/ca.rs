@@ -1,0 +1,375 @@
+//! Commands about the authorities of a deployment: what they are, what they issued, revoking, replacing.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::exit::Failure;
+use super::show::{Row, age, print_rows, write_lines};
+use crate::certificates::{
+    Authority, AuthorityName, AuthorityState, Change, IssuedRecord, Objections, Reason, Revocable, RevokedRecord,
+    Rotation, RotationStep, TrustDomain, TrustedCertificate,
+};
+use crate::up::Layout;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Every authority with what is trusted of it and until when.
+    #[command(after_help = "Example:\n  bulkhead ca list --json")]
+    List,
+    /// What an authority has issued, oldest first.
+    #[command(after_help = "Examples:\n  bulkhead ca show tenant/acme-corp\n  bulkhead ca show server-root --json")]
+    Show {
+        /// client-root, server-root, route-root, platform or tenant/SLUG.
+        name: AuthorityName,
+    },
+    /// Replace an authority: both are trusted until --finish.
+    #[command(
+        after_help = "Examples:\n  bulkhead ca rotate tenant/acme-corp --dry-run\n  bulkhead ca rotate tenant/acme-corp\n  bulkhead ca rotate tenant/acme-corp --finish\n\nReload every server after each step: they read the files of whom they trust when they are reloaded.\nWithout --force, --finish and --abandon are refused (exit code 7) while certificates would be cut off."
+    )]
+    Rotate(RotateArgs),
+    /// Revoke a certificate, or all that a name has, and bring the lists up to date.
+    #[command(
+        after_help = "Examples:\n  bulkhead ca revoke p1.oslo.acme-corp.serviceradar --reason key-compromise\n  bulkhead ca revoke 5f0c2a9be1d34c778a90b1c2d3e4f506 --dry-run\n\nThe list alone keeps nobody out of nats-server, which reads no lists."
+    )]
+    Revoke(RevokeArgs),
+    /// The lists of revoked certificates: where they are and what is on them.
+    #[command(after_help = "Examples:\n  bulkhead ca crl\n  bulkhead ca crl --renew")]
+    Crl {
+        /// Make those anew that are missing, wrong or past half of their life.
+        #[arg(long)]
+        renew: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RotateArgs {
+    /// client-root, server-root, route-root, platform or tenant/SLUG.
+    name: AuthorityName,
+    /// Stop trusting the old one.
+    #[arg(long, conflicts_with = "abandon")]
+    finish: bool,
+    /// Go back to the old one.
+    #[arg(long)]
+    abandon: bool,
+    /// Cut off certificates that rest on what goes.
+    #[arg(long)]
+    force: bool,
+    /// Show what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// A serial number in hexadecimal, a DNS name or a URI.
+    what: Revocable,
+    /// Why.
+    #[arg(long, value_enum, default_value = "unspecified")]
+    reason: Reason,
+    /// Show what would be revoked.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// One trusted certificate of an authority.
+#[derive(Serialize)]
+struct AuthorityRow {
+    name: AuthorityName,
+    rotation: Option<&'static str>,
+    #[serde(flatten)]
+    trusted: TrustedCertificate,
+}
+
+fn days_left(until: OffsetDateTime, now_ms: i64) -> String {
+    let left = until.unix_timestamp() * 1_000 - now_ms;
+    if left <= 0 { "ended".to_owned() } else { age(now_ms - left, now_ms) }
+}
+
+impl Row for AuthorityRow {
+    const HEADER: &'static [&'static str] = &["AUTHORITY", "STATE", "SIGNED BY", "UNTIL", "LEFT", "SERIAL", "KEY"];
+
+    fn cells(&self, now_ms: i64) -> Vec<String> {
+        let facts = &self.trusted.facts;
+        let role = if self.trusted.signs { "signs" } else { "trusted" };
+        vec![
+            self.name.to_string(),
+            self.rotation.map_or_else(|| role.to_owned(), |rotation| format!("{role}, {rotation}")),
+            if facts.issuer == facts.subject { "itself".to_owned() } else { facts.issuer.clone() },
+            facts.not_after.date().to_string(),
+            days_left(facts.not_after, now_ms),
+            facts.serial.clone(),
+            facts.key_fingerprint[..12].to_owned(),
+        ]
+    }
+}
+
+/// One issued certificate and what became of it.
+#[derive(Serialize)]
+struct IssuedRow {
+    #[serde(flatten)]
+    issued: IssuedRecord,
+    revoked: Option<Reason>,
+}
+
+impl Row for IssuedRow {
+    const HEADER: &'static [&'static str] = &["IDENTITY", "STATE", "FROM", "UNTIL", "LEFT", "SERIAL", "ISSUER KEY"];
+
+    fn cells(&self, now_ms: i64) -> Vec<String> {
+        let issued = &self.issued;
+        vec![
+            issued.identity.clone(),
+            if self.revoked.is_some() { "revoked".to_owned() } else { "good".to_owned() },
+            issued.not_before.date().to_string(),
+            issued.not_after.date().to_string(),
+            days_left(issued.not_after, now_ms),
+            issued.serial.clone(),
+            issued.issuer_key[..12].to_owned(),
+        ]
+    }
+}
+
+/// One revoked certificate.
+#[derive(Serialize)]
+struct RevokedRow {
+    authority: AuthorityName,
+    #[serde(flatten)]
+    revoked: RevokedRecord,
+    is_dry_run: bool,
+}
+
+impl Row for RevokedRow {
+    const HEADER: &'static [&'static str] = &["AUTHORITY", "IDENTITY", "SERIAL", "REASON", "REVOKED", "ENDS"];
+
+    fn cells(&self, _now_ms: i64) -> Vec<String> {
+        vec![
+            self.authority.to_string(),
+            self.revoked.identity.clone(),
+            self.revoked.serial.clone(),
+            serde_json::to_value(self.revoked.reason)
+                .ok()
+                .and_then(|it| it.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+            if self.is_dry_run { "would be".to_owned() } else { self.revoked.at.date().to_string() },
+            self.revoked.not_after.date().to_string(),
+        ]
+    }
+}
+
+/// One list of revoked certificates.
+#[derive(Serialize)]
+struct ListRow {
+    authority: AuthorityName,
+    file: String,
+    revoked: usize,
+    is_there: bool,
+    is_renewed: bool,
+}
+
+impl Row for ListRow {
+    const HEADER: &'static [&'static str] = &["AUTHORITY", "REVOKED", "STATE", "FILE"];
+
+    fn cells(&self, _now_ms: i64) -> Vec<String> {
+        let state = match (self.is_renewed, self.is_there) {
+            (true, _) => "renewed",
+            (false, true) => "kept",
+            (false, false) => "not made yet",
+        };
+        vec![self.authority.to_string(), self.revoked.to_string(), state.to_owned(), self.file.clone()]
+    }
+}
+
+/// One change on disk.
+#[derive(Serialize)]
+struct ChangeRow {
+    name: AuthorityName,
+    step: RotationStep,
+    change: Change,
+    is_dry_run: bool,
+}
+
+impl Row for ChangeRow {
+    const HEADER: &'static [&'static str] = &["AUTHORITY", "CHANGE"];
+
+    fn cells(&self, _now_ms: i64) -> Vec<String> {
+        vec![self.name.to_string(), self.change.to_string()]
+    }
+}
+
+struct Asked {
+    authority: Authority,
+    now: OffsetDateTime,
+    is_json: bool,
+}
+
+impl Asked {
+    fn print<T: Row>(&self, rows: &[T]) -> Result<(), Failure> {
+        let now_ms = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        print_rows(rows, self.is_json, now_ms)
+    }
+
+    fn say(&self, text: &str) -> Result<(), Failure> {
+        if self.is_json { Ok(()) } else { write_lines(&format!("{text}\n")) }
+    }
+}
+
+pub(super) fn run(home: &Path, command: &CaCommand, is_json: bool) -> Result<(), Failure> {
+    let folder = Layout::new(home.to_owned()).authority();
+    let asked =
+        Asked { authority: Authority::new(folder, TrustDomain::default()), now: OffsetDateTime::now_utc(), is_json };
+    match command {
+        CaCommand::List => list(&asked),
+        CaCommand::Show { name } => show(&asked, name),
+        CaCommand::Rotate(args) => rotate(&asked, args),
+        CaCommand::Revoke(args) => revoke(&asked, args),
+        CaCommand::Crl { renew } => lists(&asked, *renew),
+    }
+}
+
+fn rows_of(state: AuthorityState) -> impl Iterator<Item = AuthorityRow> {
+    let AuthorityState { name, rotation, trusted } = state;
+    trusted.into_iter().map(move |trusted| AuthorityRow { name: name.clone(), rotation, trusted })
+}
+
+fn list(asked: &Asked) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for name in asked.authority.list_authorities()? {
+        rows.extend(rows_of(asked.authority.authority_state(&name)?));
+    }
+    asked.print(&rows)
+}
+
+fn show(asked: &Asked, name: &AuthorityName) -> Result<(), Failure> {
+    // Says so when there is no such authority.
+    asked.authority.authority_state(name)?;
+    let revoked = asked.authority.list_revoked(name)?;
+    let row = |issued: IssuedRecord| IssuedRow {
+        revoked: revoked.iter().find(|record| record.serial == issued.serial).map(|record| record.reason),
+        issued,
+    };
+    let rows: Vec<_> = asked.authority.list_issued(name)?.into_iter().map(row).collect();
+    asked.print(&rows)
+}
+
+fn rotate(asked: &Asked, args: &RotateArgs) -> Result<(), Failure> {
+    let step = match (args.finish, args.abandon) {
+        (true, _) => RotationStep::Finish,
+        (false, true) => RotationStep::Abandon,
+        (false, false) => RotationStep::Prepare,
+    };
+    let objections = if args.force { Objections::Override } else { Objections::Heed };
+    let planned = asked.authority.plan_rotation(&args.name, step, asked.now)?;
+    let rotation = if args.dry_run {
+        planned
+    } else {
+        if !planned.blocked_by.is_empty() && !args.force {
+            print_blocked(asked, &planned)?;
+        }
+        asked.authority.rotate(&args.name, (step, objections), asked.now)?
+    };
+    if args.dry_run && !rotation.blocked_by.is_empty() {
+        print_blocked(asked, &rotation)?;
+    }
+    let row = |change: &Change| ChangeRow {
+        name: rotation.name.clone(),
+        step,
+        change: change.clone(),
+        is_dry_run: args.dry_run,
+    };
+    asked.print(&rotation.changes.iter().map(row).collect::<Vec<_>>())?;
+    if args.dry_run || rotation.changes.is_empty() {
+        return Ok(());
+    }
+    asked.say("Done. Reload every server, so that it reads whom to trust now.")
+}
+
+/// Whom the step would cut off.
+fn print_blocked(asked: &Asked, rotation: &Rotation) -> Result<(), Failure> {
+    asked.say("These certificates would be trusted by nobody:")?;
+    let row = |issued: &IssuedRecord| IssuedRow { issued: issued.clone(), revoked: None };
+    asked.print(&rotation.blocked_by.iter().map(row).collect::<Vec<_>>())
+}
+
+fn revoke(asked: &Asked, args: &RevokeArgs) -> Result<(), Failure> {
+    let found = if args.dry_run {
+        asked.authority.plan_revocation(&args.what, args.reason, asked.now)?
+    } else {
+        asked.authority.revoke(&args.what, args.reason, asked.now)?
+    };
+    let row = |(authority, revoked)| RevokedRow { authority, revoked, is_dry_run: args.dry_run };
+    asked.print(&found.into_iter().map(row).collect::<Vec<_>>())
+}
+
+fn lists(asked: &Asked, renew: bool) -> Result<(), Failure> {
+    let renewed = if renew { asked.authority.renew_lists(asked.now)? } else { vec![] };
+    let mut rows = Vec::new();
+    for authority in asked.authority.list_authorities()? {
+        let file = asked.authority.list_file(&authority);
+        rows.push(ListRow {
+            revoked: asked.authority.list_revoked(&authority)?.len(),
+            is_there: file.exists(),
+            is_renewed: renewed.contains(&authority),
+            file: file.display().to_string(),
+            authority,
+        });
+    }
+    asked.print(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: CaCommand,
+    }
+
+    fn run_line(home: &Path, line: &str) -> Result<(), Failure> {
+        let parsed = Line::try_parse_from(["ca"].into_iter().chain(line.split(' ')));
+        run(home, &parsed.unwrap_or_else(|error| panic!("{line}: {error}")).command, true)
+    }
+
+    fn code(result: Result<(), Failure>) -> u8 {
+        result.map_or_else(|failure| failure.code(), |()| exit::DONE)
+    }
+
+    #[test]
+    fn an_authority_is_replaced_from_the_command_line() {
+        let home = tempfile::tempdir().unwrap();
+        let authority = Authority::new(Layout::new(home.path().to_owned()).authority(), TrustDomain::default());
+        let now = OffsetDateTime::now_utc();
+        authority.ensure_roots(now).unwrap();
+        let files = crate::certificates::CertificateFiles::named(home.path(), "core");
+        let core = crate::certificates::ClientIdentity::Service { service: "core" };
+        let issued = authority.issue_client(&core, &files, now).unwrap();
+        for (line, expected) in [
+            ("list", exit::DONE),
+            ("show platform", exit::DONE),
+            ("show tenant/nobody", exit::INVALID),
+            ("crl", exit::DONE),
+            ("crl --renew", exit::DONE),
+            ("rotate platform --finish", exit::INVALID),
+            ("rotate platform --dry-run", exit::DONE),
+            ("rotate platform", exit::DONE),
+            ("rotate platform --finish --dry-run", exit::DONE),
+            ("rotate platform --finish", exit::REFUSED),
+            ("revoke nobody.at.all", exit::INVALID),
+            ("revoke core.platform.serviceradar --dry-run", exit::DONE),
+            ("rotate platform --finish", exit::REFUSED),
+            ("revoke core.platform.serviceradar --reason superseded", exit::DONE),
+            ("rotate platform --finish", exit::DONE),
+        ] {
+            assert_eq!(code(run_line(home.path(), line)), expected, "{line}");
+        }
+        assert_eq!(authority.list_revoked(&AuthorityName::Platform).unwrap()[0].serial, issued.serial);
+        for bad in ["rotate acme-corp", "rotate platform --finish --abandon", "revoke x --reason whim"] {
+            assert!(Line::try_parse_from(["ca"].into_iter().chain(bad.split(' '))).is_err(), "{bad}");
+        }
+    }
+}
