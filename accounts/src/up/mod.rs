@@ -27,6 +27,8 @@ pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
 pub use postgres::{Postgres, PostgresError, database_folder};
+pub(crate) use site::{PollerPorts, SiteError, SiteMaker, SitePlace, ensure_batch_key, order_for, poller_folder};
 pub use site::{Site, leaf_config, leaf_users};
+pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};
