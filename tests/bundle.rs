@@ -106,6 +106,12 @@ impl Machine {
         self.logs.path().join(number.to_string())
     }
 
+    /// How often the leaf has linked to the hub.
+    fn links(&self) -> usize {
+        let log = std::fs::read_to_string(self.log(0)).unwrap_or_default();
+        log.matches("Leafnode connection created").count()
+    }
+
     fn logs(&self) -> String {
         let logs = (0..=POLLERS.len()).map(|number| std::fs::read_to_string(self.log(number)).unwrap_or_default());
         logs.collect::<Vec<_>>().join("\n---\n")
@@ -194,8 +200,11 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
         assert_eq!(status, 200, "{poller}: {body}");
     }
 
-    // Killed and started again, with what it has stored.
+    // Killed and started again, with what it has stored, which now lies elsewhere behind a link as it does with systemd.
     running.kill().await?;
+    let state = machine.logs.path().join("state");
+    std::fs::rename(machine.bundle.join("state"), &state)?;
+    std::os::unix::fs::symlink(&state, machine.bundle.join("state"))?;
     let running = machine.start()?;
     let second = wait_for_more(&witness, &machine, first).await?;
 
@@ -210,7 +219,12 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
     // What was on its way when it was killed has arrived once the others have delivered.
     deployment.wait_for_results(&witness).await?;
     let before = slots(&witness, TENANT).await?;
+    let links = machine.links();
     let running = machine.start()?;
+    let linked = eventually("the leaf at the hub as somebody else", LIMIT, || async {
+        if machine.links() > links { Ok(()) } else { Err("it is not linked") }
+    });
+    linked.await.with_context(|| machine.logs())?;
     for _ in 0..2 {
         deployment.wait_for_results(&witness).await?;
     }
