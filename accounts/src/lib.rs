@@ -3,6 +3,7 @@
 //! This is the tool that creates and renders; it never sits in the path of a result.
 
 pub mod backup;
+pub mod bundle;
 pub mod certificates;
 pub mod cli;
 pub mod client;

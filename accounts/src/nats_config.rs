@@ -16,7 +16,7 @@ pub const SYNC_ALWAYS: &str = "always";
 /// Why a configuration was not rendered.
 #[derive(Debug, thiserror::Error)]
 #[error("render server configuration")]
-pub struct RenderError(#[source] minijinja::Error);
+pub struct RenderError(#[source] pub(crate) minijinja::Error);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct HubConfig {

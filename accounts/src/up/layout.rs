@@ -53,6 +53,7 @@ impl Layout {
             "run",
             "secrets",
             "sites",
+            "sites-issued",
             "tenants",
         ];
         names.iter().map(|name| self.home.join(name)).collect()
@@ -186,6 +187,12 @@ impl Layout {
     #[must_use]
     pub fn poller(&self, tenant: &TenantSlug, site: &SiteName, poller: &PollerName) -> PathBuf {
         self.site(tenant, site).join("pollers").join(poller.as_str())
+    }
+
+    /// What the home keeps of a site that runs elsewhere: the batch keys of its pollers.
+    #[must_use]
+    pub fn issued_site(&self, tenant: &TenantSlug, site: &SiteName) -> PathBuf {
+        self.home.join("sites-issued").join(tenant.as_str()).join(site.as_str())
     }
 
     /// `name` is `ops` for the platform, or `<tenant>-admin`.

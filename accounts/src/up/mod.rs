@@ -29,6 +29,8 @@ pub use platform::{
 };
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
+pub(crate) use site::{PollerPorts, SiteError, SiteMaker, SitePlace, ensure_batch_key, order_for, poller_folder};
 pub use site::{Site, leaf_config, leaf_users};
+pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -46,14 +46,62 @@ pub struct Site {
 
 /// Where a poller finds its leaf, and where it is asked about its health.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PollerPorts {
+pub(crate) struct PollerPorts {
     pub leaf: u16,
     pub health: u16,
 }
 
+/// Where a site's files are written, and how its configuration names them: the same paths, or paths relative to the site's
+/// folder when it is not known yet where that will be.
+#[derive(Debug, Clone)]
+pub(crate) struct SitePlace {
+    pub written: PathBuf,
+    pub named: PathBuf,
+    /// Within the folder; what the site's processes write is below it.
+    pub state: PathBuf,
+    pub tenant_intermediate_file: PathBuf,
+    pub server_root_file: PathBuf,
+}
+
+impl SitePlace {
+    pub(crate) fn in_home(layout: &Layout, authority: &Authority, site: &Site) -> Self {
+        let folder = layout.site(&site.tenant, &site.site);
+        Self {
+            written: folder.clone(),
+            named: folder,
+            state: PathBuf::new(),
+            tenant_intermediate_file: authority.tenant_intermediate_file(&site.tenant),
+            server_root_file: authority.server_root_file(),
+        }
+    }
+
+    /// The leaf's folder of streams, within the site's folder.
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        self.state.join("js")
+    }
+
+    /// A poller's state, within the site's folder.
+    pub(crate) fn poller_state_dir(&self, poller: &PollerName) -> PathBuf {
+        self.state.join(poller_folder(poller)).join("state")
+    }
+}
+
+/// A poller's files, within the site's folder.
+pub(crate) fn poller_folder(poller: &PollerName) -> PathBuf {
+    Path::new("pollers").join(poller.as_str())
+}
+
+/// A leaf that was written.
+pub(crate) struct WrittenLeaf {
+    pub config: PathBuf,
+    /// The public key of the user that the leaf's credentials admit.
+    pub user: String,
+    /// Unix seconds.
+    pub user_expires: i64,
+}
+
 /// What a site is made from.
-pub(super) struct SiteMaker<'a> {
-    pub layout: &'a Layout,
+pub(crate) struct SiteMaker<'a> {
     pub operator: &'a OperatorStore,
     pub authority: &'a Authority,
     pub now: OffsetDateTime,
@@ -110,19 +158,24 @@ impl TlsFile {
 }
 
 impl SiteMaker<'_> {
-    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<CertificateFiles, SiteError> {
+    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<(), SiteError> {
         let files = CertificateFiles::named(folder, name);
-        self.authority.issue_client(identity, &files, self.now).map_err(SiteError::Certificate)?;
-        Ok(files)
+        self.authority.issue_client(identity, &files, self.now).map(drop).map_err(SiteError::Certificate)
     }
 
-    /// Writes the leaf's configuration, certificates and credentials; returns the configuration's path. How many sites
+    /// Writes the leaf's configuration, certificates and credentials. How many sites
     /// came before it decides which server of the hub it looks for first.
     ///
     /// # Errors
     /// [`SiteError`].
-    pub(super) fn write_leaf(&self, site: &Site, port: u16, hub_urls: &[String]) -> Result<PathBuf, SiteError> {
-        let folder = self.layout.site(&site.tenant, &site.site);
+    pub(crate) fn write_leaf(
+        &self,
+        site: &Site,
+        place: &SitePlace,
+        port: u16,
+        hub_urls: &[String],
+    ) -> Result<WrittenLeaf, SiteError> {
+        let folder = &place.written;
         let tls = folder.join("tls");
         make_folder(&tls).map_err(SiteError::File)?;
         let listener = CertificateFiles::named(&tls, "listener");
@@ -142,40 +195,36 @@ impl SiteMaker<'_> {
         let issued = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(SiteError::File)?;
         let listen = format!("127.0.0.1:{port}");
-        let config = leaf_config(self.layout, self.authority, site, listen, hub_urls.to_vec());
+        let config = placed_leaf_config(place, self.authority, site, listen, hub_urls.to_vec());
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
-        Ok(path)
+        Ok(WrittenLeaf { config: path, user: issued.public, user_expires: issued.expires })
     }
 
     /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.
     ///
     /// # Errors
     /// [`SiteError`].
-    pub(super) fn write_poller(
+    pub(crate) fn write_poller(
         &self,
-        site: &Site,
+        (site, place): (&Site, &SitePlace),
         poller: &PollerName,
         ports: PollerPorts,
         checks: &[CheckSetting],
     ) -> Result<(PathBuf, BatchKey), SiteError> {
-        let folder = self.layout.poller(&site.tenant, &site.site, poller);
-        make_folder(&folder.join("state")).map_err(SiteError::File)?;
-        let batch_key_file = folder.join("batch.nk");
-        let key = if batch_key_file.exists() {
-            read_key(&batch_key_file, KeyKind::User).map_err(SiteError::Key)?
-        } else {
-            let key = SigningKey::generate(KeyKind::User);
-            write_key(&batch_key_file, &key).map_err(SiteError::Key)?;
-            key
-        };
-        let (tenant, place) = (site.tenant.clone(), site.site.clone());
-        let identity = ClientIdentity::Poller { tenant: tenant.clone(), site: place.clone(), poller: poller.clone() };
-        let own = self.client(&identity, &folder, "poller")?;
-        let forwarder = self.client(&ClientIdentity::Forwarder { tenant, site: place }, &folder, "forwarder")?;
-        let listener =
-            CertificateFiles::named(&self.layout.site(&site.tenant, &site.site).join("tls"), "listener").cert_file;
+        let (folder, named) = (place.written.join(poller_folder(poller)), place.named.join(poller_folder(poller)));
+        make_folder(&folder).map_err(SiteError::File)?;
+        make_folder(&place.written.join(place.poller_state_dir(poller))).map_err(SiteError::File)?;
+        let key = ensure_batch_key(&folder.join("batch.nk"))?;
+        let (tenant, site_name) = (site.tenant.clone(), site.site.clone());
+        let identity =
+            ClientIdentity::Poller { tenant: tenant.clone(), site: site_name.clone(), poller: poller.clone() };
+        self.client(&identity, &folder, "poller")?;
+        self.client(&ClientIdentity::Forwarder { tenant, site: site_name }, &folder, "forwarder")?;
+        let (own, forwarder) =
+            (CertificateFiles::named(&named, "poller"), CertificateFiles::named(&named, "forwarder"));
+        let listener = CertificateFiles::named(&place.named.join("tls"), "listener").cert_file;
         let bus = |files: CertificateFiles, user: &str| BusFile {
             urls: vec![format!("tls://127.0.0.1:{}", ports.leaf)],
             inbox_prefix: format!("_INBOX_{}.{user}", site.site),
@@ -186,8 +235,8 @@ impl SiteMaker<'_> {
             log_format: "text",
             log_filter: "info",
             health_listen: format!("127.0.0.1:{}", ports.health),
-            state_dir: folder.join("state"),
-            batch_key_file,
+            state_dir: place.named.join(place.poller_state_dir(poller)),
+            batch_key_file: named.join("batch.nk"),
             identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
             leaf: bus(own, poller.as_str()),
             forwarder: ForwarderFile { enabled: true, leaf: bus(forwarder, "fwd") },
@@ -200,7 +249,17 @@ impl SiteMaker<'_> {
     }
 }
 
-/// The configuration of a site's leaf. Everything but where it listens and whom it links to follows from the names.
+/// The batch key in `path`; a new one when there is none.
+pub(crate) fn ensure_batch_key(path: &Path) -> Result<SigningKey, SiteError> {
+    if path.exists() {
+        return read_key(path, KeyKind::User).map_err(SiteError::Key);
+    }
+    let key = SigningKey::generate(KeyKind::User);
+    write_key(path, &key).map_err(SiteError::Key)?;
+    Ok(key)
+}
+
+/// The configuration of a site's leaf in its home. Everything but where it listens and whom it links to follows from the names.
 #[must_use]
 pub fn leaf_config(
     layout: &Layout,
@@ -209,25 +268,35 @@ pub fn leaf_config(
     client_listen: String,
     hub_urls: Vec<String>,
 ) -> LeafConfig {
-    let folder = layout.site(&site.tenant, &site.site);
+    placed_leaf_config(&SitePlace::in_home(layout, authority, site), authority, site, client_listen, hub_urls)
+}
+
+fn placed_leaf_config(
+    place: &SitePlace,
+    authority: &Authority,
+    site: &Site,
+    client_listen: String,
+    hub_urls: Vec<String>,
+) -> LeafConfig {
+    let folder = &place.named;
     let tls = folder.join("tls");
     let (listener, leaf) = (CertificateFiles::named(&tls, "listener"), CertificateFiles::named(&tls, "leaf"));
     let name = format!("{}-{}", site.tenant, site.site);
     LeafConfig {
         server_name: format!("leaf-{name}"),
         client_listen,
-        store_dir: folder.join("js"),
+        store_dir: folder.join(place.store_dir()),
         domain: name,
         max_file_bytes: LEAF_STORE_BYTES,
         listener_cert_file: listener.cert_file,
         listener_key_file: listener.key_file,
-        tenant_intermediate_file: authority.tenant_intermediate_file(&site.tenant),
+        tenant_intermediate_file: place.tenant_intermediate_file.clone(),
         users: leaf_users(authority, site),
         hub_urls,
         creds_file: folder.join("leaf.creds"),
         leaf_cert_file: leaf.cert_file,
         leaf_key_file: leaf.key_file,
-        server_root_file: authority.server_root_file(),
+        server_root_file: place.server_root_file.clone(),
     }
 }
 
@@ -247,7 +316,7 @@ pub fn leaf_users(authority: &Authority, site: &Site) -> Vec<LeafUser> {
 
 /// The order in which the `index`th site tries the servers of the hub: first choices take turns, and so do the second
 /// choices of those that share a first one, so that the leaves of a server that dies do not all go to the same other.
-pub(super) fn order_for(index: usize, urls: &[String]) -> Vec<String> {
+pub(crate) fn order_for(index: usize, urls: &[String]) -> Vec<String> {
     let mut order = urls.to_vec();
     let count = order.len().max(1);
     order.rotate_left(index % count);

@@ -18,7 +18,7 @@ use super::layout::Layout;
 use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::site::{BusFile, PollerPorts, Site, SiteMaker, TlsFile, order_for, write_settings};
+use super::site::{BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::{Authority, CertificateFiles, TrustDomain};
 use crate::files::{make_folder, read_secret, write_secret};
@@ -231,7 +231,6 @@ impl Starter<'_> {
     ) -> Result<Vec<MadeSite>, DeploymentError> {
         let platform = &tenancy.platform;
         let maker = SiteMaker {
-            layout: self.layout,
             operator: &platform.operator,
             authority: &platform.authority,
             now: platform.now,
@@ -250,12 +249,13 @@ impl Starter<'_> {
                 let port = self.ports.choose(&format!("leaf-{name}")).map_err(DeploymentError::Port)?;
                 database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
                 let known = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
-                let leaf_config = maker.write_leaf(&site, port, &order_for(made.len(), known)).map_err(failed)?;
+                let place = SitePlace::in_home(self.layout, &platform.authority, &site);
+                let leaf = maker.write_leaf(&site, &place, port, &order_for(made.len(), known)).map_err(failed)?;
                 let mut written = Vec::new();
                 for poller in pollers {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;
                     let ports = PollerPorts { leaf: port, health };
-                    let (path, key) = maker.write_poller(&site, poller, ports, &watched).map_err(failed)?;
+                    let (path, key) = maker.write_poller((&site, &place), poller, ports, &watched).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;
                     tenancy
@@ -263,7 +263,7 @@ impl Starter<'_> {
                         .map_err(DeploymentError::Tenancy)?;
                     written.push((poller.clone(), path));
                 }
-                made.push(MadeSite { site, leaf_config, pollers: written, checks: watched.len() });
+                made.push(MadeSite { site, leaf_config: leaf.config, pollers: written, checks: watched.len() });
             }
         }
         Ok(made)

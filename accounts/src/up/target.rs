@@ -127,7 +127,7 @@ impl Target {
 
 /// `own` first, then what the user wants watched.
 #[must_use]
-pub(super) fn checks(own: Vec<CheckSetting>, targets: &[Target]) -> Vec<CheckSetting> {
+pub(crate) fn checks(own: Vec<CheckSetting>, targets: &[Target]) -> Vec<CheckSetting> {
     let mut checks = own;
     for target in targets {
         let name = target.check_name(&checks);

@@ -1,0 +1,246 @@
+//! A site's bundle on a machine that has nothing else of ours: unpacked, checked and started as its README says, its results
+//! arrive; a tampered file is noticed, and the credentials of another tenant do not make it speak as this one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, ensure};
+use bulkhead_accounts::bundle::{BundleOptions, SiteBundle, make_site_bundle};
+use bulkhead_accounts::files::read_secret;
+use bulkhead_accounts::tenancy::PlatformSettings;
+use bulkhead_runtime::eventually;
+use bulkhead_store::Provisioning;
+use bulkhead_testkit::deployment::program;
+use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools};
+use sqlx::PgPool;
+use tempfile::TempDir;
+use tokio::process::Child;
+
+const TENANT: &str = "acme-corp";
+const SITE: &str = "bergen";
+const POLLERS: [&str; 2] = ["p1", "p2"];
+/// Checks that every bundle has.
+const CHECKS: i64 = 2;
+
+/// The first of `count` neighbouring ports that are free now.
+fn free_ports(count: u16) -> anyhow::Result<u16> {
+    for _ in 0..100 {
+        let first = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..=u16::MAX).take(count.into()).filter(|&port| is_free(port)).count() == usize::from(count) {
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("no {count} neighbouring ports are free")
+}
+
+/// A machine at the site: one folder, and two programs on its path.
+struct Machine {
+    home: TempDir,
+    programs: TempDir,
+    logs: TempDir,
+    bundle: PathBuf,
+}
+
+/// The processes of a site; dropping them kills them.
+struct Running(Vec<Child>);
+
+impl Machine {
+    /// Unpacks an archive in an empty folder.
+    fn unpack(bundle: &SiteBundle) -> anyhow::Result<Self> {
+        let (home, programs, logs) = (tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?);
+        let nats_server = find_test_tools()?.nats_server.path;
+        for (name, path) in [("nats-server", &nats_server), ("bulkhead-poller", &program("bulkhead-poller")?)] {
+            std::os::unix::fs::symlink(path, programs.path().join(name))?;
+        }
+        let machine = Self { bundle: home.path().join(bundle.files.name()), home, programs, logs };
+        machine.unpack_over(bundle)?;
+        Ok(machine)
+    }
+
+    fn unpack_over(&self, bundle: &SiteBundle) -> anyhow::Result<()> {
+        let archive = self.home.path().join("site.tar.gz");
+        bundle.files.write_archive(&archive)?;
+        let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(self.home.path()).status()?;
+        ensure!(unpacked.success(), "tar does not unpack the archive");
+        std::fs::remove_file(archive).context("remove the archive")
+    }
+
+    /// The commands that the README gives below a heading.
+    fn commands(&self, heading: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        let readme = std::fs::read_to_string(self.bundle.join("README.md"))?;
+        let section = readme.split("\n## ").find(|section| section.starts_with(heading)).context("heading")?;
+        let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("commands")?;
+        Ok(block.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
+    }
+
+    fn command(&self, words: &[String]) -> anyhow::Result<Command> {
+        let (name, arguments) = words.split_first().context("an empty command")?;
+        let own = self.programs.path().join(name);
+        let mut command = Command::new(if own.exists() { own } else { name.into() });
+        command.args(arguments).current_dir(&self.bundle);
+        Ok(command)
+    }
+
+    /// Whether every file is as it was made, as the README says how to ask.
+    fn check_sums(&self) -> anyhow::Result<Output> {
+        let commands = self.commands("Check that it is whole")?;
+        self.command(commands.first().context("no command")?)?.output().context("check sums")
+    }
+
+    fn start(&self) -> anyhow::Result<Running> {
+        let commands = self.commands("Start by hand")?;
+        ensure!(commands.len() == 1 + POLLERS.len(), "{commands:?}");
+        let mut running = Vec::new();
+        for (number, words) in commands.iter().enumerate() {
+            let log = File::options().create(true).append(true).open(self.log(number))?;
+            let mut command = self.command(words)?;
+            command.env_clear().stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            running.push(tokio::process::Command::from(command).kill_on_drop(true).spawn()?);
+        }
+        Ok(Running(running))
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.logs.path().join(number.to_string())
+    }
+
+    /// How often the leaf has linked to the hub.
+    fn links(&self) -> usize {
+        let log = std::fs::read_to_string(self.log(0)).unwrap_or_default();
+        log.matches("Leafnode connection created").count()
+    }
+
+    fn logs(&self) -> String {
+        let logs = (0..=POLLERS.len()).map(|number| std::fs::read_to_string(self.log(number)).unwrap_or_default());
+        logs.collect::<Vec<_>>().join("\n---\n")
+    }
+}
+
+impl Running {
+    async fn kill(mut self) -> anyhow::Result<()> {
+        for child in &mut self.0 {
+            child.kill().await.context("kill a process of the site")?;
+        }
+        Ok(())
+    }
+}
+
+fn make(deployment: &TestDeployment, options: &BundleOptions) -> anyhow::Result<SiteBundle> {
+    let urls = PlatformSettings::read(&deployment.up.layout)?.leaf_urls;
+    let pollers = POLLERS.iter().map(|poller| poller.parse()).collect::<Result<Vec<_>, _>>()?;
+    let (tenant, site) = (TENANT.parse()?, SITE.parse()?);
+    Ok(make_site_bundle(&deployment.up.platform, &urls, &tenant, &site, &pollers, options)?)
+}
+
+/// The rows of the site, as provisioning writes them.
+async fn register(deployment: &TestDeployment, bundle: &SiteBundle) -> anyhow::Result<()> {
+    let url = read_secret(&deployment.up.layout.database_url_file())?;
+    let database = Provisioning::connect(&url).await?;
+    let tenant = database.tenant_by_slug(&TENANT.parse()?).await?.context("tenant")?;
+    database.put_site(&tenant, &SITE.parse()?).await?;
+    for poller in &bundle.manifest.pollers {
+        database.put_poller(&tenant, &SITE.parse()?, &poller.poller, &poller.batch_key).await?;
+    }
+    Ok(())
+}
+
+/// How many slots the site has measured, and how many of them answered, under whichever tenant.
+async fn slots(witness: &PgPool, tenant: &str) -> anyhow::Result<(i64, i64)> {
+    let sql = "select count(*), count(*) filter (where r.outcome = 'ok' and r.attested)
+               from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1 and r.vantage = $2";
+    sqlx::query_as(sql).bind(tenant).bind(SITE).fetch_one(witness).await.context("count results")
+}
+
+/// Waits until the site has results of every check beyond those that it had.
+async fn wait_for_more(witness: &PgPool, machine: &Machine, had: i64) -> anyhow::Result<i64> {
+    let waited = eventually("results of the bundle's site", LIMIT, || async {
+        let (all, answered) = slots(witness, TENANT).await.map_err(|error| error.to_string())?;
+        if answered >= had + CHECKS { Ok(answered) } else { Err(format!("{all} results, {answered} answered")) }
+    });
+    waited.await.with_context(|| machine.logs())
+}
+
+async fn checks_of(witness: &PgPool) -> anyhow::Result<Vec<String>> {
+    let sql = "select distinct r.check_name from shared.result r join platform.tenant t using (tenant_id)
+               where t.slug = $1 and r.vantage = $2 order by 1";
+    sqlx::query_scalar(sql).bind(TENANT).bind(SITE).fetch_all(witness).await.context("read checks")
+}
+
+fn replace(path: &Path, with: &Path) -> anyhow::Result<Vec<u8>> {
+    let own = std::fs::read(path)?;
+    std::fs::write(path, std::fs::read(with)?)?;
+    Ok(own)
+}
+
+#[tokio::test]
+async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await?;
+    let witness = deployment.witness().await?;
+    let options = BundleOptions {
+        leaf_port: free_ports(1)?,
+        health_port: free_ports(u16::try_from(POLLERS.len())?)?,
+        ..BundleOptions::default()
+    };
+    let bundle = make(&deployment, &options)?;
+    register(&deployment, &bundle).await?;
+    let machine = Machine::unpack(&bundle)?;
+
+    let sums = machine.check_sums()?;
+    ensure!(sums.status.success() && sums.stdout.is_empty(), "{}", String::from_utf8_lossy(&sums.stderr));
+    let valid = machine.command(&["nats-server".into(), "-t".into(), "-c".into(), "leaf.conf".into()])?.output()?;
+    ensure!(valid.status.success(), "{}", String::from_utf8_lossy(&valid.stderr));
+    let running = machine.start()?;
+    let first = wait_for_more(&witness, &machine, 0).await?;
+    assert_eq!(checks_of(&witness).await?, ["leaf", "this-machine"]);
+    for (number, poller) in POLLERS.iter().enumerate() {
+        let (status, body) =
+            bulkhead_testkit::scrape::get(options.health_port + u16::try_from(number)?, "/readyz").await?;
+        assert_eq!(status, 200, "{poller}: {body}");
+    }
+
+    // Killed and started again, with what it has stored, which now lies elsewhere behind a link as it does with systemd.
+    running.kill().await?;
+    let state = machine.logs.path().join("state");
+    std::fs::rename(machine.bundle.join("state"), &state)?;
+    std::os::unix::fs::symlink(&state, machine.bundle.join("state"))?;
+    let running = machine.start()?;
+    let second = wait_for_more(&witness, &machine, first).await?;
+
+    // With the credentials of another tenant nothing of it arrives, neither as this tenant nor as that one.
+    running.kill().await?;
+    let creds = machine.bundle.join("leaf.creds");
+    let foreign = deployment.up.layout.site(&"xyz-inc".parse()?, &"lima".parse()?).join("leaf.creds");
+    let own = replace(&creds, &foreign)?;
+    let sums = machine.check_sums()?;
+    let said = String::from_utf8_lossy(&sums.stdout).into_owned();
+    ensure!(!sums.status.success() && said.contains("leaf.creds"), "the edit was not noticed: {said}");
+    // What was on its way when it was killed has arrived once the others have delivered.
+    deployment.wait_for_results(&witness).await?;
+    let before = slots(&witness, TENANT).await?;
+    let links = machine.links();
+    let running = machine.start()?;
+    let linked = eventually("the leaf at the hub as somebody else", LIMIT, || async {
+        if machine.links() > links { Ok(()) } else { Err("it is not linked") }
+    });
+    linked.await.with_context(|| machine.logs())?;
+    for _ in 0..2 {
+        deployment.wait_for_results(&witness).await?;
+    }
+    assert_eq!(slots(&witness, TENANT).await?, before, "{}", machine.logs());
+    assert_eq!(slots(&witness, "xyz-inc").await?, (0, 0));
+    running.kill().await?;
+    std::fs::write(&creds, own)?;
+    let running = machine.start()?;
+    let third = wait_for_more(&witness, &machine, second.max(before.1)).await?;
+
+    // A new bundle over the old one: the site stays who it is.
+    running.kill().await?;
+    let renewed = make(&deployment, &options)?;
+    machine.unpack_over(&renewed)?;
+    ensure!(machine.check_sums()?.status.success(), "the renewed bundle is not whole");
+    let _running = machine.start()?;
+    wait_for_more(&witness, &machine, third).await?;
+    deployment.stop().await
+}
