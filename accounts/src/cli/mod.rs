@@ -18,6 +18,7 @@ mod query;
 mod role;
 mod rows;
 mod show;
+mod site;
 mod store;
 mod tenant;
 mod up;
@@ -78,7 +79,10 @@ enum Command {
     Role(role::RoleCommand),
     /// Pollers.
     #[command(subcommand)]
-    Poller(PollerCommand),
+    Poller(site::PollerCommand),
+    /// Sites: a leaf and its pollers.
+    #[command(subcommand)]
+    Site(site::SiteCommand),
     /// Results.
     #[command(subcommand)]
     Results(ResultsCommand),
@@ -172,13 +176,6 @@ enum HubCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum PollerCommand {
-    /// Pollers with site and when a batch of theirs was last stored.
-    #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
-    List(Scope),
-}
-
 /// Which results.
 #[derive(Debug, Args)]
 struct Filter {
@@ -267,7 +264,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Tenant(command) => tenant::run(&home, command, cli.json).await,
         Command::Plan(command) => plan::run(&home, command, cli.json).await,
         Command::Role(command) => role::run(&home, command, cli.json).await,
-        Command::Poller(PollerCommand::List(scope)) => query::list_pollers(&home, &scope, cli.json).await,
+        Command::Poller(command) => site::run_poller(&home, command, cli.json).await,
+        Command::Site(command) => site::run_site(&home, command, cli.json).await,
         Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
             query::list_results(&home, &filter, (minutes, limit), cli.json).await
         }

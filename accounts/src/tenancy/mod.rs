@@ -16,6 +16,7 @@ mod pushed;
 mod record;
 mod rotate;
 mod settings;
+mod sites;
 mod stage;
 
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use record::{
 };
 pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError};
+pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
 
 /// How long a command waits for another one to end.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);

@@ -149,6 +149,9 @@ pub struct SiteRecord {
     /// What its leaf holds.
     #[serde(default)]
     pub leaf: Issued,
+    /// What earlier bundles held: good until it expires, or the site is removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_leaves: Vec<Issued>,
     #[serde(default)]
     pub pollers: BTreeMap<PollerName, PollerRecord>,
 }

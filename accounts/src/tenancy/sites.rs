@@ -1,0 +1,361 @@
+//! Sites and pollers: one bundle a site, written anew whenever a poller comes, goes or gets a new key.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{PollerName, SiteName, Tenant, TenantSlug};
+use bulkhead_runtime::Chain;
+use bulkhead_store::{PollerState, WithPollers};
+use serde_json::json;
+
+use super::{Act, Issued, Links, PollerRecord, SiteRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::bundle::{BundleManifest, BundleOptions, make_site_bundle};
+use crate::up::{Target, tenant_row};
+
+/// A poller by its whole name: `acme-corp/oslo/p1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollerPath {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+    pub poller: PollerName,
+}
+
+/// A site by its whole name: `acme-corp/oslo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePath {
+    pub tenant: TenantSlug,
+    pub site: SiteName,
+}
+
+/// Why a text is no path.
+#[derive(Debug, thiserror::Error)]
+pub enum PathError {
+    #[error("{value:?} is not {form}: write it like {example}")]
+    Form { value: String, form: &'static str, example: &'static str },
+    #[error("{0}")]
+    Name(#[source] bulkhead_bus::NameError),
+}
+
+impl std::str::FromStr for PollerPath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [tenant, site, poller] = parts.as_slice() else {
+            let value = text.chars().take(60).collect();
+            return Err(PathError::Form { value, form: "a poller", example: "acme-corp/oslo/p1" });
+        };
+        Ok(Self {
+            tenant: tenant.parse().map_err(PathError::Name)?,
+            site: site.parse().map_err(PathError::Name)?,
+            poller: poller.parse().map_err(PathError::Name)?,
+        })
+    }
+}
+
+impl std::str::FromStr for SitePath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [tenant, site] = parts.as_slice() else {
+            let value = text.chars().take(60).collect();
+            return Err(PathError::Form { value, form: "a site", example: "acme-corp/oslo" });
+        };
+        Ok(Self { tenant: tenant.parse().map_err(PathError::Name)?, site: site.parse().map_err(PathError::Name)? })
+    }
+}
+
+impl std::fmt::Display for PollerPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.tenant, self.site, self.poller)
+    }
+}
+
+impl std::fmt::Display for SitePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.site)
+    }
+}
+
+/// Where a bundle was written.
+#[derive(Debug)]
+pub struct WrittenBundle {
+    pub folder: PathBuf,
+    pub archive: PathBuf,
+    /// SHA-256 of the archive.
+    pub sha256: String,
+    pub manifest: BundleManifest,
+}
+
+/// What a bundle is written with.
+#[derive(Debug, Clone)]
+pub struct BundleOrder {
+    /// The folder that gets the bundle's folder and archive.
+    pub to: PathBuf,
+    pub targets: Vec<Target>,
+}
+
+impl Tenancy {
+    fn tenant_of(&self, record: &TenantRecord) -> Result<Tenant, TenancyError> {
+        Ok(tenant_row(record, &self.plan_of(record)?))
+    }
+
+    /// Adds a poller, and its site when that is new, and writes the site's bundle. For one that is there already the bundle
+    /// is written anew.
+    ///
+    /// # Errors
+    /// When the tenant is not active, its plan allows no more sites, or something cannot be written.
+    pub async fn add_poller(
+        &self,
+        links: &Links,
+        path: &PollerPath,
+        order: &BundleOrder,
+    ) -> Result<WrittenBundle, TenancyError> {
+        let record =
+            self.staged(&path.tenant, &[TenantStage::Active], "pollers are added to a tenant that is active")?;
+        self.check_sites(&record, &path.site)?;
+        if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller))
+            && known.standing == Standing::Revoked
+        {
+            let problem = format!("poller {path} is revoked: remove it first (`bulkhead poller remove {path}`)");
+            return Err(TenancyError::Invalid(problem));
+        }
+        let act = self.begin(Act::AddPoller, &path.to_string(), json!({}))?;
+        let written = self.bundle(links, record, (&path.site, Some(&path.poller)), BTreeSet::new(), order).await?;
+        act.finish(json!({"sha256": written.sha256}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(written)
+    }
+
+    /// Gives a poller a new batch key and its site a new bundle. What the old key has signed and core has not stored yet is
+    /// refused from now on.
+    ///
+    /// # Errors
+    /// When there is no such poller that is active.
+    pub async fn rotate_poller(
+        &self,
+        links: &Links,
+        path: &PollerPath,
+        order: &BundleOrder,
+    ) -> Result<WrittenBundle, TenancyError> {
+        let record =
+            self.staged(&path.tenant, &[TenantStage::Active], "only pollers of an active tenant are rotated")?;
+        known_poller(&record, path)?;
+        let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "new key"}))?;
+        let new_keys = BTreeSet::from([path.poller.clone()]);
+        let written = self.bundle(links, record, (&path.site, Some(&path.poller)), new_keys, order).await?;
+        act.finish(json!({"sha256": written.sha256}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(written)
+    }
+
+    /// Core refuses what the poller signs, within a second, and its certificates are revoked. Its site needs a new bundle
+    /// before its leaf refuses it as well.
+    ///
+    /// # Errors
+    /// When there is no such poller.
+    pub async fn revoke_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
+        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        known_poller(&record, path)?;
+        let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "revoked"}))?;
+        let tenant = self.tenant_of(&record)?;
+        if let Some(database) = &links.database {
+            let place = (&path.site, &path.poller);
+            database.set_poller_state(&tenant, place, PollerState::Revoked).await.map_err(TenancyError::Rows)?;
+        }
+        if let Some(poller) = record.sites.get_mut(&path.site).and_then(|site| site.pollers.get_mut(&path.poller)) {
+            poller.standing = Standing::Revoked;
+            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+        }
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Takes a poller off the lists; what it has measured stays.
+    ///
+    /// # Errors
+    /// When there is no such poller.
+    pub async fn remove_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
+        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        known_poller(&record, path)?;
+        let act = self.begin(Act::RemovePoller, &path.to_string(), json!({}))?;
+        let tenant = self.tenant_of(&record)?;
+        if let Some(database) = &links.database {
+            let removed = database.remove_poller(&tenant, &path.site, &path.poller).await;
+            removed.map_err(TenancyError::Rows)?;
+        }
+        if let Some(site) = record.sites.get_mut(&path.site)
+            && let Some(poller) = site.pollers.remove(&path.poller)
+        {
+            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+        }
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// A poller of a tenant.
+    ///
+    /// # Errors
+    /// When there is none of that name; the error names those that there are.
+    pub fn poller<'a>(&self, record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
+        known_poller(record, path)
+    }
+
+    /// Adds a site without pollers.
+    ///
+    /// # Errors
+    /// When the tenant is not active or its plan allows no more sites.
+    pub async fn add_site(&self, links: &Links, path: &SitePath) -> Result<(), TenancyError> {
+        let mut record =
+            self.staged(&path.tenant, &[TenantStage::Active], "sites are added to a tenant that is active")?;
+        self.check_sites(&record, &path.site)?;
+        let act = self.begin(Act::AddSite, &path.to_string(), json!({}))?;
+        let tenant = self.tenant_of(&record)?;
+        if let Some(database) = &links.database {
+            database.put_site(&tenant, &path.site).await.map_err(TenancyError::Rows)?;
+        }
+        record.sites.entry(path.site.clone()).or_default();
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Removes a site: its leaf is disconnected at once and never admitted again.
+    ///
+    /// # Errors
+    /// When it has pollers that are not to go with it, or a server does not follow.
+    pub async fn remove_site(
+        &self,
+        links: &Links,
+        path: &SitePath,
+        with_pollers: WithPollers,
+    ) -> Result<(), TenancyError> {
+        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        let Some(site) = record.sites.get(&path.site).cloned() else {
+            let known: Vec<&str> = record.sites.keys().map(SiteName::as_str).collect();
+            let has = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+            return Err(TenancyError::Invalid(format!("there is no site {path}: tenant {} has {has}", path.tenant)));
+        };
+        if !site.pollers.is_empty() && with_pollers == WithPollers::Refuse {
+            let problem =
+                format!("site {path} has {} pollers: remove them first, or say --with-pollers", site.pollers.len());
+            return Err(TenancyError::Invalid(problem));
+        }
+        let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
+        for issued in [&site.leaf].into_iter().chain(&site.earlier_leaves) {
+            self.void(links, path.tenant.as_str(), issued).await?;
+        }
+        for poller in site.pollers.values() {
+            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+        }
+        let tenant = self.tenant_of(&record)?;
+        if let Some(database) = &links.database {
+            let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
+            removed.map_err(TenancyError::Rows)?;
+        }
+        record.sites.remove(&path.site);
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
+        let plan = self.plan_of(record)?;
+        let allowed = usize::try_from(plan.leaf_links).unwrap_or(usize::MAX);
+        if record.sites.contains_key(site) || record.sites.len() < allowed {
+            return Ok(());
+        }
+        let slug = &record.slug;
+        Err(TenancyError::Invalid(format!(
+            "tenant {slug} has {} sites, and plan {} allows {allowed}: remove one, or move it to another plan \
+             (`bulkhead tenant plan {slug} PLAN`)",
+            record.sites.len(),
+            record.plan
+        )))
+    }
+
+    /// Writes the bundle of a site with all its active pollers, and everything that has to be known of it. What the site was
+    /// given before stays good until it expires, so that the bundle can be exchanged without a gap.
+    async fn bundle(
+        &self,
+        links: &Links,
+        mut record: TenantRecord,
+        (site, poller): (&SiteName, Option<&PollerName>),
+        new_keys: BTreeSet<PollerName>,
+        order: &BundleOrder,
+    ) -> Result<WrittenBundle, TenancyError> {
+        let known = record.sites.get(site).cloned().unwrap_or_default();
+        let is_active =
+            |(name, poller): (&PollerName, &PollerRecord)| (poller.standing == Standing::Active).then(|| name.clone());
+        let mut pollers: BTreeSet<PollerName> = known.pollers.iter().filter_map(is_active).collect();
+        pollers.extend(poller.cloned());
+        let pollers: Vec<PollerName> = pollers.into_iter().collect();
+        let options = BundleOptions { targets: order.targets.clone(), new_keys, ..BundleOptions::default() };
+        let made = make_site_bundle(&self.platform, &self.settings.leaf_urls, &record.slug, site, &pollers, &options);
+        let made = made.map_err(|error| TenancyError::Invalid(Chain(&error).to_string()))?;
+        // The record first: what was issued must be known before it leaves this machine.
+        record.sites.insert(site.clone(), site_record(known, &made.manifest));
+        self.records.write(&record).map_err(TenancyError::Record)?;
+        let tenant = self.tenant_of(&record)?;
+        if let Some(database) = &links.database {
+            database.put_site(&tenant, site).await.map_err(TenancyError::Rows)?;
+            for poller in &made.manifest.pollers {
+                let put = database.put_poller(&tenant, site, &poller.poller, &poller.batch_key).await;
+                put.map_err(TenancyError::Rows)?;
+            }
+        }
+        write_bundle(&made.files, &order.to, made.manifest)
+    }
+}
+
+fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
+    let poller = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller));
+    poller.ok_or_else(|| {
+        let all =
+            record.sites.iter().flat_map(|(site, held)| held.pollers.keys().map(move |one| format!("{site}/{one}")));
+        let known: Vec<String> = all.collect();
+        let has = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+        TenancyError::Invalid(format!("there is no poller {path}: tenant {} has {has}", path.tenant))
+    })
+}
+
+/// What is known of a site once the bundle exists.
+fn site_record(known: SiteRecord, manifest: &BundleManifest) -> SiteRecord {
+    let leaf = Issued {
+        user_key: manifest.leaf.user.clone(),
+        credentials_expire: manifest.leaf.user_expires,
+        serials: vec![manifest.leaf.certificate.serial.clone()],
+        certificates_expire: manifest.leaf.certificate.not_after,
+    };
+    let mut earlier_leaves = known.earlier_leaves;
+    if !known.leaf.user_key.is_empty() {
+        earlier_leaves.push(known.leaf);
+    }
+    let mut pollers = known.pollers;
+    for poller in &manifest.pollers {
+        let before = pollers.get(&poller.poller).map(|before| before.issued.serials.clone()).unwrap_or_default();
+        let own = [poller.certificate.serial.clone(), poller.forwarder.serial.clone()];
+        let issued = Issued {
+            user_key: String::new(),
+            credentials_expire: 0,
+            serials: before.into_iter().chain(own).collect(),
+            certificates_expire: poller.certificate.not_after,
+        };
+        let record =
+            PollerRecord { standing: Standing::Active, batch_key: poller.batch_key.as_str().to_owned(), issued };
+        pollers.insert(poller.poller.clone(), record);
+    }
+    SiteRecord { leaf, earlier_leaves, pollers }
+}
+
+fn write_bundle(
+    files: &crate::bundle::BundleFiles,
+    to: &Path,
+    manifest: BundleManifest,
+) -> Result<WrittenBundle, TenancyError> {
+    let failed = |error| TenancyError::Invalid(Chain(&error).to_string());
+    let to = std::path::absolute(to).map_err(|error| TenancyError::Invalid(format!("{}: {error}", to.display())))?;
+    crate::files::make_folder(&to).map_err(TenancyError::File)?;
+    let folder = to.join(files.name());
+    let archive = to.join(format!("{}.tar.gz", files.name()));
+    files.write_folder(&folder).map_err(failed)?;
+    let sha256 = files.write_archive(&archive).map_err(failed)?;
+    Ok(WrittenBundle { folder, archive, sha256, manifest })
+}
