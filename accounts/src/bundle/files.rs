@@ -17,6 +17,8 @@ use crate::files::{FileError, make_folder, write_public, write_secret};
 
 const SUMS: &str = "SHA256SUMS";
 /// By which an earlier bundle is known.
+/// Where the programs of a site store what they have.
+const STATE: &str = "state";
 const MANIFEST: &str = "MANIFEST.json";
 
 /// Why a bundle was not collected or written.
@@ -166,8 +168,19 @@ fn check_replaceable(folder: &Path) -> Result<(), BundleFilesError> {
 /// Puts `staged` in the place of `folder`; what was there goes with the temporary name.
 fn put_folder(staged: tempfile::TempDir, folder: &Path) -> Result<(), BundleFilesError> {
     if folder.exists() {
+        // What the programs have stored there is results that nobody else has yet, and the count of a poller's starts.
+        let (old_state, new_state) = (folder.join(STATE), staged.path().join(STATE));
+        let has_state = std::fs::symlink_metadata(&old_state).is_ok();
+        if has_state {
+            std::fs::rename(&old_state, &new_state).map_err(failed("carry over", &old_state))?;
+        }
         let swapped = renameat_with(CWD, staged.path(), CWD, folder, RenameFlags::EXCHANGE);
-        swapped.map_err(std::io::Error::from).map_err(failed("replace", folder))?;
+        if let Err(error) = swapped {
+            if has_state {
+                std::fs::rename(&new_state, &old_state).map_err(failed("put back", &old_state))?;
+            }
+            return Err(failed("replace", folder)(error.into()));
+        }
         return staged.close().map_err(failed("remove what was replaced by", folder));
     }
     std::fs::rename(staged.path(), folder).map_err(failed("put in place", folder))?;

@@ -84,9 +84,13 @@ fn a_folder_is_replaced_whole_when_it_is_a_bundle_and_never_otherwise() {
     let folder = home.path().join("out");
     let bundle = make(&platform, &["p1", "p2"], &BundleOptions::default()).unwrap();
     bundle.files.write_folder(&folder).unwrap();
+    // What a site that runs in this folder has stored and nobody else has yet.
+    make_folder(&folder.join("state/js")).unwrap();
+    std::fs::write(folder.join("state/js/results"), "undelivered").unwrap();
     let smaller = make(&platform, &["p1"], &BundleOptions::default()).unwrap();
     smaller.files.write_folder(&folder).unwrap();
     assert!(folder.join("pollers/p1").exists() && !folder.join("pollers/p2").exists());
+    assert_eq!(std::fs::read_to_string(folder.join("state/js/results")).unwrap(), "undelivered");
     let other = home.path().join("documents");
     make_folder(&other).unwrap();
     std::fs::write(other.join("letter"), "mine").unwrap();

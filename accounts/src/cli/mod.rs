@@ -2,6 +2,7 @@
 //!
 //! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
 
+mod apply;
 mod backup;
 mod ca;
 mod desk;
@@ -71,6 +72,11 @@ enum Command {
     /// Tenants: NATS accounts and all that belongs to them (nsc: account).
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Bring the tenants to what a file says.
+    #[command(
+        after_help = "Examples:\n  bulkhead apply -f tenants.yaml --dry-run\n  bulkhead apply -f tenants.yaml --prune --max-disconnects 0\n\nThe file:\n  tenants:\n    - slug: acme-corp\n      name: Acme Corp\n      plan: enterprise\n    - slug: xyz-inc\n      plan: free@1\n      suspended: true\n\nEnds with 3 when some steps failed, and with 5 when some are not in force everywhere yet."
+    )]
+    Apply(apply::ApplyArgs),
     /// Plans: what tenants may use.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
@@ -262,6 +268,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Hub(HubCommand::Wait { limit_s }) => hub::wait_for_hub(&home, limit_s, cli.json).await,
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
         Command::Tenant(command) => tenant::run(&home, command, cli.json).await,
+        Command::Apply(args) => apply::run(&home, &args, cli.json).await,
         Command::Plan(command) => plan::run(&home, command, cli.json).await,
         Command::Role(command) => role::run(&home, command, cli.json).await,
         Command::Poller(command) => site::run_poller(&home, command, cli.json).await,

@@ -18,6 +18,7 @@ mod rotate;
 mod settings;
 mod sites;
 mod stage;
+mod wanted;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub use record::{
 pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError};
 pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
+pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
 
 /// How long a command waits for another one to end.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
