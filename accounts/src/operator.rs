@@ -330,7 +330,7 @@ mod tests {
         let claims = decode::<UserBody>(token).unwrap();
         assert_eq!(Some(claims.iss.as_str()), account.role_key(Role::Leaf));
         assert_ne!(claims.iss, account.key.as_str());
-        assert_eq!((claims.nats.tags, claims.exp), (vec!["site:oslo".to_owned()], Some(2_000)));
+        assert_eq!((claims.nats.tags.to_vec(), claims.exp), (vec!["site:oslo".to_owned()], Some(2_000)));
         assert_eq!(claims.nats.issuer_account, account.key.as_str());
     }
 
