@@ -144,13 +144,21 @@ pub fn compare_presence(store: &BTreeSet<String>, listed: &BTreeMap<String, BTre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
+    use bulkhead_claims::{AccountBody, Body, Claims, KeyKind, SigningKey, encode};
+
+    /// The same account, whoever signs.
+    const ACCOUNT: &str = "ACWBJDIX7BVVNS7LSSPRE32BD2WH24QCVBTB5MAYIEOK2F5IZBBKLKBH";
 
     fn signed(key: &SigningKey, iat: i64, conn: i64) -> String {
-        let body = json!({"limits": {"conn": conn}});
-        let body: AccountBody = serde_json::from_value(body).unwrap();
-        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
-        encode(&mut Claims::new(account, "acme".to_owned(), iat, body), key).unwrap()
+        let body: AccountBody = serde_json::from_value(json!({"limits": {"conn": conn}})).unwrap();
+        encode(&mut Claims::new(ACCOUNT.to_owned(), "acme".to_owned(), iat, body), key).unwrap()
+    }
+
+    /// As it is rendered, with this many connections.
+    fn desired(conn: i64) -> Value {
+        let mut body: AccountBody = serde_json::from_value(json!({"limits": {"conn": conn}})).unwrap();
+        body.prepare();
+        serde_json::to_value(body).unwrap()
     }
 
     fn fields(account: &AccountLayers) -> Vec<String> {
@@ -163,7 +171,7 @@ mod tests {
         let store = signed(&key, 5, 10);
         let same = AccountLayers {
             name: "acme".to_owned(),
-            desired: Some(json!({"limits": {"conn": 10}})),
+            desired: Some(desired(10)),
             disks: BTreeMap::from([(store.clone(), 3)]),
             memories: BTreeMap::from([("hub-1".to_owned(), Some(store.clone())), ("hub-2".to_owned(), None)]),
             store: Some(store),
@@ -171,7 +179,7 @@ mod tests {
         assert!(compare(&same).is_empty(), "{:?}", compare(&same));
 
         let mut other = same.clone();
-        other.desired = Some(json!({"limits": {"conn": 11}}));
+        other.desired = Some(desired(11));
         other.disks.insert(signed(&key, 4, 9), 1);
         let rogue = SigningKey::generate(KeyKind::Operator);
         other.memories.insert("hub-2".to_owned(), Some(signed(&rogue, 5, 10)));

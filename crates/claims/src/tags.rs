@@ -43,12 +43,6 @@ impl Deref for Tags {
     }
 }
 
-impl PartialEq<Vec<String>> for Tags {
-    fn eq(&self, other: &Vec<String>) -> bool {
-        self.0 == *other
-    }
-}
-
 impl<T: AsRef<str>> FromIterator<T> for Tags {
     fn from_iter<I: IntoIterator<Item = T>>(tags: I) -> Self {
         let mut own = Self::default();

@@ -11,9 +11,8 @@ import (
 
 const usage = `claimcheck: the Go library's view of NATS claims
 
-  claimcheck                              reads lines {"token","kind"}, prints what the library sees
-  claimcheck generate --seed N --count M  prints random claims of every kind
-  claimcheck time --count N               signs, decodes and validates N accounts, prints the seconds`
+  claimcheck                 reads lines {"token","kind"}, prints what the library sees
+  claimcheck time --count N  signs, decodes and validates N accounts, prints the seconds`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -31,14 +30,11 @@ func run(arguments []string) error {
 		return checkLines(os.Stdin, lines)
 	}
 	flags := flag.NewFlagSet(arguments[0], flag.ContinueOnError)
-	seed := flags.Int64("seed", 1, "start of the random numbers")
 	count := flags.Int("count", 100, "how many claims")
 	if err := flags.Parse(arguments[1:]); err != nil {
 		return err
 	}
 	switch arguments[0] {
-	case "generate":
-		return generate(*seed, *count, lines)
 	case "time":
 		return measure(*count, lines)
 	default:
