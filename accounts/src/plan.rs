@@ -153,8 +153,10 @@ pub struct Plan {
     pub allows_unsigned: bool,
 }
 
+type Number = (&'static str, fn(&Plan) -> u32, RangeInclusive<u32>);
+
 /// What a number of a plan may be: something, and never without end.
-const NUMBERS: [(&str, fn(&Plan) -> u32, RangeInclusive<u32>); 5] = [
+const NUMBERS: [Number; 5] = [
     ("connections", |plan| plan.connections, 1..=100_000),
     ("leaf_links", |plan| plan.leaf_links, 1..=10_000),
     ("subscriptions", |plan| plan.subscriptions, 10..=1_000_000),

@@ -1,13 +1,12 @@
 //! One at a time changes what a home provisions: `<home>/provisioning.lock` is held while something is changed.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::files::{FileError, make_folder};
-
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -37,21 +36,19 @@ impl ProvisioningLock {
         make_folder(home).map_err(LockError::File)?;
         let path = home.join("provisioning.lock");
         let failed = |source| LockError::Io { path: path.display().to_string(), source };
-        let mut file =
+        let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        let end = Instant::now() + limit;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOOK_EVERY),
-                Err(TryLockError::WouldBlock) => {
-                    let mut pid = String::new();
-                    file.read_to_string(&mut pid).map_err(failed)?;
-                    return Err(LockError::Held { pid: pid.trim().to_owned(), waited: limit });
+        let mut file = match file.try_lock() {
+            Ok(()) => file,
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::WouldBlock) => wait_for(file, limit).map_err(|error| match error {
+                Some(source) => failed(source),
+                None => {
+                    let pid = std::fs::read_to_string(&path).unwrap_or_default();
+                    LockError::Held { pid: pid.trim().to_owned(), waited: limit }
                 }
-                Err(TryLockError::Error(source)) => return Err(failed(source)),
-            }
-        }
+            })?,
+        };
         // Only for whoever waits: who it is that holds it.
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -59,6 +56,13 @@ impl ProvisioningLock {
             .map_err(failed)?;
         Ok(Self { _file: file })
     }
+}
+
+/// The kernel wakes the waiter; one that comes too late finds nobody listening and gives the lock back. `None`: too late.
+fn wait_for(file: File, limit: Duration) -> Result<File, Option<std::io::Error>> {
+    let (sender, locked) = mpsc::channel();
+    std::thread::spawn(move || sender.send(file.lock().map(|()| file)));
+    locked.recv_timeout(limit).map_err(|_| None)?.map_err(Some)
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub async fn rehearse(options: &RestoreOptions, announce: &dyn Fn(&str)) -> Resu
         results = after;
     }
     announce("ending and removing the copy");
-    hub.stop().await.map_err(RestoreError::Start)?;
+    hub.stop().await.map_err(RestoreError::start)?;
     Ok(Report { manifest, results, checks })
 }
 

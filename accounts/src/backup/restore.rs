@@ -49,7 +49,7 @@ pub enum RestoreError {
     #[error("folder for the restored parts")]
     File(#[source] FileError),
     #[error("start what is restored")]
-    Start(#[source] DeploymentError),
+    Start(#[source] Box<DeploymentError>),
     #[error("database")]
     Database(#[source] DatabaseError),
     #[error("count the restored rows")]
@@ -64,6 +64,12 @@ pub enum RestoreError {
     NoStream(&'static str),
     #[error("{what}: the backup has {expected}, restored were {found}")]
     Different { what: String, expected: i64, found: i64 },
+}
+
+impl RestoreError {
+    pub(super) fn start(error: DeploymentError) -> Self {
+        Self::Start(Box::new(error))
+    }
 }
 
 /// A home under construction: it goes unless it is finished.
@@ -141,7 +147,7 @@ pub async fn restore(options: &RestoreOptions, announce: &dyn Fn(&str)) -> Resul
     check_rows(&manifest, &counted(&database).await?)?;
     let hub = rebuild_hub(database, &manifest, announce).await?;
     announce("ending what was started to restore");
-    hub.stop().await.map_err(RestoreError::Start)?;
+    hub.stop().await.map_err(RestoreError::start)?;
     let home = options.home.display().to_string();
     construction.finish().map_err(|source| RestoreError::Home { path: home, source })?;
     Ok(manifest)
@@ -154,11 +160,11 @@ pub(super) async fn rebuild_database(
 ) -> Result<(Manifest, RebuiltDatabase), RestoreError> {
     announce("verifying the backup");
     let manifest = read_manifest(&options.file, &options.opening).map_err(RestoreError::Archive)?;
-    let rebuild = Rebuild::begin(up_options(options)).map_err(RestoreError::Start)?;
+    let rebuild = Rebuild::begin(up_options(options)).map_err(RestoreError::start)?;
     announce("writing keys, accounts, certificates and settings");
     let manifest = extract(options, &manifest)?;
     announce("restoring the database");
-    let database = rebuild.start_database().await.map_err(RestoreError::Start)?;
+    let database = rebuild.start_database().await.map_err(RestoreError::start)?;
     let address = Address::parse(&database.database_url()).map_err(RestoreError::Database)?;
     let folder = unfinished_restore(&options.home);
     let programs = options.tools.postgres.path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -174,7 +180,7 @@ pub(super) async fn rebuild_hub(
     announce: &dyn Fn(&str),
 ) -> Result<RebuiltHub, RestoreError> {
     announce("starting the hub with the restored accounts");
-    let hub = database.start_hub(manifest.hub_servers).await.map_err(RestoreError::Start)?;
+    let hub = database.start_hub(manifest.hub_servers).await.map_err(RestoreError::start)?;
     announce("restoring the hub's streams");
     let access = StreamAccess::open(&hub.layout, &hub.platform).await.map_err(RestoreError::Access)?;
     for stream in StreamName::HUB {

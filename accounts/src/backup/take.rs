@@ -47,9 +47,9 @@ pub enum BackupError {
     #[error("there is no platform in {0}: start one with `bulkhead up`, or name its folder with --home")]
     NoPlatform(String),
     #[error("operator store")]
-    Operator(#[source] OperatorError),
+    Operator(#[source] Box<OperatorError>),
     #[error("hub of this home")]
-    Hub(#[source] DeploymentError),
+    Hub(#[source] Box<DeploymentError>),
     #[error("profile of the platform")]
     Profile(#[source] ProfileError),
     #[error("way to the hub's streams")]
@@ -72,6 +72,16 @@ pub enum BackupError {
     Part { part: &'static str, source: std::io::Error },
 }
 
+impl BackupError {
+    fn hub(error: DeploymentError) -> Self {
+        Self::Hub(Box::new(error))
+    }
+
+    fn operator(error: OperatorError) -> Self {
+        Self::Operator(Box::new(error))
+    }
+}
+
 /// Takes a backup. Provisioning waits meanwhile; results flow on.
 ///
 /// # Errors
@@ -83,7 +93,7 @@ pub async fn take_backup(options: &BackupOptions, announce: &dyn Fn(&str)) -> Re
     }
     // Held to the end: accounts, rows and files have to be of one state.
     let _lock = ProvisioningLock::take(layout.home(), options.lock_limit).map_err(BackupError::Lock)?;
-    let hub_servers = hub_size(&layout).map_err(BackupError::Hub)?;
+    let hub_servers = hub_size(&layout).map_err(BackupError::hub)?;
     let platform = open_platform(&layout)?;
     let address = database_address(&layout, options)?;
     let access = StreamAccess::open(&layout, &platform).await.map_err(BackupError::Access)?;
@@ -109,7 +119,7 @@ fn manifest_of(
 ) -> Result<Manifest, BackupError> {
     let mut accounts = Vec::new();
     for name in operator.account_names() {
-        let account = operator.account(&name).map_err(BackupError::Operator)?;
+        let account = operator.account(&name).map_err(BackupError::operator)?;
         accounts.extend(account.map(|account| AccountState { name, key: account.key.to_string() }));
     }
     Ok(Manifest {
@@ -126,7 +136,7 @@ fn manifest_of(
 
 fn open_platform(layout: &Layout) -> Result<Platform, BackupError> {
     let no_platform = || BackupError::NoPlatform(layout.home().display().to_string());
-    let operator = OperatorStore::read(layout.operator()).map_err(BackupError::Operator)?.ok_or_else(no_platform)?;
+    let operator = OperatorStore::read(layout.operator()).map_err(BackupError::operator)?.ok_or_else(no_platform)?;
     let authority = Authority::new(layout.authority(), TrustDomain::default());
     let profile = Profile::read(&layout.profile("ops")).map_err(BackupError::Profile)?;
     let now = OffsetDateTime::now_utc();

@@ -22,18 +22,15 @@ pub(super) struct Manner {
 
 impl From<TenancyError> for Failure {
     fn from(error: TenancyError) -> Self {
-        let code = match &error {
-            error if error.is_not_converged() => NOT_READY,
-            TenancyError::Platform(PlatformError::Admit(..) | PlatformError::Apart(_)) => UNREACHABLE,
-            TenancyError::Settings(_)
-            | TenancyError::Plan(_)
-            | TenancyError::Record(crate::tenancy::RecordError::Unknown(_))
-            | TenancyError::Invalid(_)
-            | TenancyError::AlreadyThere(_)
-            | TenancyError::BegunOtherwise { .. }
-            | TenancyError::Offboarded(_)
-            | TenancyError::Stage { .. } => INVALID,
-            _ => FAILED,
+        let is_away = matches!(&error, TenancyError::Platform(PlatformError::Admit(..) | PlatformError::Apart(_)));
+        let code = if error.is_not_converged() {
+            NOT_READY
+        } else if is_away {
+            UNREACHABLE
+        } else if error.is_invalid() {
+            INVALID
+        } else {
+            FAILED
         };
         Self::new(code, &error)
     }

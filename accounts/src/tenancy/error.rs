@@ -109,6 +109,23 @@ fn leftovers(report: &DeletionReport) -> String {
 }
 
 impl TenancyError {
+    /// Whether what was asked for cannot be, and nothing was begun.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        let is_unknown = matches!(self, Self::Record(RecordError::Unknown(_)));
+        let is_refused = matches!(
+            self,
+            Self::Settings(_)
+                | Self::Plan(_)
+                | Self::Invalid(_)
+                | Self::AlreadyThere(_)
+                | Self::BegunOtherwise { .. }
+                | Self::Offboarded(_)
+                | Self::Stage { .. }
+        );
+        is_unknown || is_refused
+    }
+
     /// Whether a server does not show what it was told: it may come about by itself, or when said again.
     #[must_use]
     pub fn is_not_converged(&self) -> bool {

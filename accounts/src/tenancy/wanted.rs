@@ -17,7 +17,7 @@ pub enum WantedError {
     #[error("{path}: tenant {slug} is there twice: leave one out")]
     Twice { path: String, slug: TenantSlug },
     #[error("{path}: plan of tenant {slug}")]
-    Plan { path: String, slug: TenantSlug, source: crate::plan::PlanError },
+    Plan { path: String, slug: TenantSlug, source: Box<crate::plan::PlanError> },
 }
 
 #[derive(Deserialize)]
@@ -61,9 +61,9 @@ impl WantedTenants {
         let mut wanted = BTreeMap::new();
         for entry in file.tenants {
             let slug = entry.slug;
-            let plan = entry.plan.parse();
-            let plan =
-                plan.map_err(|source| WantedError::Plan { path: path.to_owned(), slug: slug.clone(), source })?;
+            let failed =
+                |source| WantedError::Plan { path: path.to_owned(), slug: slug.clone(), source: Box::new(source) };
+            let plan = entry.plan.parse().map_err(failed)?;
             let tenant = WantedTenant { name: entry.name, plan, is_suspended: entry.suspended };
             if wanted.insert(slug.clone(), tenant).is_some() {
                 return Err(WantedError::Twice { path: path.to_owned(), slug });

@@ -45,12 +45,12 @@ impl Starter<'_> {
         let places = self.choose_places(size)?;
         (self.announce)("making operator, accounts and certificates");
         let tenancy = self.make_platform(&places, size)?;
-        let lock = tenancy.lock().map_err(DeploymentError::Tenancy)?;
+        let lock = tenancy.lock().map_err(DeploymentError::tenancy)?;
         for tenant in &self.options.tenants {
-            tenancy.adopt(&base.database, &tenant.slug, tenant.plan).await.map_err(DeploymentError::Tenancy)?;
+            tenancy.adopt(&base.database, &tenant.slug, tenant.plan).await.map_err(DeploymentError::tenancy)?;
         }
-        let mut accounts = tenancy.render_all().map_err(DeploymentError::Tenancy)?;
-        tenancy.place_all(&mut accounts).await.map_err(DeploymentError::Tenancy)?;
+        let mut accounts = tenancy.render_all().map_err(DeploymentError::tenancy)?;
+        tenancy.place_all(&mut accounts).await.map_err(DeploymentError::tenancy)?;
         let platform = &tenancy.platform;
         let slugs: Vec<TenantSlug> = self.options.tenants.iter().map(|tenant| tenant.slug.clone()).collect();
         platform.write_profiles(&slugs).map_err(DeploymentError::Platform)?;
@@ -62,9 +62,9 @@ impl Starter<'_> {
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
         (self.announce)("pushing accounts until they are in force");
         while_running(children(&mut hub), platform.push_accounts(&system, &accounts, size)).await?;
-        tenancy.remember_pushed(accounts.all()).map_err(DeploymentError::Tenancy)?;
+        tenancy.remember_pushed(accounts.all()).map_err(DeploymentError::tenancy)?;
         while_running(children(&mut hub), platform.ensure_streams(size)).await?;
-        let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::Tenancy)?;
+        let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::tenancy)?;
         drop(lock);
         (self.announce)("starting core");
         let shards: Vec<u32> = accounts.intake.keys().copied().collect();

@@ -101,7 +101,7 @@ pub enum DeploymentError {
     #[error("provision the platform")]
     Platform(#[source] PlatformError),
     #[error("provision tenants")]
-    Tenancy(#[source] TenancyError),
+    Tenancy(#[source] Box<TenancyError>),
     #[error("site {0}")]
     Site(String, #[source] SiteError),
     #[error("{path} does not say how many servers the hub has: write {{\"servers\":1}} or {{\"servers\":3}} into it")]
@@ -117,6 +117,12 @@ pub enum DeploymentError {
     Profile(#[source] ProfileError),
     #[error("{0}")]
     NotReady(String, #[source] LimitReached),
+}
+
+impl DeploymentError {
+    pub(super) fn tenancy(error: TenancyError) -> Self {
+        Self::Tenancy(Box::new(error))
+    }
 }
 
 /// A running deployment. Dropping it kills its processes; [`Deployment::stop`] ends them in order.

@@ -145,7 +145,7 @@ impl RebuiltHub {
             Starter { options: &self.options, layout: &self.layout, ports: &mut self.ports, announce: &|_| {} };
         let shards = Intake::new(&self.layout)
             .shards()
-            .map_err(|error| DeploymentError::Tenancy(TenancyError::Intake(error)))?;
+            .map_err(|error| DeploymentError::tenancy(TenancyError::Intake(error)))?;
         let shards: Vec<u32> = shards.keys().copied().collect();
         let mut core = starter.start_core(&self.platform, &self.postgres, &self.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(&self.layout)).await?;

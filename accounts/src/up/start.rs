@@ -165,7 +165,7 @@ impl Starter<'_> {
             leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
             database_url_file: Some(self.layout.database_url_file()),
         };
-        settings.write(self.layout).map_err(|error| DeploymentError::Tenancy(TenancyError::Settings(error)))?;
+        settings.write(self.layout).map_err(|error| DeploymentError::tenancy(TenancyError::Settings(error)))?;
         let platform = Platform { layout: self.layout.clone(), operator, authority, hub_urls, now };
         Ok(Tenancy::of(platform, settings))
     }
@@ -260,7 +260,7 @@ impl Starter<'_> {
                     put.map_err(DeploymentError::Rows)?;
                     tenancy
                         .remember_poller(&tenant.slug, (&site.site, poller), key.as_str())
-                        .map_err(DeploymentError::Tenancy)?;
+                        .map_err(DeploymentError::tenancy)?;
                     written.push((poller.clone(), path));
                 }
                 made.push(MadeSite { site, leaf_config: leaf.config, pollers: written, checks: watched.len() });
