@@ -15,6 +15,7 @@ mod number;
 mod operator;
 mod plan;
 mod progress;
+mod push;
 mod query;
 mod role;
 mod rows;
@@ -77,6 +78,17 @@ enum Command {
         after_help = "Examples:\n  bulkhead apply -f tenants.yaml --dry-run\n  bulkhead apply -f tenants.yaml --prune --max-disconnects 0\n\nThe file:\n  tenants:\n    - slug: acme-corp\n      name: Acme Corp\n      plan: enterprise\n    - slug: xyz-inc\n      plan: free@1\n      suspended: true\n\nEnds with 3 when some steps failed, and with 5 when some are not in force everywhere yet."
     )]
     Apply(apply::ApplyArgs),
+    /// Put every account in force on every server that does not have it as it should be (nsc: push).
+    #[command(
+        after_help = "Examples:\n  bulkhead push\n  bulkhead push acme-corp --dry-run\n\nEnds with 3 when some failed, and with 5 when some are not in force everywhere yet."
+    )]
+    Push(push::PushArgs),
+    /// What the servers hold, by account key (nsc: pull).
+    #[command(after_help = "Examples:\n  bulkhead pull\n  bulkhead pull --to tokens")]
+    Pull(push::PullArgs),
+    /// What differs between this home and the servers.
+    #[command(after_help = "Example:\n  bulkhead diff acme-corp --json\n\nEnds with 2 when anything differs.")]
+    Diff(push::DiffArgs),
     /// Plans: what tenants may use.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
@@ -269,6 +281,9 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Status(scope) => query::show_status(&home, &scope, cli.json).await,
         Command::Tenant(command) => tenant::run(&home, command, cli.json).await,
         Command::Apply(args) => apply::run(&home, &args, cli.json).await,
+        Command::Push(args) => push::run_push(&home, &args, cli.json).await,
+        Command::Pull(args) => push::run_pull(&home, &args, cli.json).await,
+        Command::Diff(args) => push::run_diff(&home, &args, cli.json).await,
         Command::Plan(command) => plan::run(&home, command, cli.json).await,
         Command::Role(command) => role::run(&home, command, cli.json).await,
         Command::Poller(command) => site::run_poller(&home, command, cli.json).await,
