@@ -112,7 +112,7 @@ async fn check_core(core: &mut Service) -> anyhow::Result<()> {
     core.check_refused(&many, &expected).await?;
     core.check_file("core-stream.creds", &[b"-----BEGIN NATS USER JWT-----\nx\n"]).await?;
     core.check_file("core-rpc.crt", &[]).await?;
-    core.check_file("core-live.key", &[]).await
+    core.check_file("core-stream.key", &[]).await
 }
 
 async fn check_poller(poller: &mut Service) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ mod keys;
 mod nsc;
 mod number;
 mod operator;
+mod person;
 mod plan;
 mod progress;
 mod push;

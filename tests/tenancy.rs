@@ -1,0 +1,201 @@
+//! The life of a tenant, by the commands that operators use, beside a platform that runs.
+
+use std::path::Path;
+use std::process::Output;
+
+use anyhow::Context;
+use bulkhead_testkit::TestDeployment;
+use bulkhead_testkit::deployment::{LIMIT, program};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// The program, on the home of a deployment.
+struct Operator<'a> {
+    home: &'a Path,
+}
+
+impl Operator<'_> {
+    async fn run(&self, line: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(program("bulkhead")?);
+        command.arg("--home").arg(self.home).arg("--json").args(line);
+        command.output().await.context("run bulkhead")
+    }
+
+    /// Runs a command that has to end with `code`; returns what it printed, and what it said beside it.
+    async fn expect(&self, code: i32, line: &[&str]) -> anyhow::Result<(Vec<Value>, String)> {
+        let output = self.run(line).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.code() == Some(code), "{line:?}: {:?} and not {code}: {said}", output.status);
+        let text = String::from_utf8(output.stdout)?;
+        let rows = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        Ok((rows.with_context(|| format!("{line:?}: {text}"))?, said))
+    }
+
+    async fn state_of(&self, tenant: &str) -> anyhow::Result<Option<(String, String)>> {
+        let (rows, _) = self.expect(0, &["tenant", "list"]).await?;
+        let row = rows.iter().find(|row| row["tenant"] == tenant);
+        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+        Ok(row.map(|row| (text(row, "state"), text(row, "account"))))
+    }
+}
+
+async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
+    for name in ["alice", "bob"] {
+        let to = folder.join(name).display().to_string();
+        operator.expect(0, &["tenant", "user", "add", "north-bank", name, "--to", &to]).await?;
+    }
+    let profile = |name: &str| folder.join(name).join("profile.toml").display().to_string();
+    let (alice, bob) = (profile("alice"), profile("bob"));
+    operator.expect(0, &["results", "list", "--profile", &alice]).await?;
+    operator.expect(0, &["tenant", "user", "revoke", "north-bank", "alice"]).await?;
+    operator.expect(6, &["results", "list", "--profile", &alice]).await?;
+    // The control: somebody else of the same tenant is let in as before.
+    operator.expect(0, &["results", "list", "--profile", &bob]).await?;
+    operator.expect(4, &["tenant", "user", "revoke", "north-bank", "nobody"]).await.map(drop)
+}
+
+async fn a_plan_is_changed(operator: &Operator<'_>) -> anyhow::Result<()> {
+    let (preview, _) = operator.expect(0, &["tenant", "plan", "north-bank", "pro", "--dry-run"]).await?;
+    let fields = preview[0]["fields"].to_string();
+    anyhow::ensure!(fields.contains("limits.conn"), "{fields}");
+    let (rows, _) = operator.expect(0, &["tenant", "list", "--tenant", "north-bank"]).await?;
+    anyhow::ensure!(rows[0]["plan"] == "free", "a dry run has changed it: {rows:?}");
+    let (rows, _) = operator.expect(0, &["tenant", "plan", "north-bank", "pro"]).await?;
+    anyhow::ensure!(rows[0]["plan"] == "pro", "{rows:?}");
+    operator.expect(4, &["tenant", "plan", "north-bank", "gold"]).await.map(drop)
+}
+
+/// Suspending one tenant closes its leaf and stops its results; the other's go on. Resuming brings all of them.
+async fn one_tenant_is_suspended(operator: &Operator<'_>, deployment: &TestDeployment) -> anyhow::Result<()> {
+    let witness = deployment.witness().await?;
+    let count = async |tenant: &str| -> anyhow::Result<i64> {
+        let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+        Ok(sqlx::query_scalar(sql).bind(tenant).fetch_one(&witness).await?)
+    };
+    let (preview, _) = operator.expect(0, &["tenant", "suspend", "acme-corp", "--dry-run"]).await?;
+    anyhow::ensure!(preview[0]["closing"][0]["kind"] == "leaf", "{preview:?}");
+    operator.expect(0, &["tenant", "suspend", "acme-corp"]).await?;
+    let (still, others) = (count("acme-corp").await?, count("xyz-inc").await?);
+    bulkhead_runtime::eventually("results of the other tenant", LIMIT, async || match count("xyz-inc").await {
+        Ok(now) if now > others + 5 => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await?;
+    let after = count("acme-corp").await?;
+    // What the hub had taken in before is stored, and nothing else.
+    anyhow::ensure!(after <= still + 10, "a suspended tenant went on: {still} and then {after}");
+    operator.expect(0, &["tenant", "resume", "acme-corp"]).await?;
+    bulkhead_runtime::eventually("results of the resumed tenant", LIMIT, async || match count("acme-corp").await {
+        Ok(now) if now > after + 5 => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await?;
+    Ok(())
+}
+
+async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
+    let bob = folder.join("bob").join("profile.toml").display().to_string();
+    let before = operator.state_of("north-bank").await?.context("it is there")?;
+    operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
+    operator.expect(6, &["results", "list", "--profile", &bob]).await?;
+    operator.expect(4, &["tenant", "add", "north-bank"]).await?;
+    operator.expect(0, &["tenant", "restore", "north-bank"]).await?;
+    operator.expect(0, &["results", "list", "--profile", &bob]).await?;
+    // Nobody is there to be asked, so nothing is destroyed.
+    operator.expect(4, &["tenant", "offboard", "north-bank", "--purge"]).await?;
+    let (ended, _) = operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--yes"]).await?;
+    let file = ended[0]["file"].as_str().context("evidence")?;
+    let evidence = bulkhead_claims::decode_json(&std::fs::read_to_string(file)?)?;
+    anyhow::ensure!(evidence.sub == before.1, "{evidence:?}");
+    anyhow::ensure!(operator.state_of("north-bank").await?.is_none(), "it is still there");
+    // The same slug again is somebody else.
+    operator.expect(0, &["tenant", "add", "north-bank"]).await?;
+    let again = operator.state_of("north-bank").await?.context("it is there again")?;
+    anyhow::ensure!(again.1 != before.1, "the account of the old one");
+    operator.expect(6, &["results", "list", "--profile", &bob]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let operator = Operator { home: deployment.home() };
+    let folder = tempfile::tempdir()?;
+    operator.expect(0, &["tenant", "add", "north-bank", "--name", "North \"Bank\" {{name()}}"]).await?;
+    operator.expect(4, &["tenant", "add", "north-bank"]).await?;
+    operator.expect(0, &["tenant", "add", "north-bank", "--if-absent"]).await?;
+    for bad in ["core", "a.b", "*", "{{name()}}", "../x", ""] {
+        operator.expect(4, &["tenant", "add", bad]).await?;
+    }
+    people_come_and_go(&operator, folder.path()).await?;
+    a_plan_is_changed(&operator).await?;
+    one_tenant_is_suspended(&operator, &deployment).await?;
+    a_tenant_ends(&operator, folder.path()).await?;
+    deployment.stop().await
+}
+
+/// Killed at any step, an onboarding is completed by the same command, or undone without a trace.
+#[tokio::test]
+async fn an_onboarding_that_is_killed_is_completed_or_undone() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let home = deployment.home();
+    let operator = Operator { home };
+    for (number, step) in ["begun", "account", "rows", "in-force"].iter().enumerate() {
+        for way in ["complete", "undo"] {
+            let slug = format!("killed-{number}-{way}");
+            kill_at(home, &slug, step).await?;
+            match way {
+                "complete" => {
+                    operator.expect(0, &["tenant", "add", &slug, "--if-absent"]).await?;
+                    let state = operator.state_of(&slug).await?.context("it is there")?;
+                    anyhow::ensure!(state.0 == "active", "{slug} is {}", state.0);
+                }
+                _undo => {
+                    // It may have been done before it was killed: then there is nothing to undo.
+                    let output = operator.run(&["tenant", "add", &slug, "--undo"]).await?;
+                    let is_done = operator.state_of(&slug).await?.is_some_and(|(state, _)| state == "active");
+                    anyhow::ensure!(output.status.code() == Some(if is_done { 4 } else { 0 }), "{slug}: {output:?}");
+                    let traces = traces_of(home, &slug)?;
+                    anyhow::ensure!(is_done || traces.is_empty(), "{slug} has left {traces:?}");
+                }
+            }
+        }
+    }
+    anyhow::ensure!(std::fs::read_dir(home.join("journal/open"))?.next().is_none(), "an act is still open");
+    deployment.stop().await
+}
+
+/// Starts an onboarding and kills it as soon as the journal has the step.
+async fn kill_at(home: &Path, slug: &str, step: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(program("bulkhead")?);
+    command.arg("--home").arg(home).args(["tenant", "add", slug, "--defer-live"]);
+    let mut child = command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn()?;
+    let journal = home.join("journal/open").join(format!("add-tenant.{slug}.jsonl"));
+    let wanted = format!("\"step\":\"{step}\"");
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(1));
+    loop {
+        looks.tick().await;
+        let is_there = std::fs::read_to_string(&journal).is_ok_and(|text| text.contains(&wanted));
+        if is_there || child.try_wait()?.is_some() {
+            break;
+        }
+    }
+    child.kill().await.context("kill an onboarding")
+}
+
+/// Every file below the home that is named after a tenant, but for what is kept on purpose.
+fn traces_of(home: &Path, slug: &str) -> anyhow::Result<Vec<String>> {
+    let mut traces = Vec::new();
+    let mut open =
+        ["nsc/stores", "nsc/books", "tenants", "journal/open", "intake", "pushed"].map(|name| home.join(name)).to_vec();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().contains(slug)) {
+                traces.push(path.display().to_string());
+            } else if path.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    Ok(traces)
+}
