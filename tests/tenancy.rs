@@ -112,7 +112,32 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     operator.expect(0, &["tenant", "add", "north-bank"]).await?;
     let again = operator.state_of("north-bank").await?.context("it is there again")?;
     anyhow::ensure!(again.1 != before.1, "the account of the old one");
-    operator.expect(6, &["results", "list", "--profile", &bob]).await.map(drop)
+    operator.expect(6, &["results", "list", "--profile", &bob]).await?;
+    // The old one is still in the hub's memory, and the operator has signed why.
+    operator.expect(0, &["doctor", "--area", "drift"]).await.map(drop)
+}
+
+/// What somebody else puts on the servers is named, is not overwritten unless that is asked for, and is mended.
+async fn drift_is_named(operator: &Operator<'_>, deployment: &TestDeployment) -> anyhow::Result<()> {
+    operator.expect(0, &["diff"]).await?;
+    let account = deployment.account("xyz-inc")?;
+    let path = operator.home.join("nsc/stores/bulkhead/accounts/xyz-inc/xyz-inc.jwt");
+    let book = operator.home.join("nsc/books/xyz-inc.json");
+    let ours = (std::fs::read(&path)?, std::fs::read(&book)?);
+    deployment.change_account("xyz-inc", |body| body.limits.conn = 7).await?;
+    // The store is as it was: only the servers have the change.
+    std::fs::write(&path, &ours.0)?;
+    std::fs::write(&book, &ours.1)?;
+    let (differences, _) = operator.expect(2, &["diff"]).await?;
+    anyhow::ensure!(differences.iter().any(|one| one.to_string().contains("limits.conn")), "{differences:?}");
+    let (_, said) = operator.expect(3, &["push"]).await?;
+    anyhow::ensure!(said.contains("changed by somebody else"), "{said}");
+    operator.expect(2, &["diff"]).await?;
+    let plan = if account.claims.nats.limits.conn == 20 { "pro" } else { "free" };
+    // A change that is made from what was there is refused as well, and is in force when it is forced.
+    operator.expect(1, &["tenant", "plan", "xyz-inc", plan]).await?;
+    operator.expect(0, &["push", "--force"]).await?;
+    operator.expect(0, &["diff"]).await.map(drop)
 }
 
 #[tokio::test]
@@ -130,6 +155,7 @@ async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform
     a_plan_is_changed(&operator).await?;
     one_tenant_is_suspended(&operator, &deployment).await?;
     a_tenant_ends(&operator, folder.path()).await?;
+    drift_is_named(&operator, &deployment).await?;
     deployment.stop().await
 }
 

@@ -1,7 +1,7 @@
 //! Drift: accounts on the hub against the operator store, the store against what this release renders, tenants against
 //! accounts, and the database's schemas against this release's migrations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bulkhead_bus::question::{ServerQuestion, stored_account};
@@ -19,12 +19,12 @@ use super::reach::{QUESTION_LIMIT, Sources, limited};
 use super::rights::roles_of;
 use super::servers::{Hub, Said, ask, ask_account};
 use crate::hub_size::HubSize;
-use crate::operator::{AccountRecord, SYSTEM};
+use crate::operator::{AccountRecord, OperatorStore, SYSTEM};
 use crate::plan::Plans;
 use crate::render::{RoleKey, closed, core_account, intake_account, system_account, tenant_account};
 use crate::tenancy::{Intake, Shard, TenantRecords, intake_number, is_intake};
 use crate::up::{CORE, OPS, hub_size, ops_plan};
-use bulkhead_claims::AccountBody;
+use bulkhead_claims::{AccountBody, Claims, decode_json};
 
 static IN_FORCE: Look = Look {
     area: Area::Drift,
@@ -107,12 +107,27 @@ async fn hub_findings(home: &Home, system: &Bus, servers: usize, records: &[Acco
     findings
 }
 
+const IN_MEMORY: &str = "memory of ";
+
+/// Accounts of which the operator has signed that they were purged.
+fn purged_accounts(home: &Home) -> BTreeSet<String> {
+    let operator = OperatorStore::read(home.layout.operator()).ok().flatten();
+    let Some(operator) = operator else { return BTreeSet::new() };
+    let signers = &operator.claims().nats.signing_keys;
+    let entries = std::fs::read_dir(home.layout.evidence()).into_iter().flatten().flatten();
+    let evidence = entries.filter_map(|entry| decode_json(&std::fs::read_to_string(entry.path()).ok()?).ok());
+    let is_purge = |claims: &Claims<Value>| {
+        signers.contains(&claims.iss) && claims.nats["offboarding"]["is_purged"] == Value::Bool(true)
+    };
+    evidence.filter(is_purge).map(|claims| claims.sub).collect()
+}
+
 /// Accounts in the servers' memory and in their folders that are not in the store.
 fn unknown_findings(home: &Home, answers: &[Said], records: &[AccountRecord]) -> Vec<Finding> {
     let mut known_by: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for said in answers {
         for account in said.data["accounts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            known_by.entry(account.to_owned()).or_default().push(format!("memory of {}", said.server));
+            known_by.entry(account.to_owned()).or_default().push(format!("{IN_MEMORY}{}", said.server));
         }
     }
     for hub in &home.hubs {
@@ -124,9 +139,17 @@ fn unknown_findings(home: &Home, answers: &[Said], records: &[AccountRecord]) ->
         }
     }
     let count = known_by.len();
+    let purged = purged_accounts(home);
     let is_ours = |account: &str| records.iter().any(|record| record.key.as_str() == account);
+    // A server remembers a deleted account, without any right, until it is started again. On a disk it has no place.
+    let is_purged = |account: &str, places: &[String]| {
+        purged.contains(account) && places.iter().all(|place| place.starts_with(IN_MEMORY))
+    };
     // The server's own account for clients without one is not an account of ours; nobody is admitted to it.
-    let unknown = known_by.into_iter().filter(|(account, _)| account.starts_with('A') && !is_ours(account));
+    let is_unknown = |(account, places): &(String, Vec<String>)| {
+        account.starts_with('A') && !is_ours(account) && !is_purged(account, places)
+    };
+    let unknown = known_by.into_iter().filter(is_unknown);
     let advice = "find out who made it; delete the token from the hub's jwt folder and restart the hub, or restore nsc from a backup";
     let broken = unknown.map(|(account, places)| UNKNOWN.fail(&account, places.join(", "), advice));
     summed(&UNKNOWN, "accounts", count, broken.collect())
@@ -299,7 +322,6 @@ mod tests {
 
     use super::super::finding::Level;
     use super::*;
-    use crate::operator::OperatorStore;
     use crate::plan::{Plan, PlanName};
 
     fn said(data: Value) -> Said {
