@@ -12,7 +12,9 @@ import (
 const usage = `claimcheck: the Go library's view of NATS claims
 
   claimcheck                 reads lines {"token","kind"}, prints what the library sees
-  claimcheck time --count N  signs, decodes and validates N accounts, prints the seconds`
+  claimcheck time --count N  signs, decodes and validates N accounts, prints the seconds
+  claimcheck generate --seed N --count M
+                             makes random claims of every kind, prints each token and what the library sees in it`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -31,12 +33,15 @@ func run(arguments []string) error {
 	}
 	flags := flag.NewFlagSet(arguments[0], flag.ContinueOnError)
 	count := flags.Int("count", 100, "how many claims")
+	seed := flags.Int64("seed", 1, "of the random claims")
 	if err := flags.Parse(arguments[1:]); err != nil {
 		return err
 	}
 	switch arguments[0] {
 	case "time":
 		return measure(*count, lines)
+	case "generate":
+		return generate(*seed, *count, lines)
 	default:
 		return fmt.Errorf("unknown command %q\n%s", arguments[0], usage)
 	}
