@@ -30,7 +30,7 @@ fn normal(value: &Value) -> Value {
             list.sort_by_key(ToString::to_string);
             Value::Array(list)
         }
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
