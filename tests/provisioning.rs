@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_accounts::render::intake_account;
 use bulkhead_accounts::resolver::push;
+use bulkhead_accounts::tenancy::{TenantRecord, TenantRecords, TenantStage};
 use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, Tenant, TenantId, TenantState};
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_store::{PollerRecord, PollerState, Provisioning, read_database_url};
@@ -231,6 +232,9 @@ async fn the_database_is_open_to_commands_beside_a_running_deployment() -> anyho
     let acme = tenant(&provisioning, "acme-corp").await?;
     let suspended = provisioning.set_tenant_state(&acme, TenantState::Suspended).await?;
     drop(provisioning);
+    let records = TenantRecords::new(&deployment.up.layout);
+    let record = records.get(&acme.slug)?;
+    records.write(&TenantRecord { stage: TenantStage::Suspended, ..record })?;
     let deployment = deployment.pause().await?.start().await?;
     let found = tenant(&self::provisioning(&deployment).await?, "acme-corp").await?;
     assert_eq!(found, suspended);

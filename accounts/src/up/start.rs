@@ -263,7 +263,12 @@ impl Starter<'_> {
                         .map_err(DeploymentError::tenancy)?;
                     written.push((poller.clone(), path));
                 }
-                made.push(MadeSite { site, leaf_config: leaf.config, pollers: written, checks: watched.len() });
+                made.push(MadeSite {
+                    site,
+                    leaf_config: leaf.config,
+                    pollers: written,
+                    checks: if tenant.state.is_open() { watched.len() } else { 0 },
+                });
             }
         }
         Ok(made)

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 fn signed(body: &Value, key: &SigningKey) -> String {
     let part = |json: &Value| BASE64URL_NOPAD.encode(json.to_string().as_bytes());
     let text = format!("{}.{}", part(&json!({"typ": "JWT", "alg": "ed25519-nkey"})), part(body));
-    let signature = key.sign(text.as_bytes()).unwrap();
+    let signature = key.sign(text.as_bytes()).expect("a new key signs");
     format!("{text}.{}", BASE64URL_NOPAD.encode(&signature))
 }
 
@@ -35,7 +35,8 @@ fn account_token() -> String {
     let key = SigningKey::generate(KeyKind::Operator);
     let account = SigningKey::generate(KeyKind::Account);
     let body = AccountBody::new(AccountLimits { subs: 5, ..AccountLimits::default() }, vec![], vec![], vec![]);
-    encode(&mut Claims::new(account.public().to_owned(), "acme".to_owned(), 7, body), &key).unwrap()
+    encode(&mut Claims::new(account.public().to_owned(), "acme".to_owned(), 7, body), &key)
+        .expect("claims of ours are signed")
 }
 
 /// Members that claims of some kind have, with values that they may not have.
