@@ -152,6 +152,11 @@ async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform
         operator.expect(4, &["tenant", "add", bad]).await?;
     }
     people_come_and_go(&operator, folder.path()).await?;
+    operator.expect(0, &["validate"]).await?;
+    operator.expect(0, &["expirations", "--within-days", "1"]).await?;
+    let (ends, _) = operator.expect(2, &["expirations", "--within-days", "100"]).await?;
+    anyhow::ensure!(ends.iter().any(|end| end["whose"] == "bob of north-bank"), "{ends:?}");
+    anyhow::ensure!(!ends.iter().any(|end| end["whose"] == "alice of north-bank"), "she was put out: {ends:?}");
     a_plan_is_changed(&operator).await?;
     one_tenant_is_suspended(&operator, &deployment).await?;
     a_tenant_ends(&operator, folder.path()).await?;

@@ -25,6 +25,7 @@ mod site;
 mod store;
 mod tenant;
 mod up;
+mod validate;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -74,6 +75,16 @@ enum Command {
     /// Tenants: NATS accounts and all that belongs to them (nsc: account).
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Judge the operator's and every account's token, or one in a file. Changes nothing.
+    #[command(
+        after_help = "Examples:\n  bulkhead validate --verbose\n  bulkhead validate --file account.jwt\n\nEnds with 2 when something is wrong."
+    )]
+    Validate(validate::ValidateArgs),
+    /// What comes to its end: certificates and credentials, the earliest first.
+    #[command(
+        after_help = "Example:\n  bulkhead expirations --within-days 14 --json\n\nEnds with 2 when something ends within that time."
+    )]
+    Expirations(validate::ExpirationsArgs),
     /// Bring the tenants to what a file says.
     #[command(
         after_help = "Examples:\n  bulkhead apply -f tenants.yaml --dry-run\n  bulkhead apply -f tenants.yaml --prune --max-disconnects 0\n\nThe file:\n  tenants:\n    - slug: acme-corp\n      name: Acme Corp\n      plan: enterprise\n    - slug: xyz-inc\n      plan: free@1\n      suspended: true\n\nEnds with 3 when some steps failed, and with 5 when some are not in force everywhere yet."
@@ -285,6 +296,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Push(args) => push::run_push(&home, &args, cli.json).await,
         Command::Pull(args) => push::run_pull(&home, &args, cli.json).await,
         Command::Diff(args) => push::run_diff(&home, &args, cli.json).await,
+        Command::Validate(args) => validate::validate(&home, &args, cli.json),
+        Command::Expirations(args) => validate::expirations(&home, &args, cli.json),
         Command::Plan(command) => plan::run(&home, command, cli.json).await,
         Command::Role(command) => role::run(&home, command, cli.json).await,
         Command::Poller(command) => site::run_poller(&home, command, cli.json).await,
