@@ -135,7 +135,7 @@ impl ArchiveWriter {
         ArchiveError::Write { path: self.path.display().to_string(), source }
     }
 
-    /// Begins a part; what is written goes into it until [`PartWriter::end`].
+    /// Begins a part; what is written goes into it until `PartWriter::end`.
     pub fn begin(&mut self, name: &str, mode: u32) -> PartWriter<'_> {
         PartWriter { writer: self, mode, held: Vec::new(), sum: Sum::new(name.to_owned()), pieces: 0 }
     }
