@@ -135,6 +135,8 @@ async fn doctor_is_fooled(deployment: &TestDeployment, number: usize) -> anyhow:
         let after = missing(deployment, number).await;
         // What was wrong before and is wrong still was wrong when the doctor looked.
         if let (Ok(Some(before)), Ok(copies), Ok(Some(_))) = (before, copies, after)
+            // On a busy machine it may answer the doctor between two questions of ours that it did not answer in time.
+            && before != "it does not answer"
             && !copies.is_empty()
             && copies.iter().all(|line| line["level"] == "ok")
         {
