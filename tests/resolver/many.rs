@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bulkhead_accounts::operator::AccountRecord;
-use bulkhead_accounts::resolver::{Base, Missing, Order, PushError, ensure_deleted, pull, push_many};
+use bulkhead_accounts::resolver::{Base, Missing, Order, PushError, ensure_deleted, pull, push_many, servers};
 use bulkhead_bus::AccountKey;
 use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
 
@@ -58,6 +58,14 @@ pub(crate) async fn accounts_are_proved_each(ground: &Ground) -> anyhow::Result<
 
 pub(crate) async fn who_is_away_is_named_for_each(ground: &mut Ground) -> anyhow::Result<()> {
     ground.deployment.hub_server(2)?.child.kill()?;
+    // Our own connection may have been to that server: until it is at another one, nobody answers us.
+    bulkhead_runtime::eventually("the other two answering", LIMIT, async || {
+        match servers(ground.system(), ground.known.count()).await {
+            Ok(there) if there.len() == 2 => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await?;
     let accounts = accounts(ground, 10)?;
     let pushed = push_many(ground.system(), &orders(&accounts), &ground.known, LIMIT, &|_| {}).await?;
     assert_eq!((pushed.in_force, pushed.failed.len()), (0, 10));
