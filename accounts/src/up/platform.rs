@@ -89,10 +89,11 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Every account but the system's.
+    /// Every account but the system's, each after those that it imports from: a server that does not know one waits for
+    /// it for two seconds.
     pub fn all(&self) -> impl Iterator<Item = &AccountRecord> {
         let tenants = self.tenants.iter().map(|(_, account)| account);
-        [&self.core, &self.ops].into_iter().chain(self.intake.values()).chain(tenants)
+        [&self.core, &self.ops].into_iter().chain(tenants).chain(self.intake.values())
     }
 }
 
