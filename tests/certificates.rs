@@ -32,7 +32,7 @@ impl Place {
         authority.ensure_roots(now)?;
         authority.ensure_tenant(&"acme-corp".parse()?, now)?;
         authority.ensure_tenant(&"xyz-inc".parse()?, now)?;
-        authority.issue_hub("hub-1", &CertificateFiles::named(folder.path(), "hub"), now)?;
+        authority.issue_hub("hub-1", &[], &CertificateFiles::named(folder.path(), "hub"), now)?;
         Ok(Self { authority, now, folder })
     }
 
@@ -161,7 +161,7 @@ async fn clients_go_on_believing_a_hub_whose_root_is_replaced() -> anyhow::Resul
     let old_hub = place.files("hub");
     place.rotate("server-root", RotationStep::Prepare)?;
     let new_hub = place.files("new-hub");
-    place.authority.issue_hub("hub-1", &new_hub, place.now)?;
+    place.authority.issue_hub("hub-1", &[], &new_hub, place.now)?;
     for hub in [&old_hub, &new_hub] {
         for root in [&knows_old, &root] {
             assert_eq!(meet(hub, root).await?, Verdict::LetIn, "{hub:?} {root:?}");
@@ -180,11 +180,11 @@ async fn hub_servers_stay_linked_while_the_route_root_is_replaced() -> anyhow::R
     let (place, elsewhere) = (Place::new()?, Place::new()?);
     let root = place.authority.route_root_file();
     let (old, new, foreign) = (place.files("route-old"), place.files("route-new"), place.files("route-foreign"));
-    place.authority.issue_route("hub-1", &old, place.now)?;
-    elsewhere.authority.issue_route("hub-2", &foreign, place.now)?;
+    place.authority.issue_route("hub-1", &[], &old, place.now)?;
+    elsewhere.authority.issue_route("hub-2", &[], &foreign, place.now)?;
     let first = NatsDoor::start_in_cluster(place.folder.path(), &old, &root, None).await?;
     place.rotate("route-root", RotationStep::Prepare)?;
-    place.authority.issue_route("hub-2", &new, place.now)?;
+    place.authority.issue_route("hub-2", &[], &new, place.now)?;
     let second = NatsDoor::start_in_cluster(place.folder.path(), &new, &root, Some(&first)).await?;
     wait_for_routes(&second, &first).await?;
     let _stranger = NatsDoor::start_in_cluster(place.folder.path(), &foreign, &root, Some(&second)).await?;

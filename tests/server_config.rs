@@ -34,8 +34,8 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
     let tenant = "acme-corp".parse()?;
     authority.ensure_tenant(&tenant, now)?;
     let (own, route) = (CertificateFiles::named(folder, "hub"), CertificateFiles::named(folder, "route"));
-    authority.issue_hub("hub-1", &own, now)?;
-    authority.issue_route("hub-1", &route, now)?;
+    authority.issue_hub("hub-1", &[], &own, now)?;
+    authority.issue_route("hub-1", &[], &route, now)?;
     let system = operator.system()?;
     let hub = HubConfig {
         server_name: "hub-1".to_owned(),

@@ -34,7 +34,8 @@ impl Profile {
     /// # Errors
     /// When the file is missing or not a profile.
     pub fn read(path: &Path) -> Result<Self, ProfileError> {
-        let hint = format!("no profile at {}: start a platform with `bulkhead up`, or give --profile", path.display());
+        let way_out = "start a platform with `bulkhead up`, or name one of `operator user add` by --profile";
+        let hint = format!("no profile at {}: {way_out}", path.display());
         let text = read_text(path).map_err(|source| ProfileError::File { hint, source })?;
         toml::from_str(&text).map_err(|source| ProfileError::Parse { path: path.display().to_string(), source })
     }

@@ -65,9 +65,9 @@ async fn a_hub_certificate_near_its_end(patient: &Patient) -> anyhow::Result<()>
     let _kept = keep(&files)?;
     let authority = &patient.deployment.up.platform.authority;
     let served = ["warn certificate-served hub-1 for clients", "warn certificate-served hub-1 for leaves"];
-    authority.issue_hub("hub-1", &files, OffsetDateTime::now_utc() - Duration::days(80))?;
+    authority.issue_hub("hub-1", &[], &files, OffsetDateTime::now_utc() - Duration::days(80))?;
     patient.has(&["certificates"], &["warn certificate-expiry hub/hub.crt", served[0], served[1]]).await?;
-    authority.issue_hub("hub-1", &files, OffsetDateTime::now_utc() - Duration::days(91))?;
+    authority.issue_hub("hub-1", &[], &files, OffsetDateTime::now_utc() - Duration::days(91))?;
     let said = patient.has(&["certificates"], &["fail certificate-expiry hub/hub.crt", served[0], served[1]]).await?;
     assert_eq!(said.level("certificate-chain", "hub/hub.crt")?, "ok", "its age is another look's");
     Ok(())
@@ -83,7 +83,7 @@ async fn certificates_that_do_not_hold_together(patient: &Patient) -> anyhow::Re
     fs::copy(patient.home("profiles/xyz-inc-admin/admin.key"), &files.key_file)?;
     patient.has(&["certificates"], &[&format!("fail certificate-key {subject}")]).await?;
     // A server's certificate where a person's should be.
-    authority.issue_hub("hub-1", &files, now)?;
+    authority.issue_hub("hub-1", &[], &files, now)?;
     patient.has(&["certificates"], &[&format!("fail certificate-chain {subject}")]).await?;
     fs::write(&files.cert_file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")?;
     patient.has(&["certificates"], &[&format!("fail certificate-chain {subject}")]).await?;

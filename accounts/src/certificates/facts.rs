@@ -1,5 +1,6 @@
 //! What is in a certificate, for people and for decisions.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -34,6 +35,7 @@ pub struct CertificateFacts {
     pub key_fingerprint: String,
     pub is_authority: bool,
     pub dns_names: Vec<String>,
+    pub addresses: Vec<IpAddr>,
     pub uris: Vec<String>,
     pub for_clients: bool,
     pub for_servers: bool,
@@ -79,13 +81,15 @@ pub(super) fn facts_of(certificate: &CertificateDer<'_>) -> Result<CertificateFa
         let first = name.iter_common_name().next().and_then(|name| name.as_str().ok());
         first.unwrap_or_default().to_owned()
     };
-    let (mut dns_names, mut uris) = (Vec::new(), Vec::new());
+    let (mut dns_names, mut addresses, mut uris) = (Vec::new(), Vec::new(), Vec::new());
     let names = parsed.subject_alternative_name().map_err(|error| failed(&error))?;
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         if let GeneralName::DNSName(name) = name {
             dns_names.push((*name).to_owned());
         } else if let GeneralName::URI(uri) = name {
             uris.push((*uri).to_owned());
+        } else if let GeneralName::IPAddress(bytes) = name {
+            addresses.extend(address_in(bytes));
         }
     }
     let usage = parsed.extended_key_usage().map_err(|error| failed(&error))?.map(|usage| usage.value);
@@ -99,10 +103,25 @@ pub(super) fn facts_of(certificate: &CertificateDer<'_>) -> Result<CertificateFa
         key_fingerprint: hash(parsed.public_key().raw),
         is_authority: parsed.is_ca(),
         dns_names,
+        addresses,
         uris,
         for_clients: usage.is_some_and(|usage| usage.client_auth),
         for_servers: usage.is_some_and(|usage| usage.server_auth),
     })
+}
+
+/// An address as a certificate holds it: 4 or 16 bytes.
+fn address_in(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+impl CertificateFacts {
+    /// The names and addresses by which a server that shows it may be reached.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        let addresses = self.addresses.iter().map(ToString::to_string);
+        self.dns_names.iter().cloned().chain(addresses).collect()
+    }
 }
 
 /// Whether `issuer` has signed `certificate`: name and signature, not dates.

@@ -31,19 +31,20 @@ impl Authority {
         self.issue(&identity.authority(), (&identity.dns_name(&self.domain), params), files)
     }
 
-    /// The certificate of one server of the hub, such as `hub-1`: its own name, the name that all of them answer to, and
-    /// the loopback names for a hub on this machine.
+    /// The certificate of one server of the hub, such as `hub-1`: its own name, the name that all of them answer to,
+    /// the loopback names for a hub on this machine, and `hosts`, the names and addresses that others reach it at.
     ///
     /// # Errors
     /// When the server root is missing or files cannot be written.
     pub fn issue_hub(
         &self,
         server: &str,
+        hosts: &[String],
         files: &CertificateFiles,
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, CertificateError> {
         let subject = self.hub_server_name(server);
-        let params = hub_parameters(&subject, &self.hub_name(), now)?;
+        let params = hub_parameters(&subject, &self.hub_name(), hosts, now)?;
         let _lock = self.lock()?;
         self.issue(&AuthorityName::ServerRoot, (&subject, params), files)
     }
@@ -55,11 +56,12 @@ impl Authority {
     pub fn issue_route(
         &self,
         server: &str,
+        hosts: &[String],
         files: &CertificateFiles,
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, CertificateError> {
         let subject = self.hub_server_name(server);
-        let params = route_parameters(&subject, now)?;
+        let params = route_parameters(&subject, hosts, now)?;
         let _lock = self.lock()?;
         self.issue(&AuthorityName::RouteRoot, (&subject, params), files)
     }

@@ -114,23 +114,44 @@ pub(super) fn client_parameters(
     Ok(params)
 }
 
-/// `also` is the name that all servers of the hub answer to.
+/// `also` is the name that all servers of the hub answer to; `hosts` are where this one is reached.
 pub(super) fn hub_parameters(
     subject: &str,
     also: &str,
+    hosts: &[String],
     now: OffsetDateTime,
 ) -> Result<CertificateParams, CertificateError> {
     let mut params = end_parameters(subject, vec![ExtendedKeyUsagePurpose::ServerAuth], now);
     params.subject_alt_names =
         vec![dns(subject, subject)?, dns(subject, also)?, dns(subject, "localhost")?, loopback()];
+    add_hosts(&mut params, subject, hosts)?;
     Ok(params)
 }
 
-pub(super) fn route_parameters(subject: &str, now: OffsetDateTime) -> Result<CertificateParams, CertificateError> {
+pub(super) fn route_parameters(
+    subject: &str,
+    hosts: &[String],
+    now: OffsetDateTime,
+) -> Result<CertificateParams, CertificateError> {
     let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let mut params = end_parameters(subject, usages, now);
     params.subject_alt_names = vec![dns(subject, subject)?, loopback()];
+    add_hosts(&mut params, subject, hosts)?;
     Ok(params)
+}
+
+/// A host is a DNS name or an address; one that is there already is not named twice.
+fn add_hosts(params: &mut CertificateParams, subject: &str, hosts: &[String]) -> Result<(), CertificateError> {
+    for host in hosts {
+        let name = match host.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => dns(subject, host)?,
+        };
+        if !params.subject_alt_names.contains(&name) {
+            params.subject_alt_names.push(name);
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn listener_parameters(subject: &str, now: OffsetDateTime) -> Result<CertificateParams, CertificateError> {

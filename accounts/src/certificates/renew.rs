@@ -50,7 +50,8 @@ impl Authority {
         Ok(issued)
     }
 
-    /// Who has to renew a certificate, and what it is to say: what its kind says, not what it happens to say.
+    /// Who has to renew a certificate, and what it is to say: what its kind says, not what it happens to say. A server keeps
+    /// the hosts that it is reached at.
     fn parameters_of(
         &self,
         files: &CertificateFiles,
@@ -59,8 +60,11 @@ impl Authority {
     ) -> Result<(AuthorityName, CertificateParams), CertificateError> {
         let subject = &facts.subject;
         match (facts.for_clients, facts.for_servers) {
-            (true, true) => Ok((AuthorityName::RouteRoot, route_parameters(subject, now)?)),
-            (false, _) => Ok((AuthorityName::ServerRoot, hub_parameters(subject, &self.hub_name(), now)?)),
+            (true, true) => Ok((AuthorityName::RouteRoot, route_parameters(subject, &facts.hosts(), now)?)),
+            (false, _) => {
+                let params = hub_parameters(subject, &self.hub_name(), &facts.hosts(), now)?;
+                Ok((AuthorityName::ServerRoot, params))
+            }
             (true, false) => {
                 let end = &read_bundle(&files.cert_file)?[0];
                 let identity = read_identity(end, &self.domain)

@@ -8,7 +8,7 @@ use bulkhead_runtime::{Bus, now_ms};
 use super::exit::{DONE, FAILURES, Failure, WARNINGS};
 use super::show::{Row, print_rows};
 use crate::hub_state::{ServerState, hub_state, wait_until_whole};
-use crate::profile::Profile;
+use crate::tenancy::PlatformSettings;
 use crate::up::{Layout, hub_size, system_settings};
 
 impl Row for ServerState {
@@ -28,8 +28,8 @@ impl Row for ServerState {
 }
 
 async fn connect(layout: &Layout) -> Result<Bus, Failure> {
-    let profile = Profile::read(&layout.profile("ops")).map_err(|error| Failure::invalid("profile", error))?;
-    Ok(Bus::connect(&system_settings(layout, profile.urls), "bulkhead").await?)
+    let settings = PlatformSettings::read(layout).map_err(|error| Failure::invalid("platform", error))?;
+    Ok(Bus::connect(&system_settings(layout, settings.hub_urls), "bulkhead").await?)
 }
 
 pub(super) async fn show_hub(home: &Path, is_json: bool) -> Result<(), Failure> {

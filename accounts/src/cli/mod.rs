@@ -9,6 +9,7 @@ mod desk;
 mod doctor;
 mod exit;
 mod hub;
+mod init;
 mod keys;
 mod nsc;
 mod number;
@@ -20,6 +21,8 @@ mod push;
 mod query;
 mod role;
 mod rows;
+mod server_config;
+mod shell;
 mod show;
 mod site;
 mod store;
@@ -65,6 +68,7 @@ enum Command {
     )]
     Up(UpArgs),
     /// Find nats-server and PostgreSQL, or fetch them, and say where they are.
+    #[command(after_help = "Example:\n  bulkhead tools --json")]
     Tools(ToolArgs),
     /// The servers of the hub of this machine's deployment.
     #[command(subcommand)]
@@ -139,6 +143,17 @@ enum Command {
     /// To nsc and back.
     #[command(subcommand)]
     Nsc(nsc::NscCommand),
+    /// Write what each server of the hub is started with: configuration, certificates, roots (nsc: generate config).
+    #[command(after_help = server_config::HELP)]
+    ServerConfig(server_config::ServerConfigArgs),
+    /// Print the script with which a shell completes these commands.
+    #[command(
+        after_help = "Examples:\n  bulkhead completions bash\n  bulkhead completions zsh\n\nFor bash: bulkhead completions bash > /etc/bash_completion.d/bulkhead"
+    )]
+    Completions { shell: clap_complete::Shell },
+    /// The manual, as pages for `man`.
+    #[command(after_help = "Examples:\n  bulkhead man\n  bulkhead man --to /usr/local/share/man/man1")]
+    Man(shell::ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -281,7 +296,10 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up::run(home, args, cli.json).await,
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
-        Command::Operator(command) => operator::run(&home, command, cli.json),
+        Command::Operator(command) => operator::run(&home, command, cli.json).await,
+        Command::ServerConfig(args) => server_config::run(&home, &args, args.manner(cli.json)),
+        Command::Completions { shell } => shell::print_completions(shell),
+        Command::Man(args) => shell::write_manual(&args, cli.json),
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),
         Command::Ca(command) => ca::run(&home, &command, cli.json),
@@ -313,40 +331,4 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn arguments_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_number_of_servers_that_makes_no_hub_is_refused_with_the_rule() {
-        for bad in ["0", "2", "5", "three", ""] {
-            let error = Cli::try_parse_from(["bulkhead", "up", "--hub", bad]).unwrap_err().to_string();
-            assert!(error.contains("write 1, or 3"), "{bad:?}: {error}");
-        }
-        assert!(Cli::try_parse_from(["bulkhead", "up", "--hub", "3"]).is_ok());
-    }
-
-    #[test]
-    fn a_number_that_is_none_is_refused_with_the_rule() {
-        for line in [["hub", "wait", "--limit-s"], ["results", "list", "--minutes"], ["results", "list", "--limit"]] {
-            for bad in ["abc", "0", "99999999"] {
-                let error = Cli::try_parse_from(["bulkhead"].into_iter().chain(line).chain([bad])).unwrap_err();
-                assert!(error.to_string().contains("write a whole number from 1 to"), "{line:?} {bad}: {error}");
-            }
-        }
-    }
-
-    #[test]
-    fn bad_names_are_refused_at_the_door_with_the_rule() {
-        let long = "x".repeat(300);
-        for bad in ["a.b", "*", ">", "a b", "a\r\nb", "core", "intake-7", "Ａcme", long.as_str()] {
-            let error = Cli::try_parse_from(["bulkhead", "status", "--tenant", bad]).unwrap_err().to_string();
-            assert!(error.contains("a name has") || error.contains("reserved"), "{bad:?}: {error}");
-        }
-    }
-}
+mod tests;

@@ -16,6 +16,12 @@ const ROTATION: &str = "The identity key signs the first and the last step; it m
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorCommand {
+    /// Make a platform whose servers run elsewhere: operator, keys, roots, the platform's accounts.
+    #[command(after_help = super::init::HELP)]
+    Init(super::init::InitArgs),
+    /// People of the platform, who see every tenant.
+    #[command(subcommand)]
+    User(super::person::PlatformUserCommand),
     /// The operator: its keys, where their private halves are, and which one signs accounts.
     #[command(after_help = "Example:\n  bulkhead operator show --json")]
     Show,
@@ -50,7 +56,12 @@ pub(super) enum RotateCommand {
     },
     /// Sign accounts with this key from now on. Every server must know it already.
     #[command(after_help = "Example:\n  bulkhead operator rotate-key use OABC…")]
-    Use { key: String },
+    Use {
+        key: String,
+        /// Only say whether it could be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Sign every account with the key in use.
     #[command(
         after_help = "Example:\n  bulkhead operator rotate-key resign --dry-run\n\nEnds with 3 when some accounts were left as they are."
@@ -62,7 +73,12 @@ pub(super) enum RotateCommand {
     },
     /// Take a key out of the operator's token; refused while an account is signed by it.
     #[command(after_help = "Example:\n  bulkhead operator rotate-key drop OABC…")]
-    Drop { key: String },
+    Drop {
+        key: String,
+        /// Only say whether it could be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// The operator, or one of its keys.
@@ -144,12 +160,20 @@ fn rotate(mut store: OperatorStore, command: RotateCommand, is_json: bool) -> Re
             let done = "added: restart every server with the new operator token, then `rotate-key use` it";
             print_step("add", key, done.to_owned(), is_json)
         }
-        RotateCommand::Use { key } => {
+        RotateCommand::Use { key, dry_run: true } => {
+            store.check_use(&key).map_err(store_failure)?;
+            print_step("use", key, "would sign accounts from now on".to_owned(), is_json)
+        }
+        RotateCommand::Use { key, dry_run: false } => {
             store.use_signing_key(&key).map_err(store_failure)?;
             print_step("use", key, "signs accounts from now on".to_owned(), is_json)
         }
         RotateCommand::Resign { dry_run } => resign(&store, dry_run, is_json),
-        RotateCommand::Drop { key } => {
+        RotateCommand::Drop { key, dry_run: true } => {
+            store.check_drop(&key).map_err(store_failure)?;
+            print_step("drop", key, "would be taken out".to_owned(), is_json)
+        }
+        RotateCommand::Drop { key, dry_run: false } => {
             store.drop_signing_key(&key, now).map_err(store_failure)?;
             print_step("drop", key, "taken out: servers forget it at their next restart".to_owned(), is_json)
         }
@@ -179,11 +203,12 @@ fn resign(store: &OperatorStore, dry_run: bool, is_json: bool) -> Result<(), Fai
     if outcome.failed.is_empty() { Ok(()) } else { Err(Failure::silent(FAILURES)) }
 }
 
-pub(super) fn run(home: &Path, command: OperatorCommand, is_json: bool) -> Result<(), Failure> {
-    let store = open_store(home)?;
+pub(super) async fn run(home: &Path, command: OperatorCommand, is_json: bool) -> Result<(), Failure> {
     match command {
-        OperatorCommand::Show => show(&store, is_json),
-        OperatorCommand::Export(args) => export(&store, &args),
-        OperatorCommand::RotateKey(command) => rotate(store, command, is_json),
+        OperatorCommand::Init(args) => super::init::run(home, args, is_json),
+        OperatorCommand::User(command) => super::person::run_platform(home, command, is_json).await,
+        OperatorCommand::Show => show(&open_store(home)?, is_json),
+        OperatorCommand::Export(args) => export(&open_store(home)?, &args),
+        OperatorCommand::RotateKey(command) => rotate(open_store(home)?, command, is_json),
     }
 }

@@ -1,8 +1,8 @@
-//! `bulkhead tenant user`: people of a tenant.
+//! `bulkhead tenant user` and `bulkhead operator user`: people of a tenant, and people of the platform.
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_bus::{TenantSlug, UserName};
+use bulkhead_bus::{Role, TenantSlug, UserName};
 use bulkhead_runtime::now_ms;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -11,7 +11,8 @@ use serde_json::json;
 use super::desk::{open, say};
 use super::exit::Failure;
 use super::show::{Row, print_rows};
-use crate::tenancy::{NewPerson, PersonRole, Standing, TenancyError};
+use crate::tenancy::{NewPerson, PersonRole, PlatformPerson, Standing, TenancyError};
+use crate::up::OPS;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UserCommand {
@@ -34,6 +35,31 @@ pub(super) enum UserCommand {
     },
 }
 
+/// People of the platform see every tenant.
+#[derive(Debug, Subcommand)]
+pub(super) enum PlatformUserCommand {
+    /// Let a person of the platform in: writes a folder with profile, certificate and credentials.
+    #[command(
+        after_help = "Example:\n  bulkhead operator user add carol --to carol\n\nOnce more for the same name issues anew and voids what was issued before."
+    )]
+    Add {
+        user: UserName,
+        #[command(flatten)]
+        issue: IssueArgs,
+    },
+    /// The people of the platform.
+    #[command(after_help = "Example:\n  bulkhead operator user list --json")]
+    List,
+    /// Put a person out, at once.
+    #[command(after_help = "Example:\n  bulkhead operator user revoke carol")]
+    Revoke {
+        user: UserName,
+        /// Only say whether there is such a person.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(super) struct UserAddArgs {
     tenant: TenantSlug,
@@ -41,6 +67,12 @@ pub(super) struct UserAddArgs {
     /// admin or viewer.
     #[arg(long, default_value = "viewer")]
     role: PersonRole,
+    #[command(flatten)]
+    issue: IssueArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueArgs {
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -50,6 +82,12 @@ pub(super) struct UserAddArgs {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl IssueArgs {
+    fn person(self, name: UserName) -> NewPerson {
+        NewPerson { name, folder: self.to, days: self.days }
+    }
 }
 
 #[derive(Serialize)]
@@ -77,22 +115,38 @@ impl Row for PersonLine {
     }
 }
 
+fn state(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Active => "active",
+        Standing::Revoked => "revoked",
+    }
+}
+
+fn say_would_add(who: &str, role: &str, is_known: bool, is_json: bool) -> Result<(), Failure> {
+    let verb = if is_known { "be issued anew" } else { "be let in" };
+    let text = format!("{who} would {verb} as {role}");
+    say(is_json, &text, &json!({"user": who, "would": text}))
+}
+
+fn say_would_revoke(who: &str, is_there: bool, is_json: bool) -> Result<(), Failure> {
+    let text = if is_there { "would be put out" } else { "is not there" };
+    say(is_json, &format!("{who} {text}"), &json!({"user": who, "is_there": is_there}))
+}
+
 pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     match command {
-        UserCommand::Add(args) => {
-            if args.dry_run {
-                let record = tenancy.records.get(&args.tenant).map_err(TenancyError::Record)?;
-                let verb = if record.people.contains_key(&args.user) { "be issued anew" } else { "be let in" };
-                let text = format!("{} of {} would {verb} as {}", args.user, args.tenant, args.role.as_str());
-                return say(is_json, &text, &json!({"user": args.user, "would": text}));
+        UserCommand::Add(UserAddArgs { tenant, user, role, issue }) => {
+            let who = format!("{user} of {tenant}");
+            if issue.dry_run {
+                let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
+                return say_would_add(&who, role.as_str(), record.people.contains_key(&user), is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
-            let person = NewPerson { name: args.user.clone(), folder: args.to, days: args.days };
-            let path = tenancy.add_person(&links, &args.tenant, &person, args.role).await?;
-            let text = format!("{} of {} is let in by {}", args.user, args.tenant, path.display());
-            say(is_json, &text, &json!({"tenant": args.tenant, "user": args.user, "profile": path}))
+            let path = tenancy.add_person(&links, &tenant, &issue.person(user.clone()), role).await?;
+            let text = format!("{who} is let in by {}", path.display());
+            say(is_json, &text, &json!({"tenant": tenant, "user": user, "profile": path}))
         }
         UserCommand::List { tenant } => {
             let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
@@ -100,7 +154,7 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
                 tenant: tenant.to_string(),
                 user: name.to_string(),
                 role: person.role.as_str(),
-                state: if person.standing == Standing::Active { "active" } else { "revoked" },
+                state: state(person.standing),
                 credentials_expire: person.issued.credentials_expire,
                 user_key: person.issued.user_key.clone(),
             };
@@ -108,19 +162,54 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
         }
         UserCommand::Revoke { tenant, user, dry_run } => {
             let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
+            let who = format!("{user} of {tenant}");
             if dry_run {
-                let is_there = record.people.contains_key(&user);
-                let text = if is_there { "would be put out" } else { "is not there" };
-                return say(
-                    is_json,
-                    &format!("{user} of {tenant} {text}"),
-                    &json!({"user": user, "is_there": is_there}),
-                );
+                return say_would_revoke(&who, record.people.contains_key(&user), is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
             tenancy.revoke_person(&links, &tenant, &user).await?;
-            say(is_json, &format!("{user} of {tenant} is put out"), &json!({"tenant": tenant, "revoked": user}))
+            say(is_json, &format!("{who} is put out"), &json!({"tenant": tenant, "revoked": user}))
+        }
+    }
+}
+
+pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    match command {
+        PlatformUserCommand::Add { user, issue } => {
+            let who = format!("{user} of the platform");
+            if issue.dry_run {
+                let is_known = tenancy.platform_people()?.people.contains_key(&user);
+                return say_would_add(&who, Role::PlatformAdmin.name(), is_known, is_json);
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            let path = tenancy.add_platform_person(&links, &issue.person(user.clone())).await?;
+            let text = format!("{who} is let in by {}", path.display());
+            say(is_json, &text, &json!({"user": user, "profile": path}))
+        }
+        PlatformUserCommand::List => {
+            let line = |(name, person): (&UserName, &PlatformPerson)| PersonLine {
+                tenant: OPS.to_owned(),
+                user: name.to_string(),
+                role: Role::PlatformAdmin.name(),
+                state: state(person.standing),
+                credentials_expire: person.issued.credentials_expire,
+                user_key: person.issued.user_key.clone(),
+            };
+            let people = tenancy.platform_people()?.people;
+            print_rows(&people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())
+        }
+        PlatformUserCommand::Revoke { user, dry_run } => {
+            let who = format!("{user} of the platform");
+            if dry_run {
+                return say_would_revoke(&who, tenancy.platform_people()?.people.contains_key(&user), is_json);
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            tenancy.revoke_platform_person(&links, &user).await?;
+            say(is_json, &format!("{who} is put out"), &json!({"revoked": user}))
         }
     }
 }

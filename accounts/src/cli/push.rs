@@ -90,6 +90,8 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
     let text = format!("{} accounts are in force on every server, {} are not", pushed.in_force, pushed.failed.len());
     say(is_json, &text, &json!({"in_force": pushed.in_force, "failed": pushed.failed.keys().collect::<Vec<_>>()}))?;
     if pushed.failed.is_empty() {
+        // Of a hub that is new, or lost its disks: what is there already stays.
+        tenancy.platform.ensure_streams(tenancy.settings.hub_servers).await.map_err(TenancyError::Platform)?;
         return reconcile(&tenancy, &links).await;
     }
     let is_late = pushed.failed.values().all(crate::resolver::PushError::is_not_converged);

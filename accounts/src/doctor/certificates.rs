@@ -260,8 +260,8 @@ mod tests {
         authority.ensure_roots(now).unwrap();
         authority.ensure_tenant(&tenant, now).unwrap();
         let hub = |name: &str| CertificateFiles::named(&home.layout.hub(), name);
-        authority.issue_hub("hub-1", &hub("hub"), now).unwrap();
-        authority.issue_route("hub-1", &hub("route"), now).unwrap();
+        authority.issue_hub("hub-1", &[], &hub("hub"), now).unwrap();
+        authority.issue_route("hub-1", &[], &hub("route"), now).unwrap();
         let tls = home.layout.site(&tenant, &site).join("tls");
         authority.issue_site_listener(&tenant, &site, &CertificateFiles::named(&tls, "listener"), now).unwrap();
         let leaf = ClientIdentity::Leaf { tenant, site };
@@ -287,8 +287,8 @@ mod tests {
         let issue = |end: &str| {
             let client = CertificateFiles::named(&home.layout.home().join("sites").join(end), "leaf");
             authority.issue_client(&leaf, &client, now).unwrap();
-            authority.issue_hub("hub-1", &files(&format!("hub{end}")), now).unwrap();
-            authority.issue_route("hub-1", &files(&format!("route{end}")), now).unwrap();
+            authority.issue_hub("hub-1", &[], &files(&format!("hub{end}")), now).unwrap();
+            authority.issue_route("hub-1", &[], &files(&format!("route{end}")), now).unwrap();
         };
         issue("1");
         let names: [AuthorityName; 5] = ["client-root", "server-root", "route-root", "platform", "tenant/acme-corp"]

@@ -8,11 +8,11 @@ use super::home::{Home, HubFolder, config_text};
 use super::known::Known;
 use super::processes::{Process, output_of, processes};
 use super::servers::Said;
-use crate::certificates::{Authority, CertificateFiles, TrustDomain};
-use crate::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
+use crate::certificates::{Authority, TrustDomain};
+use crate::hub_files::{HubServerFiles, Roots, Routes, Trust};
 use crate::operator::SYSTEM;
 use crate::seal::{Sealed, sealed};
-use crate::up::{HUB_STORE_BYTES, Site, leaf_config};
+use crate::up::{Site, leaf_config};
 
 static CONFIGURATION: Look = Look {
     area: Area::Drift,
@@ -48,38 +48,32 @@ fn expected_hub(home: &Home, known: &Known, hub: &HubFolder, config: &str) -> Re
     let system = known.named(SYSTEM).ok_or("the system account cannot be read")?;
     let mut listens = values::<String>(config, "listen").into_iter();
     let mut listen = || listens.next().ok_or("it does not say where it listens");
-    let files = CertificateFiles::named(&hub.folder, "hub");
     let (client_listen, leaf_listen) = (listen()?, listen()?);
-    let cluster = match config.contains("\ncluster {") {
+    let routes = match config.contains("\ncluster {") {
         false => None,
         true => {
-            let route = CertificateFiles::named(&hub.folder, "route");
-            Some(ClusterConfig {
-                listen: listen()?,
-                routes: values::<Vec<String>>(config, "routes").into_iter().next().unwrap_or_default(),
-                cert_file: route.cert_file,
-                key_file: route.key_file,
-                route_root_file: authority.route_root_file(),
-            })
+            let urls = values::<Vec<String>>(config, "routes").into_iter().next().unwrap_or_default();
+            Some(Routes { listen: listen()?, urls })
         }
     };
-    let expected = HubConfig {
+    let folder = hub.folder.as_path();
+    let expected = HubServerFiles {
         server_name: hub.server_name.clone(),
         client_listen,
         leaf_listen,
-        operator_token: known.operator.token.clone(),
-        system_account: system.key.to_string(),
-        system_token: system.token.clone(),
-        resolver_dir: hub.folder.join("jwt"),
-        store_dir: hub.folder.join("js"),
-        max_file_bytes: HUB_STORE_BYTES,
-        sync_interval: SYNC_ALWAYS,
-        hub_cert_file: files.cert_file,
-        hub_key_file: files.key_file,
-        client_root_file: authority.client_root_file(),
-        cluster,
+        routes,
+        hosts: vec![],
+        roots: Roots::InPlace,
+        folder,
+        found_at: folder,
+        data: folder,
     };
-    expected.render().map_err(|error| error.to_string())
+    let trust = Trust {
+        operator_token: &known.operator.token,
+        system_account: system.key.as_str(),
+        system_token: &system.token,
+    };
+    expected.render(&authority, trust).map_err(|error| error.to_string())
 }
 
 fn expected_leaf(home: &Home, site: &Site, config: &str) -> Result<String, String> {

@@ -123,17 +123,25 @@ impl OperatorStore {
         added.map(|()| key)
     }
 
+    /// Whether accounts may be signed with this key from now on.
+    ///
+    /// # Errors
+    /// What [`OperatorStore::use_signing_key`] would refuse.
+    pub fn check_use(&self, public: &str) -> Result<(), OperatorError> {
+        let (_, operator) = read_operator(&self.paths)?;
+        if !may_sign(&operator, public) {
+            return Err(OperatorError::NotSigning(public.chars().take(64).collect()));
+        }
+        self.keys.signer(public, KeyKind::Operator).map(drop).map_err(OperatorError::Key)
+    }
+
     /// Chooses which signing key signs accounts from now on. Servers must know it already.
     ///
     /// # Errors
     /// When it is not a signing key, nobody can sign with it, or the store cannot be written.
     pub fn use_signing_key(&self, public: &str) -> Result<(), OperatorError> {
         let _lock = self.lock()?;
-        let (_, operator) = read_operator(&self.paths)?;
-        if !may_sign(&operator, public) {
-            return Err(OperatorError::NotSigning(public.chars().take(64).collect()));
-        }
-        self.keys.signer(public, KeyKind::Operator).map_err(OperatorError::Key)?;
+        self.check_use(public)?;
         let path = self.paths.in_use();
         let chosen = InUse { signing_key: public.to_owned() };
         let unreadable = |source| OperatorError::Book { path: path.display().to_string(), source };
@@ -190,12 +198,11 @@ impl OperatorStore {
         Ok(signed)
     }
 
-    /// Takes a signing key out of the operator's token. Its seed stays, as an orphan.
+    /// Whether a key may be taken out of the operator's token.
     ///
     /// # Errors
-    /// When it is in use, still signs an account, or would leave no standby; or the identity key cannot sign.
-    pub fn drop_signing_key(&mut self, public: &str, now: i64) -> Result<(), OperatorError> {
-        let _lock = self.lock()?;
+    /// What [`OperatorStore::drop_signing_key`] would refuse.
+    pub fn check_drop(&self, public: &str) -> Result<(), OperatorError> {
         let (_, operator) = read_operator(&self.paths)?;
         if !operator.nats.signing_keys.iter().any(|key| key == public) {
             return Err(OperatorError::NotSigning(public.chars().take(64).collect()));
@@ -211,6 +218,16 @@ impl OperatorStore {
         if operator.nats.signing_keys.len() <= SIGNING_KEYS_LEAST {
             return Err(OperatorError::NoStandby(public.to_owned()));
         }
+        Ok(())
+    }
+
+    /// Takes a signing key out of the operator's token. Its seed stays, as an orphan.
+    ///
+    /// # Errors
+    /// When it is in use, still signs an account, or would leave no standby; or the identity key cannot sign.
+    pub fn drop_signing_key(&mut self, public: &str, now: i64) -> Result<(), OperatorError> {
+        let _lock = self.lock()?;
+        self.check_drop(public)?;
         self.change_operator(now, |claims| claims.nats.signing_keys.retain(|key| key != public))
     }
 }

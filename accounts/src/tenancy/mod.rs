@@ -4,6 +4,7 @@
 
 mod adopt;
 mod error;
+mod found;
 mod intake;
 mod journal;
 mod links;
@@ -44,7 +45,7 @@ pub use record::{
     TenantStage,
 };
 pub use rotate::{RoleState, WhenUsed};
-pub use settings::{PlatformSettings, SettingsError};
+pub use settings::{PlatformSettings, SettingsError, host_and_port};
 pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
 pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
 

@@ -54,7 +54,11 @@ impl PlatformSettings {
         Ok(settings)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether every value is one that commands can work with; the rule that is broken, otherwise.
+    ///
+    /// # Errors
+    /// The first bad value, with the rule.
+    pub fn check(&self) -> Result<(), String> {
         for (name, urls) in [("hub_urls", &self.hub_urls), ("leaf_urls", &self.leaf_urls)] {
             if urls.is_empty() {
                 return Err(format!("{name} is empty: name at least one, such as tls://hub.example.com:4222"));
@@ -79,11 +83,22 @@ impl PlatformSettings {
     }
 }
 
-/// `tls://host:port`, and nothing that could end a line or a string of a configuration.
 fn is_server_url(url: &str) -> bool {
-    let Some((host, port)) = url.strip_prefix("tls://").and_then(|rest| rest.rsplit_once(':')) else { return false };
-    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    !host.is_empty() && host.bytes().all(is_host_byte) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    host_and_port(url).is_some()
+}
+
+/// The parts of `tls://host:port`; nothing else is one, and nothing that could end a line or a string of a configuration.
+/// An address of version 6 loses its brackets.
+#[must_use]
+pub fn host_and_port(url: &str) -> Option<(&str, u16)> {
+    let (host, port) = url.strip_prefix("tls://")?.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port| port > 0)?;
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok().then_some((address, port));
+    }
+    let is_label_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_host = host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_label_byte));
+    is_host.then_some((host, port))
 }
 
 #[cfg(test)]

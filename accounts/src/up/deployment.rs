@@ -25,13 +25,13 @@ use super::target::Target;
 use super::tools::Tools;
 use crate::certificates::CertificateError;
 use crate::files::{FileError, make_folder};
+use crate::hub_files::HubFilesError;
 use crate::hub_size::HubSize;
 use crate::hub_state::{ServerState, wait_until_whole};
-use crate::nats_config::RenderError;
 use crate::operator::OperatorError;
 use crate::plan::PlanName;
 use crate::profile::ProfileError;
-use crate::tenancy::TenancyError;
+use crate::tenancy::{PlatformSettings, TenancyError, host_and_port};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -80,6 +80,10 @@ pub enum DeploymentError {
     InUse { home: String, pid: String },
     #[error("{0} holds a platform that was restored only in part: run `bulkhead restore` into it once more")]
     Unrestored(String),
+    #[error(
+        "{home} provisions a hub elsewhere, {url}, and this would take its place: run one for this machine alone with --home"
+    )]
+    Elsewhere { home: String, url: String },
     #[error("empty {path}")]
     Fresh { path: String, source: std::io::Error },
     #[error("program {0} is missing: build it with `cargo build`, or keep it beside bulkhead")]
@@ -96,8 +100,8 @@ pub enum DeploymentError {
     Operator(#[source] OperatorError),
     #[error("certificates")]
     Certificate(#[source] CertificateError),
-    #[error("hub configuration")]
-    Render(#[source] RenderError),
+    #[error("a server of the hub")]
+    HubFiles(#[source] HubFilesError),
     #[error("provision the platform")]
     Platform(#[source] PlatformError),
     #[error("provision tenants")]
@@ -122,6 +126,16 @@ pub enum DeploymentError {
 impl DeploymentError {
     pub(super) fn tenancy(error: TenancyError) -> Self {
         Self::Tenancy(Box::new(error))
+    }
+}
+
+/// A home that was made for servers elsewhere is not turned into one of this machine.
+fn refuse_elsewhere(layout: &Layout) -> Result<(), DeploymentError> {
+    let Ok(known) = PlatformSettings::read(layout) else { return Ok(()) };
+    let is_here = |url: &str| host_and_port(url).is_some_and(|(host, _)| host == "127.0.0.1");
+    match known.hub_urls.into_iter().find(|url| !is_here(url)) {
+        Some(url) => Err(DeploymentError::Elsewhere { home: layout.home().display().to_string(), url }),
+        None => Ok(()),
     }
 }
 
@@ -171,6 +185,7 @@ impl Deployment {
         if unfinished_restore(layout.home()).exists() {
             return Err(DeploymentError::Unrestored(layout.home().display().to_string()));
         }
+        refuse_elsewhere(&layout)?;
         for folder in [layout.run(), layout.home().join("logs"), layout.hub(), layout.core()] {
             make_folder(&folder).map_err(DeploymentError::File)?;
         }

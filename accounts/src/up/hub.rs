@@ -12,14 +12,12 @@ use super::child::{Child, ChildError};
 use super::deployment::DeploymentError;
 use super::layout::Layout;
 use super::start::server_spec;
-use crate::certificates::{Authority, CertificateFiles};
-use crate::files::{make_folder, write_public};
+use crate::certificates::Authority;
+use crate::files::write_public;
+use crate::hub_files::{HubServerFiles, Roots, Routes};
 use crate::hub_size::HubSize;
-use crate::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
 use crate::operator::OperatorStore;
 
-/// What a hub server may write.
-pub const HUB_STORE_BYTES: u64 = 4 << 30;
 /// A server that lives shorter than this has not come up.
 const LIFE_LEAST: Duration = Duration::from_secs(10);
 /// So often in a row a server that did not come up is started again.
@@ -87,58 +85,23 @@ impl HubMaker<'_> {
 
     fn write(&self, place: HubPlace) -> Result<PathBuf, DeploymentError> {
         let folder = self.layout.hub_server(place.number);
-        make_folder(&folder).map_err(DeploymentError::File)?;
-        let now = OffsetDateTime::now_utc();
-        let name = HubSize::server_name(place.number);
-        let files = CertificateFiles::named(&folder, "hub");
-        self.authority.issue_hub(&name, &files, now).map_err(DeploymentError::Certificate)?;
-        let cluster = match place.route_port {
-            Some(port) => Some(self.cluster(place, port, &folder, now)?),
-            None => None,
-        };
-        let system = self.operator.system().map_err(DeploymentError::Operator)?;
-        let config = HubConfig {
-            server_name: name,
-            client_listen: format!("127.0.0.1:{}", place.client_port),
-            leaf_listen: format!("127.0.0.1:{}", place.leaf_port),
-            operator_token: self.operator.token.clone(),
-            system_account: system.key.to_string(),
-            system_token: system.token,
-            resolver_dir: folder.join("jwt"),
-            store_dir: folder.join("js"),
-            max_file_bytes: HUB_STORE_BYTES,
-            sync_interval: SYNC_ALWAYS,
-            hub_cert_file: files.cert_file,
-            hub_key_file: files.key_file,
-            client_root_file: self.authority.client_root_file(),
-            cluster,
-        };
-        let path = folder.join("hub.conf");
-        let text = config.render().map_err(DeploymentError::Render)?;
-        write_public(&path, text.as_bytes()).map_err(DeploymentError::File)?;
-        Ok(path)
-    }
-
-    fn cluster(
-        &self,
-        place: HubPlace,
-        port: u16,
-        folder: &Path,
-        now: OffsetDateTime,
-    ) -> Result<ClusterConfig, DeploymentError> {
-        let files = CertificateFiles::named(folder, "route");
-        self.authority
-            .issue_route(&HubSize::server_name(place.number), &files, now)
-            .map_err(DeploymentError::Certificate)?;
         let others = self.places.iter().filter(|other| other.number != place.number);
         let route = |other: &HubPlace| other.route_port.map(|port| format!("tls://127.0.0.1:{port}"));
-        Ok(ClusterConfig {
-            listen: format!("127.0.0.1:{port}"),
-            routes: others.filter_map(route).collect(),
-            cert_file: files.cert_file,
-            key_file: files.key_file,
-            route_root_file: self.authority.route_root_file(),
-        })
+        let routes = place
+            .route_port
+            .map(|port| Routes { listen: format!("127.0.0.1:{port}"), urls: others.filter_map(route).collect() });
+        let files = HubServerFiles {
+            server_name: HubSize::server_name(place.number),
+            client_listen: format!("127.0.0.1:{}", place.client_port),
+            leaf_listen: format!("127.0.0.1:{}", place.leaf_port),
+            routes,
+            hosts: vec![],
+            roots: Roots::InPlace,
+            folder: &folder,
+            found_at: &folder,
+            data: &folder,
+        };
+        files.write(self.authority, self.operator, OffsetDateTime::now_utc()).map_err(DeploymentError::HubFiles)
     }
 }
 
@@ -184,7 +147,7 @@ pub fn hub_size(layout: &Layout) -> Result<HubSize, DeploymentError> {
 
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn remember_size(layout: &Layout, servers: HubSize) -> Result<(), DeploymentError> {
+pub(crate) fn remember_size(layout: &Layout, servers: HubSize) -> Result<(), DeploymentError> {
     let text = serde_json::json!(HubRecord { servers }).to_string();
     write_public(&layout.hub_file(), text.as_bytes()).map_err(DeploymentError::File)
 }
@@ -197,6 +160,7 @@ struct HubRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::make_folder;
 
     fn server(folder: &Path, script: &str) -> HubServer {
         let layout = Layout::new(folder.to_owned());

@@ -22,7 +22,8 @@ mod tools;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
-pub use hub::{HUB_STORE_BYTES, HubPlace, HubServer, hub_size};
+pub(crate) use hub::remember_size;
+pub use hub::{HubPlace, HubServer, hub_size};
 pub use layout::Layout;
 pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,

@@ -20,10 +20,9 @@ use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
-use crate::certificates::{Authority, CertificateFiles, TrustDomain};
+use crate::certificates::{CertificateFiles, TrustDomain};
 use crate::files::{make_folder, read_secret, write_secret};
 use crate::hub_size::HubSize;
-use crate::operator::OperatorStore;
 use crate::tenancy::{PlatformSettings, Tenancy, TenancyError, intake_name};
 
 pub(super) const DATABASE: &str = "bulkhead";
@@ -151,23 +150,23 @@ impl Starter<'_> {
     }
 
     pub(super) fn make_platform(&self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
-        let now = OffsetDateTime::now_utc();
-        let operator = OperatorStore::open(self.layout.operator(), now.unix_timestamp());
-        let operator = operator.map_err(DeploymentError::Operator)?;
-        operator.ensure_system(now.unix_timestamp()).map_err(DeploymentError::Operator)?;
-        let authority = Authority::new(self.layout.authority(), TrustDomain::default());
-        authority.ensure_roots(now).map_err(DeploymentError::Certificate)?;
-        let hub_urls: Vec<String> = places.iter().map(HubPlace::client_url).collect();
         let settings = PlatformSettings {
-            trust_domain: authority.trust_domain().to_string(),
+            trust_domain: self.trust_domain()?,
             hub_servers: hub,
-            hub_urls: hub_urls.clone(),
+            hub_urls: places.iter().map(HubPlace::client_url).collect(),
             leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
             database_url_file: Some(self.layout.database_url_file()),
         };
-        settings.write(self.layout).map_err(|error| DeploymentError::tenancy(TenancyError::Settings(error)))?;
-        let platform = Platform { layout: self.layout.clone(), operator, authority, hub_urls, now };
-        Ok(Tenancy::of(platform, settings))
+        Tenancy::found(self.layout.clone(), settings, OffsetDateTime::now_utc()).map_err(DeploymentError::tenancy)
+    }
+
+    /// That of the certificates which are here already.
+    fn trust_domain(&self) -> Result<String, DeploymentError> {
+        if !self.layout.platform_file().exists() {
+            return Ok(TrustDomain::default().to_string());
+        }
+        let known = PlatformSettings::read(self.layout);
+        Ok(known.map_err(|error| DeploymentError::tenancy(TenancyError::Settings(error)))?.trust_domain)
     }
 
     pub(super) fn start_hub(

@@ -105,8 +105,8 @@ fn a_second_start_keeps_the_roots_and_everything_issued_is_in_the_book() {
     place.authority.ensure_roots(place.now).unwrap();
     assert_eq!(std::fs::read(place.authority.client_root_file()).unwrap(), root);
     let files = CertificateFiles::named(place.path(), "hub");
-    let first = place.authority.issue_hub("hub-1", &files, place.now).unwrap();
-    let second = place.authority.issue_hub("hub-1", &files, place.now).unwrap();
+    let first = place.authority.issue_hub("hub-1", &[], &files, place.now).unwrap();
+    let second = place.authority.issue_hub("hub-1", &[], &files, place.now).unwrap();
     assert_ne!(first.serial, second.serial);
     let book = place.authority.list_issued(&AuthorityName::ServerRoot).unwrap();
     let serials: Vec<&str> = book.iter().map(|record| record.serial.as_str()).collect();
@@ -160,13 +160,17 @@ fn a_renewal_keeps_identity_and_key_and_a_revoked_or_foreign_certificate_has_non
     assert_ne!(first.serial, second.serial);
     assert!(!needs_renewal(&files.cert_file, later(60)).unwrap());
     assert_eq!(after.not_after, later(150));
-    for (name, issue) in [("hub", Authority::issue_hub as fn(&_, &_, &_, _) -> _), ("route", Authority::issue_route)] {
+    for (name, issue) in
+        [("hub", Authority::issue_hub as fn(&_, &_, &_, &_, _) -> _), ("route", Authority::issue_route)]
+    {
         let files = CertificateFiles::named(place.path(), name);
-        issue(&place.authority, "hub-2", &files, place.now).unwrap();
+        let hosts = ["hub.example.com", "192.0.2.7", "2001:db8::7", "localhost"].map(str::to_owned);
+        issue(&place.authority, "hub-2", &hosts, &files, place.now).unwrap();
         let facts = || inspect(&std::fs::read_to_string(&files.cert_file).unwrap()).unwrap();
         let before = facts();
         place.authority.renew(&files, later(60)).unwrap();
-        assert_eq!((before.dns_names, before.for_clients), (facts().dns_names, facts().for_clients), "{name}");
+        assert!(hosts.iter().all(|host| before.hosts().contains(host)), "{name}: {:?}", before.hosts());
+        assert_eq!((before.hosts(), before.for_clients), (facts().hosts(), facts().for_clients), "{name}");
     }
     place.authority.revoke(&Revocable::Serial(second.serial), Reason::KeyCompromise, later(60)).unwrap();
     let error = place.authority.renew(&files, later(60)).unwrap_err();

@@ -21,8 +21,8 @@ fn names() -> [AuthorityName; 5] {
 fn issue_under(place: &Place, name: &AuthorityName, file: &str) -> CertificateFiles {
     let files = CertificateFiles::named(place.path(), file);
     let issued = match name {
-        AuthorityName::ServerRoot => place.authority.issue_hub("hub-1", &files, place.now),
-        AuthorityName::RouteRoot => place.authority.issue_route("hub-1", &files, place.now),
+        AuthorityName::ServerRoot => place.authority.issue_hub("hub-1", &[], &files, place.now),
+        AuthorityName::RouteRoot => place.authority.issue_route("hub-1", &[], &files, place.now),
         AuthorityName::Platform => {
             place.authority.issue_client(&ClientIdentity::Service { service: "core" }, &files, place.now)
         }

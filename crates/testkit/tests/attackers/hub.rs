@@ -98,8 +98,8 @@ fn hub_config(platform: &Platform, company: Company) -> HubConfig {
     let folder = platform.layout.hub();
     make_folder(&folder).unwrap();
     let (hub, route) = (CertificateFiles::named(&folder, "hub"), CertificateFiles::named(&folder, "route"));
-    platform.authority.issue_hub("hub-1", &hub, platform.now).unwrap();
-    platform.authority.issue_route("hub-1", &route, platform.now).unwrap();
+    platform.authority.issue_hub("hub-1", &[], &hub, platform.now).unwrap();
+    platform.authority.issue_route("hub-1", &[], &route, platform.now).unwrap();
     let system = platform.operator.system().unwrap();
     let free = || "127.0.0.1:-1".to_owned();
     let cluster = ClusterConfig {
