@@ -47,24 +47,33 @@ struct Machine {
 struct Running(Vec<Child>);
 
 impl Machine {
-    /// Unpacks an archive in an empty folder.
+    /// With a bundle unpacked in an empty folder.
     fn unpack(bundle: &SiteBundle) -> anyhow::Result<Self> {
+        let machine = Self::new(bundle.files.name())?;
+        machine.unpack_over(bundle)?;
+        Ok(machine)
+    }
+
+    fn new(bundle: &str) -> anyhow::Result<Self> {
         let (home, programs, logs) = (tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?);
         let nats_server = find_test_tools()?.nats_server.path;
         for (name, path) in [("nats-server", &nats_server), ("bulkhead-poller", &program("bulkhead-poller")?)] {
             std::os::unix::fs::symlink(path, programs.path().join(name))?;
         }
-        let machine = Self { bundle: home.path().join(bundle.files.name()), home, programs, logs };
-        machine.unpack_over(bundle)?;
-        Ok(machine)
+        Ok(Self { bundle: home.path().join(bundle), home, programs, logs })
     }
 
     fn unpack_over(&self, bundle: &SiteBundle) -> anyhow::Result<()> {
         let archive = self.home.path().join("site.tar.gz");
         bundle.files.write_archive(&archive)?;
-        let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(self.home.path()).status()?;
-        ensure!(unpacked.success(), "tar does not unpack the archive");
+        self.unpack_archive(&archive)?;
         std::fs::remove_file(archive).context("remove the archive")
+    }
+
+    fn unpack_archive(&self, archive: &Path) -> anyhow::Result<()> {
+        let unpacked = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(self.home.path()).status()?;
+        ensure!(unpacked.success(), "tar does not unpack the archive");
+        Ok(())
     }
 
     /// The commands that the README gives below a heading.
@@ -91,7 +100,6 @@ impl Machine {
 
     fn start(&self) -> anyhow::Result<Running> {
         let commands = self.commands("Start by hand")?;
-        ensure!(commands.len() == 1 + POLLERS.len(), "{commands:?}");
         let mut running = Vec::new();
         for (number, words) in commands.iter().enumerate() {
             let log = File::options().create(true).append(true).open(self.log(number))?;
@@ -242,5 +250,90 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
     ensure!(machine.check_sums()?.status.success(), "the renewed bundle is not whole");
     let _running = machine.start()?;
     wait_for_more(&witness, &machine, third).await?;
+    deployment.stop().await
+}
+
+/// Runs the program on the deployment's home; it has to end with `code`. Returns what it printed.
+async fn operate(deployment: &TestDeployment, code: i32, line: &[&str]) -> anyhow::Result<Vec<serde_json::Value>> {
+    let mut command = tokio::process::Command::new(program("bulkhead")?);
+    command.arg("--home").arg(deployment.home()).arg("--json").args(line);
+    let output = command.output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(code), "{line:?}: {:?} and not {code}: {said}", output.status);
+    let rows = std::str::from_utf8(&output.stdout)?.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+    rows.with_context(|| format!("{line:?}"))
+}
+
+/// What a site has sent and core has refused.
+async fn refused(witness: &PgPool) -> anyhow::Result<i64> {
+    let sql = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
+    sqlx::query_scalar(sql).bind(TENANT).fetch_one(witness).await.context("count dead letters")
+}
+
+/// From the first command to the last: added, used, moved to other ports, revoked, removed.
+#[tokio::test]
+async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await?;
+    let witness = deployment.witness().await?;
+    let folder = tempfile::tempdir()?;
+    let to = folder.path().display().to_string();
+    let ports = [free_ports(1)?, free_ports(1)?].map(|port| port.to_string());
+    let target = format!("tcp://127.0.0.1:{}", ports[0]);
+    let path = format!("{TENANT}/{SITE}/p1");
+    let add = ["poller", "add", &path, "--to", &to];
+    let with = ["--leaf-port", &ports[0], "--health-port", &ports[1], "--target", &target];
+    operate(&deployment, 0, &[&add[..], &with[..], &["--dry-run"]].concat()).await?;
+    operate(&deployment, 4, &["poller", "show", &path]).await?;
+    let first = operate(&deployment, 0, &[&add[..], &with[..]].concat()).await?;
+    let archive = |written: &[serde_json::Value]| written[0]["archive"].as_str().map(PathBuf::from).context("archive");
+    let folder = first[0]["folder"].as_str().and_then(|folder| Path::new(folder).file_name()).context("folder")?;
+    let machine = Machine::new(&folder.to_string_lossy())?;
+    machine.unpack_archive(&archive(&first)?)?;
+    let running = machine.start()?;
+    let had = wait_for_more(&witness, &machine, 0).await?;
+    let watched = eventually("a result of the target", LIMIT, || async {
+        let checks = checks_of(&witness).await.map_err(|error| error.to_string())?;
+        if checks.len() == 3 { Ok(()) } else { Err(format!("{checks:?}")) }
+    });
+    watched.await?;
+
+    // Written anew without a word about ports and targets it has them still.
+    let again = operate(&deployment, 0, &add).await?;
+    running.kill().await?;
+    machine.unpack_archive(&archive(&again)?)?;
+    let leaf = std::fs::read_to_string(machine.bundle.join("leaf.conf"))?;
+    ensure!(leaf.contains(&format!("127.0.0.1:{}", ports[0])), "{leaf}");
+    let running = machine.start()?;
+    wait_for_more(&witness, &machine, had).await?;
+
+    // Whoever is refused is refused from now on, and the other tenant's and the other site's results go on.
+    operate(&deployment, 4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
+    operate(&deployment, 0, &["poller", "revoke", &path]).await?;
+    let before = refused(&witness).await?;
+    let waited = eventually("what the revoked poller signs among the refused", LIMIT, || async {
+        match refused(&witness).await {
+            Ok(now) if now > before + CHECKS => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+    waited.await.with_context(|| machine.logs())?;
+    let accepted = slots(&witness, TENANT).await?;
+    for _ in 0..2 {
+        deployment.wait_for_results(&witness).await?;
+    }
+    ensure!(slots(&witness, TENANT).await? == accepted, "a revoked poller's results are stored");
+
+    let site = format!("{TENANT}/{SITE}");
+    operate(&deployment, 4, &["site", "remove", &site]).await?;
+    let preview = operate(&deployment, 0, &["site", "remove", &site, "--with-pollers", "--dry-run"]).await?;
+    let closing = preview[0]["closing"].as_array().context("closing")?;
+    ensure!(closing.len() == 1 && closing[0]["kind"] == "leaf", "{preview:?}");
+    operate(&deployment, 0, &["site", "remove", &site, "--with-pollers"]).await?;
+    let log = || std::fs::read_to_string(machine.log(0)).unwrap_or_default();
+    let closed = eventually("a leaf that is not admitted", LIMIT, || async {
+        if log().to_lowercase().contains("authorization violation") { Ok(()) } else { Err(log()) }
+    });
+    closed.await?;
+    drop(running);
     deployment.stop().await
 }

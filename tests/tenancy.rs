@@ -47,11 +47,19 @@ async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::R
     let profile = |name: &str| folder.join(name).join("profile.toml").display().to_string();
     let (alice, bob) = (profile("alice"), profile("bob"));
     operator.expect(0, &["results", "list", "--profile", &alice]).await?;
-    operator.expect(0, &["tenant", "user", "revoke", "north-bank", "alice"]).await?;
+    let revoke = ["tenant", "user", "revoke", "north-bank", "alice"];
+    let (preview, _) = operator.expect(0, &[&revoke[..], &["--dry-run"]].concat()).await?;
+    anyhow::ensure!(preview[0]["fields"].to_string().contains("revocations"), "{preview:?}");
+    operator.expect(0, &["results", "list", "--profile", &alice]).await?;
+    operator.expect(0, &revoke).await?;
     operator.expect(6, &["results", "list", "--profile", &alice]).await?;
     // The control: somebody else of the same tenant is let in as before.
     operator.expect(0, &["results", "list", "--profile", &bob]).await?;
-    operator.expect(4, &["tenant", "user", "revoke", "north-bank", "nobody"]).await.map(drop)
+    for dry in [&[][..], &["--dry-run"]] {
+        let nobody = [&["tenant", "user", "revoke", "north-bank", "nobody"][..], dry].concat();
+        operator.expect(4, &nobody).await?;
+    }
+    Ok(())
 }
 
 async fn a_plan_is_changed(operator: &Operator<'_>) -> anyhow::Result<()> {

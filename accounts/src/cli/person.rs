@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{open, say};
+use super::desk::{open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, print_rows};
 use crate::tenancy::{NewPerson, PersonRole, PlatformPerson, Standing, TenancyError};
@@ -29,7 +29,7 @@ pub(super) enum UserCommand {
     Revoke {
         tenant: TenantSlug,
         user: UserName,
-        /// Only say whether there is such a person.
+        /// Only say whose connections would close.
         #[arg(long)]
         dry_run: bool,
     },
@@ -54,7 +54,7 @@ pub(super) enum PlatformUserCommand {
     #[command(after_help = "Example:\n  bulkhead operator user revoke carol")]
     Revoke {
         user: UserName,
-        /// Only say whether there is such a person.
+        /// Only say whose connections would close.
         #[arg(long)]
         dry_run: bool,
     },
@@ -128,11 +128,6 @@ fn say_would_add(who: &str, role: &str, is_known: bool, is_json: bool) -> Result
     say(is_json, &text, &json!({"user": who, "would": text}))
 }
 
-fn say_would_revoke(who: &str, is_there: bool, is_json: bool) -> Result<(), Failure> {
-    let text = if is_there { "would be put out" } else { "is not there" };
-    say(is_json, &format!("{who} {text}"), &json!({"user": who, "is_there": is_there}))
-}
-
 pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     match command {
@@ -161,15 +156,15 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
             print_rows(&record.people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())
         }
         UserCommand::Revoke { tenant, user, dry_run } => {
-            let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
-            let who = format!("{user} of {tenant}");
             if dry_run {
-                return say_would_revoke(&who, record.people.contains_key(&user), is_json);
+                let links = tenancy.connect().await?;
+                return show_preview(&tenancy.preview_person(&links, &tenant, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
             tenancy.revoke_person(&links, &tenant, &user).await?;
-            say(is_json, &format!("{who} is put out"), &json!({"tenant": tenant, "revoked": user}))
+            let text = format!("{user} of {tenant} is put out");
+            say(is_json, &text, &json!({"tenant": tenant, "revoked": user}))
         }
     }
 }
@@ -202,14 +197,14 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
             print_rows(&people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())
         }
         PlatformUserCommand::Revoke { user, dry_run } => {
-            let who = format!("{user} of the platform");
             if dry_run {
-                return say_would_revoke(&who, tenancy.platform_people()?.people.contains_key(&user), is_json);
+                let links = tenancy.connect().await?;
+                return show_preview(&tenancy.preview_platform_person(&links, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
             tenancy.revoke_platform_person(&links, &user).await?;
-            say(is_json, &format!("{who} is put out"), &json!({"revoked": user}))
+            say(is_json, &format!("{user} of the platform is put out"), &json!({"revoked": user}))
         }
     }
 }

@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Scope;
-use super::desk::{open, say};
+use super::desk::{open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, moment, print_rows};
+use super::{Scope, whole};
 use crate::tenancy::{BundleOrder, PollerPath, SitePath, Standing, Tenancy, TenancyError, TenantRecord, WrittenBundle};
 use crate::up::Target;
 use bulkhead_bus::TenantSlug;
@@ -85,12 +85,28 @@ pub(super) struct BundleArgs {
     /// The folder that gets the bundle's folder and archive.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Watch this as well: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated.
+    /// Watch this as well: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated [default: as before].
     #[arg(long = "target", value_name = "URL")]
     targets: Vec<Target>,
+    /// Watch nothing but the machine and its leaf from now on.
+    #[arg(long, conflicts_with = "targets")]
+    no_target: bool,
+    /// Where the leaf listens on the site's loopback interface [default: as before; 4222].
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_535))]
+    leaf_port: Option<u16>,
+    /// Where the site's first poller is asked about its health, the others behind it [default: as before; 9101].
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_000))]
+    health_port: Option<u16>,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl BundleArgs {
+    fn order(&self) -> BundleOrder {
+        let targets = if self.no_target || !self.targets.is_empty() { Some(self.targets.clone()) } else { None };
+        BundleOrder { to: self.to.clone(), targets, leaf_port: self.leaf_port, health_port: self.health_port }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -167,13 +183,14 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
             print_rows(&records.iter().flat_map(SiteLine::all).collect::<Vec<_>>(), is_json, now_ms())
         }
         SiteCommand::Remove(args) => {
+            let with = if args.with_pollers { WithPollers::Remove } else { WithPollers::Refuse };
             if args.dry_run {
-                let text = format!("site {} would be removed, and its leaf disconnected", args.site);
-                return would(&tenancy, &args.site.tenant, text, is_json);
+                let links = tenancy.connect().await?;
+                let preview = tenancy.preview_site_removal(&links, &args.site, with).await?;
+                return show_preview(&preview, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
-            let with = if args.with_pollers { WithPollers::Remove } else { WithPollers::Refuse };
             tenancy.remove_site(&links, &args.site, with).await?;
             say(is_json, &format!("site {} is removed", args.site), &json!({"removed": args.site.to_string()}))
         }
@@ -183,6 +200,13 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
 fn would(tenancy: &Tenancy, slug: &TenantSlug, text: String, is_json: bool) -> Result<(), Failure> {
     tenancy.records.get(slug).map_err(TenancyError::Record)?;
     say(is_json, &text, &json!({"tenant": slug, "would": text}))
+}
+
+/// Pollers connect to their leaf, so that nothing of the hub closes.
+fn would_change(tenancy: &Tenancy, path: &PollerPath, text: String, is_json: bool) -> Result<(), Failure> {
+    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
+    tenancy.poller(&record, path)?;
+    say(is_json, &text, &json!({"poller": path.to_string(), "would": text}))
 }
 
 fn written(bundle: &WrittenBundle, what: &str, is_json: bool) -> Result<(), Failure> {
@@ -214,8 +238,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
-            let order = BundleOrder { to: args.to, targets: args.targets };
-            let bundle = tenancy.add_poller(&links, &args.poller, &order).await?;
+            let bundle = tenancy.add_poller(&links, &args.poller, &args.order()).await?;
             written(&bundle, &format!("poller {} is there", args.poller), is_json)
         }
         PollerCommand::Rotate(args) => {
@@ -223,19 +246,18 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             if args.dry_run {
                 let text =
                     format!("poller {} would get a new key; what the old one has signed is refused", args.poller);
-                return would(&tenancy, &args.poller.tenant, text, is_json);
+                return would_change(&tenancy, &args.poller, text, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
-            let order = BundleOrder { to: args.to, targets: args.targets };
-            let bundle = tenancy.rotate_poller(&links, &args.poller, &order).await?;
+            let bundle = tenancy.rotate_poller(&links, &args.poller, &args.order()).await?;
             written(&bundle, &format!("poller {} has a new key", args.poller), is_json)
         }
         PollerCommand::Revoke(args) => {
             let tenancy = open(home)?;
             if args.dry_run {
                 let text = format!("what poller {} signs would be refused", args.poller);
-                return would(&tenancy, &args.poller.tenant, text, is_json);
+                return would_change(&tenancy, &args.poller, text, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
@@ -247,7 +269,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             let tenancy = open(home)?;
             if args.dry_run {
                 let text = format!("poller {} would be removed", args.poller);
-                return would(&tenancy, &args.poller.tenant, text, is_json);
+                return would_change(&tenancy, &args.poller, text, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;

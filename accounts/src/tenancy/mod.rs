@@ -41,8 +41,8 @@ pub use onboard::{IfThere, NewTenant, Onboarded};
 pub use people::{NewPerson, PlatformPeople, PlatformPerson};
 pub use preview::{Closing, Preview};
 pub use record::{
-    Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, Standing, TenantRecord, TenantRecords,
-    TenantStage,
+    Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing, TenantRecord,
+    TenantRecords, TenantStage,
 };
 pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError, host_and_port};

@@ -7,7 +7,7 @@ use bulkhead_bus::{Role, TenantSlug, UserName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Act, Issued, Links, PersonRecord, PersonRole, Standing, Tenancy, TenancyError, TenantStage};
+use super::{Act, Issued, Links, PersonRecord, PersonRole, Preview, Standing, Tenancy, TenancyError, TenantStage};
 use crate::certificates::ClientIdentity;
 use crate::files::{read_state, write_secret};
 use crate::operator::UserRequest;
@@ -90,11 +90,7 @@ impl Tenancy {
     /// When there is no such person, or a server does not follow: then say it again.
     pub async fn revoke_person(&self, links: &Links, slug: &TenantSlug, name: &UserName) -> Result<(), TenancyError> {
         let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
-        let Some(person) = record.people.get_mut(name) else {
-            let known: Vec<&str> = record.people.keys().map(UserName::as_str).collect();
-            let problem = format!("tenant {slug} has nobody called {name}: it has {}", listed(&known));
-            return Err(TenancyError::Invalid(problem));
-        };
+        let person = one_of(&mut record.people, name, &format!("tenant {slug}"))?;
         let act = self.begin(Act::RevokePerson, &format!("{slug}/{name}"), json!({}))?;
         person.standing = Standing::Revoked;
         let issued = person.issued.clone();
@@ -128,16 +124,38 @@ impl Tenancy {
     /// When there is no such person, or a server does not follow: then say it again.
     pub async fn revoke_platform_person(&self, links: &Links, name: &UserName) -> Result<(), TenancyError> {
         let mut people = self.platform_people()?;
-        let Some(person) = people.people.get_mut(name) else {
-            let known: Vec<&str> = people.people.keys().map(UserName::as_str).collect();
-            return Err(TenancyError::Invalid(format!("OPS has nobody called {name}: it has {}", listed(&known))));
-        };
+        let person = one_of(&mut people.people, name, "the platform")?;
         let act = self.begin(Act::RevokePerson, &format!("{OPS}/{name}"), json!({}))?;
         person.standing = Standing::Revoked;
         let issued = person.issued.clone();
         self.write_platform_people(&people)?;
         self.void(links, OPS, &issued).await?;
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// What putting a person of a tenant out would do.
+    ///
+    /// # Errors
+    /// When there is no such person, or the servers cannot be asked.
+    pub async fn preview_person(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        name: &UserName,
+    ) -> Result<Preview, TenancyError> {
+        let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
+        let person = one_of(&mut record.people, name, &format!("tenant {slug}"))?;
+        self.preview_void(links, slug.as_str(), &[&person.issued]).await
+    }
+
+    /// What putting a person of the platform out would do.
+    ///
+    /// # Errors
+    /// When there is no such person, or the servers cannot be asked.
+    pub async fn preview_platform_person(&self, links: &Links, name: &UserName) -> Result<Preview, TenancyError> {
+        let mut people = self.platform_people()?;
+        let person = one_of(&mut people.people, name, "the platform")?;
+        self.preview_void(links, OPS, &[&person.issued]).await
     }
 
     fn issue_person(
@@ -178,8 +196,15 @@ impl Tenancy {
     }
 }
 
-fn listed(names: &[&str]) -> String {
-    if names.is_empty() { "nobody yet".to_owned() } else { names.join(", ") }
+fn one_of<'a, P>(
+    people: &'a mut BTreeMap<UserName, P>,
+    name: &UserName,
+    whose: &str,
+) -> Result<&'a mut P, TenancyError> {
+    let names: Vec<&str> = people.keys().map(UserName::as_str).collect();
+    let known = if names.is_empty() { "nobody yet".to_owned() } else { names.join(", ") };
+    let nobody = || TenancyError::Invalid(format!("{whose} has nobody called {name}: it has {known}"));
+    people.get_mut(name).ok_or_else(nobody)
 }
 
 /// So that the folder can be carried to another machine whole.

@@ -4,7 +4,7 @@ use bulkhead_claims::AccountBody;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Links, Tenancy, TenancyError, TenantRecord};
+use super::{Issued, Links, Tenancy, TenancyError, TenantRecord};
 use crate::operator::AccountRecord;
 use crate::plan::Plan;
 use crate::resolver::{AccountChange, FieldDifference, blast_radius, field_differences, name_roles};
@@ -56,6 +56,27 @@ impl Tenancy {
     ) -> Result<Preview, TenancyError> {
         let (now, wanted) = self.platform.preview_tenant(record, plan).map_err(TenancyError::Platform)?;
         self.preview_body(links, &now, &wanted).await
+    }
+
+    /// What voiding credentials of an account would change, and whom it would disconnect.
+    ///
+    /// # Errors
+    /// When there is no such account, or the servers cannot be asked.
+    pub async fn preview_void(
+        &self,
+        links: &Links,
+        account: &str,
+        issued: &[&Issued],
+    ) -> Result<Preview, TenancyError> {
+        let known = self.platform.operator.account(account).map_err(TenancyError::Operator)?;
+        let known = known
+            .ok_or_else(|| TenancyError::Operator(crate::operator::OperatorError::NoAccount(account.to_owned())))?;
+        let mut wanted = known.claims.nats.clone();
+        let users = issued.iter().map(|issued| &issued.user_key).filter(|key| !key.is_empty());
+        for key in users {
+            wanted.revocations.revoke(key, self.now_s());
+        }
+        self.preview_body(links, &known, &wanted).await
     }
 
     pub(super) async fn preview_body(

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::files::{FileError, read_state, write_secret};
 use crate::plan::PlanRef;
-use crate::up::Layout;
+use crate::up::{Layout, Target};
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -143,9 +143,25 @@ pub struct PollerRecord {
     pub issued: Issued,
 }
 
+/// How a site's bundle is made, for every time that it is made again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteSettings {
+    /// What its pollers watch beside their machine and the leaf.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+    /// Where the leaf listens on the site's loopback interface, when it is not the usual port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf_port: Option<u16>,
+    /// Where the first poller is asked about its health, when it is not the usual port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_port: Option<u16>,
+}
+
 /// A site: one leaf and its pollers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteRecord {
+    #[serde(default)]
+    pub settings: SiteSettings,
     /// What its leaf holds.
     #[serde(default)]
     pub leaf: Issued,

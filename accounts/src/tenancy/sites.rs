@@ -8,7 +8,10 @@ use bulkhead_runtime::Chain;
 use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
-use super::{Act, Issued, Links, PollerRecord, SiteRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
+use super::{
+    Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
+    TenantStage,
+};
 use crate::bundle::{BundleManifest, BundleOptions, make_site_bundle};
 use crate::up::{Target, tenant_row};
 
@@ -93,7 +96,22 @@ pub struct WrittenBundle {
 pub struct BundleOrder {
     /// The folder that gets the bundle's folder and archive.
     pub to: PathBuf,
-    pub targets: Vec<Target>,
+    /// Instead of what the site watched so far.
+    pub targets: Option<Vec<Target>>,
+    /// Instead of the port that it had so far.
+    pub leaf_port: Option<u16>,
+    /// Instead of the port that it had so far.
+    pub health_port: Option<u16>,
+}
+
+impl BundleOrder {
+    fn settings(&self, known: &SiteSettings) -> SiteSettings {
+        SiteSettings {
+            targets: self.targets.clone().unwrap_or_else(|| known.targets.clone()),
+            leaf_port: self.leaf_port.or(known.leaf_port),
+            health_port: self.health_port.or(known.health_port),
+        }
+    }
 }
 
 impl Tenancy {
@@ -229,16 +247,7 @@ impl Tenancy {
         with_pollers: WithPollers,
     ) -> Result<(), TenancyError> {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        let Some(site) = record.sites.get(&path.site).cloned() else {
-            let known: Vec<&str> = record.sites.keys().map(SiteName::as_str).collect();
-            let has = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-            return Err(TenancyError::Invalid(format!("there is no site {path}: tenant {} has {has}", path.tenant)));
-        };
-        if !site.pollers.is_empty() && with_pollers == WithPollers::Refuse {
-            let problem =
-                format!("site {path} has {} pollers: remove them first, or say --with-pollers", site.pollers.len());
-            return Err(TenancyError::Invalid(problem));
-        }
+        let site = removable_site(&record, path, with_pollers)?.clone();
         let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
         for issued in [&site.leaf].into_iter().chain(&site.earlier_leaves) {
             self.void(links, path.tenant.as_str(), issued).await?;
@@ -254,6 +263,22 @@ impl Tenancy {
         record.sites.remove(&path.site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// What removing a site would do.
+    ///
+    /// # Errors
+    /// What [`Tenancy::remove_site`] would refuse.
+    pub async fn preview_site_removal(
+        &self,
+        links: &Links,
+        path: &SitePath,
+        with_pollers: WithPollers,
+    ) -> Result<Preview, TenancyError> {
+        let record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        let site = removable_site(&record, path, with_pollers)?;
+        let issued: Vec<&Issued> = [&site.leaf].into_iter().chain(&site.earlier_leaves).collect();
+        self.preview_void(links, path.tenant.as_str(), &issued).await
     }
 
     fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
@@ -287,11 +312,19 @@ impl Tenancy {
         let mut pollers: BTreeSet<PollerName> = known.pollers.iter().filter_map(is_active).collect();
         pollers.extend(poller.cloned());
         let pollers: Vec<PollerName> = pollers.into_iter().collect();
-        let options = BundleOptions { targets: order.targets.clone(), new_keys, ..BundleOptions::default() };
+        let settings = order.settings(&known.settings);
+        let usual = BundleOptions::default();
+        let options = BundleOptions {
+            targets: settings.targets.clone(),
+            new_keys,
+            leaf_port: settings.leaf_port.unwrap_or(usual.leaf_port),
+            health_port: settings.health_port.unwrap_or(usual.health_port),
+            ..usual
+        };
         let made = make_site_bundle(&self.platform, &self.settings.leaf_urls, &record.slug, site, &pollers, &options);
         let made = made.map_err(|error| TenancyError::Invalid(Chain(&error).to_string()))?;
         // The record first: what was issued must be known before it leaves this machine.
-        record.sites.insert(site.clone(), site_record(known, &made.manifest));
+        record.sites.insert(site.clone(), site_record(SiteRecord { settings, ..known }, &made.manifest));
         self.records.write(&record).map_err(TenancyError::Record)?;
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = &links.database {
@@ -303,6 +336,24 @@ impl Tenancy {
         }
         write_bundle(&made.files, &order.to, made.manifest)
     }
+}
+
+fn removable_site<'a>(
+    record: &'a TenantRecord,
+    path: &SitePath,
+    with_pollers: WithPollers,
+) -> Result<&'a SiteRecord, TenancyError> {
+    let Some(site) = record.sites.get(&path.site) else {
+        let known: Vec<&str> = record.sites.keys().map(SiteName::as_str).collect();
+        let has = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+        return Err(TenancyError::Invalid(format!("there is no site {path}: tenant {} has {has}", path.tenant)));
+    };
+    if !site.pollers.is_empty() && with_pollers == WithPollers::Refuse {
+        let problem =
+            format!("site {path} has {} pollers: remove them first, or say --with-pollers", site.pollers.len());
+        return Err(TenancyError::Invalid(problem));
+    }
+    Ok(site)
 }
 
 fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
@@ -342,7 +393,7 @@ fn site_record(known: SiteRecord, manifest: &BundleManifest) -> SiteRecord {
             PollerRecord { standing: Standing::Active, batch_key: poller.batch_key.as_str().to_owned(), issued };
         pollers.insert(poller.poller.clone(), record);
     }
-    SiteRecord { leaf, earlier_leaves, pollers }
+    SiteRecord { settings: known.settings, leaf, earlier_leaves, pollers }
 }
 
 fn write_bundle(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bulkhead_bus::CheckName;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A check in a poller's settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,7 +21,8 @@ pub struct CheckSetting {
 }
 
 /// Something to watch, from a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Target {
     Tcp { address: String },
     Http { url: String },
@@ -51,6 +52,20 @@ fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let is_bracketed = host.starts_with('[') || !host.contains(':');
     is_bracketed && is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = TargetError;
+
+    fn try_from(text: String) -> Result<Self, TargetError> {
+        text.parse()
+    }
 }
 
 impl FromStr for Target {
