@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::body::{Body, ClaimKind, plain_body};
-use crate::omit::{is_none_or_zero, is_zero};
+use crate::omit::{is_none_or_zero, is_zero, unknown_members};
 use crate::tags::Tags;
 
 /// What an operator says of itself.
@@ -30,7 +30,7 @@ pub struct OperatorBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
