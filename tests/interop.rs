@@ -1,5 +1,7 @@
 //! Our claims beside the Go library's: what we sign it reads without complaint, and what it signs survives our hands.
 
+#[path = "interop/chain.rs"]
+mod chain;
 #[path = "interop/full.rs"]
 mod full;
 #[path = "interop/members.rs"]

@@ -40,6 +40,13 @@ impl ClaimCheck {
         Ok(answers)
     }
 
+    /// Whether Go trusts each link of chains of operator, account and user.
+    pub(crate) fn judge(&self, chains: &[Value]) -> anyhow::Result<Vec<Value>> {
+        let answers = self.run(&["chain"], &chains.iter().map(|chain| format!("{chain}\n")).collect::<String>())?;
+        anyhow::ensure!(answers.len() == chains.len(), "{} answers for {} chains", answers.len(), chains.len());
+        Ok(answers)
+    }
+
     /// Random claims of every kind.
     pub(crate) fn generate(&self, seed: &str) -> anyhow::Result<Vec<Value>> {
         self.run(&["generate", "--seed", seed, "--count", "70"], "")

@@ -16,6 +16,13 @@ pub(crate) fn is_none_or_zero<T: Default + PartialEq>(value: &Option<T>) -> bool
     value.as_ref().is_none_or(is_zero)
 }
 
+/// The other way round, so that claims are the same after they were written and read again.
+pub(crate) fn zero_is_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default + PartialEq>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.filter(|value| !is_zero(value)))
+}
+
 /// A list that may be `null`, which the library writes for a mapping to nowhere.
 pub(crate) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,

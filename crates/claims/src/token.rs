@@ -9,7 +9,7 @@ use sha2::{Digest, Sha512_256};
 
 use crate::body::{Body, ClaimKind};
 use crate::key::KeyKind;
-use crate::omit::{is_none_or_zero, is_zero, read, unknown_members};
+use crate::omit::{is_none_or_zero, is_zero, read, unknown_members, zero_is_none};
 use crate::signer::{SignError, Signer};
 
 /// The server and the Go library refuse larger tokens.
@@ -21,9 +21,9 @@ pub(crate) const VERSION: u32 = 2;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound(serialize = "B: Serialize", deserialize = "B: DeserializeOwned + Default"))]
 pub struct Claims<B> {
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub aud: Option<String>,
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub exp: Option<i64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub jti: String,
@@ -33,7 +33,7 @@ pub struct Claims<B> {
     pub iss: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub nbf: Option<i64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sub: String,

@@ -38,16 +38,16 @@ struct Case {
 }
 
 /// Whose keys sign, and about whom.
-struct Keys {
-    operator: SigningKey,
-    account: SigningKey,
-    exporter: SigningKey,
-    user: SigningKey,
-    server: SigningKey,
+pub(crate) struct Keys {
+    pub(crate) operator: SigningKey,
+    pub(crate) account: SigningKey,
+    pub(crate) exporter: SigningKey,
+    pub(crate) user: SigningKey,
+    pub(crate) server: SigningKey,
 }
 
 impl Keys {
-    fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         Self {
             operator: SigningKey::generate(KeyKind::Operator),
             account: SigningKey::generate(KeyKind::Account),
@@ -94,7 +94,7 @@ impl Keys {
     }
 
     /// Good claims with changes; a change to `null` takes a member away.
-    fn changed(&self, kind: &str, changes: &Value) -> Value {
+    pub(crate) fn changed(&self, kind: &str, changes: &Value) -> Value {
         let mut claims = self.good(kind);
         merge(&mut claims, changes);
         claims
@@ -109,7 +109,7 @@ impl Keys {
     }
 }
 
-fn header() -> Value {
+pub(crate) fn header() -> Value {
     json!({"typ": "JWT", "alg": "ed25519-nkey"})
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::revocation::Revocations;
-use crate::omit::{empty_is_none, is_none_or_zero, is_zero, unknown_members};
+use crate::omit::{empty_is_none, is_none_or_zero, is_zero, unknown_members, zero_is_none};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,7 +101,7 @@ pub struct Export {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_latency: Option<ServiceLatency>,
     /// Which token must be the importing account's key; the server refuses every other import.
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub account_token_position: Option<u32>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub advertise: bool,
