@@ -1,9 +1,18 @@
 //! Our claims beside the Go library's: what we sign it reads without complaint, and what it signs survives our hands.
 
+#[path = "interop/chain.rs"]
+mod chain;
+#[path = "interop/full.rs"]
+mod full;
+#[path = "interop/members.rs"]
+mod members;
+#[path = "interop/tool.rs"]
+mod tool;
+#[path = "interop/verdicts/mod.rs"]
+mod verdicts;
+
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use bulkhead_accounts::hub_size::HubSize;
@@ -12,8 +21,9 @@ use bulkhead_accounts::plan::{Plan, PlanName};
 use bulkhead_accounts::render::{core_account, intake_account, tenant_account};
 use bulkhead_bus::Role;
 use bulkhead_claims::{AnyClaims, KeyKind, SignError, SigningKey, decode_any, encode};
-use bulkhead_testkit::{GoTool, go_tool};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use tool::ClaimCheck;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -43,26 +53,6 @@ fn is_said(value: &Value) -> bool {
         Value::Array(list) => !list.is_empty(),
         Value::Object(map) => !map.is_empty(),
     }
-}
-
-fn run(program: &Path, args: &[&str], input: &str) -> anyhow::Result<Vec<Value>> {
-    let mut child = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("its input")?;
-    let text = input.to_owned();
-    let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    let output = child.wait_with_output()?;
-    writer.join().map_err(|_| anyhow::anyhow!("writing has failed"))??;
-    anyhow::ensure!(output.status.success(), "claimcheck ended with {}", output.status);
-    let text = String::from_utf8(output.stdout)?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
-}
-
-/// What Go sees in each token.
-fn seen_by_go(program: &Path, tokens: &[(&str, String)]) -> anyhow::Result<Vec<Value>> {
-    let line = |(kind, token): &(&str, String)| format!("{}\n", json!({"kind": kind, "token": token}));
-    let answers = run(program, &[], &tokens.iter().map(line).collect::<String>())?;
-    anyhow::ensure!(answers.len() == tokens.len(), "{} answers for {} tokens", answers.len(), tokens.len());
-    Ok(answers)
 }
 
 /// Every kind of token that a platform has.
@@ -95,10 +85,10 @@ fn our_tokens(folder: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
 
 #[test]
 fn the_go_library_reads_every_token_of_a_platform_without_complaint() -> anyhow::Result<()> {
-    let Some(program) = go_tool(GoTool::ClaimCheck)? else { return Ok(()) };
+    let Some(go) = ClaimCheck::find()? else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let tokens = our_tokens(folder.path())?;
-    let answers = seen_by_go(&program, &tokens)?;
+    let answers = go.see(&tokens)?;
     for ((kind, token), seen) in tokens.iter().zip(&answers) {
         anyhow::ensure!(!is_said(&seen["error"]), "{kind}: {seen}");
         let is_blocking = |issue: &Value| issue["blocking"] == true;
@@ -113,7 +103,7 @@ fn the_go_library_reads_every_token_of_a_platform_without_complaint() -> anyhow:
     let (one, other) = (normal(&answers[1]["claims"]), normal(&answers[2]["claims"]));
     assert_ne!(one, other);
     let (kind, token) = &tokens[2];
-    let cut = seen_by_go(&program, &[(kind, token[..token.len() - 9].to_owned())])?;
+    let cut = go.see(&[(kind, token[..token.len() - 9].to_owned())])?;
     anyhow::ensure!(is_said(&cut[0]["error"]), "{cut:?}");
     Ok(())
 }
@@ -132,13 +122,13 @@ fn sign_again(claims: &mut AnyClaims, keys: &BTreeMap<&str, SigningKey>) -> Resu
 
 #[test]
 fn what_the_go_library_signs_is_the_same_to_it_after_we_have_signed_it_again() -> anyhow::Result<()> {
-    let Some(program) = go_tool(GoTool::ClaimCheck)? else { return Ok(()) };
+    let Some(go) = ClaimCheck::find()? else { return Ok(()) };
     let kinds = [("operator", KeyKind::Operator), ("account", KeyKind::Account), ("server", KeyKind::Server)];
     let keys: BTreeMap<&str, SigningKey> =
         kinds.into_iter().map(|(name, kind)| (name, SigningKey::generate(kind))).collect();
     let mut differences = Vec::new();
     for seed in ["1", "2", "3"] {
-        let made = run(&program, &["generate", "--seed", seed, "--count", "70"], "")?;
+        let made = go.generate(seed)?;
         let mut again = Vec::new();
         let mut before = Vec::new();
         for line in &made {
@@ -155,7 +145,7 @@ fn what_the_go_library_signs_is_the_same_to_it_after_we_have_signed_it_again() -
                 Err(error) => differences.push(format!("{kind} is not read: {error}: {line}")),
             }
         }
-        for (((kind, _), before), seen) in again.iter().zip(&before).zip(seen_by_go(&program, &again)?) {
+        for (((kind, _), before), seen) in again.iter().zip(&before).zip(go.see(&again)?) {
             let stripped = |claims: &Value| {
                 let mut claims = normal(claims);
                 for signed in ["iss", "jti", "iat"] {

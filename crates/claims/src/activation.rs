@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::account::ExportKind;
 use crate::body::{Body, ClaimKind, plain_body};
-use crate::omit::is_zero;
+use crate::omit::{is_zero, unknown_members};
 use crate::tags::Tags;
 use crate::token::Claims;
 
@@ -27,7 +27,7 @@ pub struct ActivationBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::body::{ClaimKind, plain_body};
-use crate::omit::is_zero;
+use crate::omit::{is_zero, unknown_members};
 use crate::tags::Tags;
 
 /// The server that asks.
@@ -22,7 +22,7 @@ pub struct ServerId {
     pub tags: Tags,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub xkey: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -50,7 +50,7 @@ pub struct ClientInfo {
     pub mqtt_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub nonce: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -77,7 +77,7 @@ pub struct ConnectOptions {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
     pub protocol: i64,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -99,7 +99,7 @@ pub struct ClientTls {
     pub certs: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verified_chains: Vec<Vec<String>>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -120,7 +120,7 @@ pub struct AuthorizationRequestBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -142,7 +142,7 @@ pub struct AuthorizationResponseBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

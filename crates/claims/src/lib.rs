@@ -12,6 +12,7 @@ mod credentials;
 mod generic;
 mod key;
 mod omit;
+mod once;
 mod operator;
 mod signer;
 mod subject;

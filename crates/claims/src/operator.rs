@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::body::{Body, ClaimKind, plain_body};
-use crate::omit::{is_none_or_zero, is_zero};
+use crate::omit::{is_none_or_zero, is_zero, unknown_members, zero_is_none};
 use crate::tags::Tags;
 
 /// What an operator says of itself.
@@ -17,7 +17,7 @@ pub struct OperatorBody {
     pub account_server_url: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub operator_service_urls: Vec<String>,
-    #[serde(skip_serializing_if = "is_none_or_zero")]
+    #[serde(deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub system_account: Option<String>,
     /// The oldest server that may run these claims, as `major.minor.update`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -30,7 +30,7 @@ pub struct OperatorBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha512_256};
 
 use crate::body::{Body, ClaimKind};
 use crate::key::KeyKind;
-use crate::omit::{is_none_or_zero, is_zero, read};
+use crate::omit::{is_none_or_zero, is_zero, read, unknown_members, zero_is_none};
 use crate::signer::{SignError, Signer};
 
 /// The server and the Go library refuse larger tokens.
@@ -21,9 +21,9 @@ pub(crate) const VERSION: u32 = 2;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound(serialize = "B: Serialize", deserialize = "B: DeserializeOwned + Default"))]
 pub struct Claims<B> {
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub aud: Option<String>,
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub exp: Option<i64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub jti: String,
@@ -33,13 +33,13 @@ pub struct Claims<B> {
     pub iss: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub nbf: Option<i64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sub: String,
     #[serde(default)]
     pub nats: B,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -337,6 +337,26 @@ mod tests {
         assert!(matches!(decode::<UserBody>(&foreign), Err(DecodeError::Foreign { .. })));
         let null = signed(r#"{"iss":"ISS","exp":null,"nats":{"type":"user","version":2,"tags":null}}"#, &key);
         assert_eq!(decode::<UserBody>(&null).unwrap().exp, None);
+    }
+
+    #[test]
+    fn what_servers_would_read_otherwise_is_refused() {
+        let key = SigningKey::generate(KeyKind::Account);
+        let read = |members: &str| {
+            let json = format!(r#"{{"iss":"ISS","nats":{{"type":"user","version":2}},{members}}}"#);
+            decode::<UserBody>(&signed(&json, &key))
+        };
+        for members in [
+            r#""EXP":1"#,
+            r#""exp":1,"exp":2"#,
+            r#""aud":null,"exp":1,"exp":2"#,
+            r#""nats":{"type":"user","version":2}"#,
+            r#""newer":1,"Newer":2"#,
+        ] {
+            let error = read(members).unwrap_err();
+            assert!(matches!(error, DecodeError::Body("body", _)), "{members}: {error}");
+        }
+        assert!(read(r#""aud":null,"newer":{"Any":1.5,"case":[true,null]}"#).is_ok());
     }
 
     #[test]

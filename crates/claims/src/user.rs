@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::account::{PermissionSet, ResponsePermission, TimeRange, UNLIMITED, list_or_text};
 use crate::body::{Body, ClaimKind, plain_body};
-use crate::omit::is_zero;
+use crate::omit::{is_zero, unknown_members};
 use crate::tags::Tags;
 
 /// A user of an account. Under a scoped key every limit stays at Go's zero: the template decides
@@ -47,7 +47,7 @@ pub struct UserBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

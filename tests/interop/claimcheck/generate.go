@@ -11,7 +11,8 @@ import (
 
 const kinds = 7
 
-// Makes claims of every kind in turn; the same seed makes the same claims.
+// Makes claims of every kind in turn. The same seed makes the same keys and fields; the library takes iat, and with it
+// jti and the signature, from the clock.
 type generator struct {
 	random *rand.Rand
 }

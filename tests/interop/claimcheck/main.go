@@ -12,6 +12,8 @@ import (
 const usage = `claimcheck: the Go library's view of NATS claims
 
   claimcheck                 reads lines {"token","kind"}, prints what the library sees
+  claimcheck chain           reads {"operator","account","user"}, prints whether each signed the next
+  claimcheck fields          prints every member that claims may have
   claimcheck time --count N  signs, decodes and validates N accounts, prints the seconds
   claimcheck generate --seed N --count M
                              makes random claims of every kind, prints each token and what the library sees in it`
@@ -38,6 +40,10 @@ func run(arguments []string) error {
 		return err
 	}
 	switch arguments[0] {
+	case "chain":
+		return judgeChains(os.Stdin, lines)
+	case "fields":
+		return listFields(lines)
 	case "time":
 		return measure(*count, lines)
 	case "generate":

@@ -78,13 +78,18 @@ fn findings_in(files: &[(String, String)]) -> Vec<Finding> {
             Some("md") => findings.extend(docs::check_links(path, text, &paths)),
             _ => {}
         }
-        if path == "Cargo.lock" {
+        if is_lock(path) {
             findings.extend(packages::check_lock(path, text));
         }
     }
     findings.extend(docs::check_decisions(&paths));
     findings.extend(docs::check_readme(text_of(files, "README.md")));
     findings
+}
+
+/// Of this workspace, or of one within it.
+fn is_lock(path: &str) -> bool {
+    path.rsplit('/').next() == Some("Cargo.lock")
 }
 
 fn report(mut findings: Vec<Finding>, files: usize, packages: usize) -> Result<(), Failure> {
@@ -190,7 +195,8 @@ mod tests {
             file("crates/bus/src/a.rs", &format!("// {mark} later\n{}", "x\n".repeat(501))),
             file("docs/a.md", "[gone](b.md)"),
             file("docs/adr/0002-x.md", "# 2"),
-            file("Cargo.lock", "name = \"openssl-sys\""),
+            file("Cargo.lock", ""),
+            file("fuzz/Cargo.lock", "name = \"openssl-sys\""),
         ];
         let rules: BTreeSet<&str> = findings_in(&files).iter().map(|finding| finding.rule).collect();
         let expected = ["adr", "banned-package", "issue-number", "link", "readme", "size"];

@@ -21,7 +21,7 @@ const MARKS: [&str; 2] = [concat!("TO", "DO"), concat!("FIX", "ME")];
 
 pub(super) fn check_text(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let is_lock = path == "Cargo.lock";
+    let is_lock = super::is_lock(path);
     for (index, line) in text.lines().enumerate() {
         let mut find = |rule, message: String| findings.push(Finding::new(path, index + 1, rule, message));
         if let Some(folder) = MACHINE_FOLDERS.iter().find(|folder| has_absolute(line, folder)) {

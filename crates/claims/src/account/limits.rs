@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::omit::is_zero;
+use crate::omit::{is_zero, unknown_members};
 
 /// Stands for no limit; 0 stands for none allowed.
 pub const UNLIMITED: i64 = -1;
@@ -52,7 +52,7 @@ pub struct AccountLimits {
     /// By number of copies, `R1` and `R3`; where there are tiers, the flat limits of JetStream do not count.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tiered_limits: BTreeMap<String, JetStreamLimits>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -76,7 +76,7 @@ pub struct JetStreamLimits {
     pub disk_max_stream_bytes: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub max_bytes_required: bool,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

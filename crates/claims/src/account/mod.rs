@@ -19,7 +19,7 @@ pub use scope::{Scope, ScopeKind, ScopedKey};
 pub use sharing::{Export, ExportKind, Import, ResponseType, Sampling, ServiceLatency};
 
 use crate::body::{Body, ClaimKind};
-use crate::omit::{is_zero, null_is_empty};
+use crate::omit::{empty_is_none, is_zero, null_is_empty, unknown_members};
 use crate::tags::Tags;
 use crate::token::VERSION;
 
@@ -33,7 +33,7 @@ pub struct WeightedMapping {
     pub weight: u8,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cluster: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -62,7 +62,7 @@ pub struct ExternalAuthorization {
     /// Questions are encrypted for this curve key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub xkey: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -75,7 +75,7 @@ pub struct MessageTrace {
     /// In percent; 0 stands for 100.
     #[serde(skip_serializing_if = "is_zero")]
     pub sampling: i64,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -107,7 +107,7 @@ pub struct AccountBody {
     pub authorization: ExternalAuthorization,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<MessageTrace>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub cluster_traffic: Option<ClusterTraffic>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
@@ -118,7 +118,7 @@ pub struct AccountBody {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: u32,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -141,9 +141,10 @@ impl AccountBody {
         body
     }
 
+    /// Of a key that is there twice, servers take the last.
     #[must_use]
     pub fn signing_key(&self, public: &str) -> Option<&ScopedKey> {
-        self.signing_keys.iter().find(|key| key.key() == public)
+        self.signing_keys.iter().rfind(|key| key.key() == public)
     }
 }
 

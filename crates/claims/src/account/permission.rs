@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::limits::UNLIMITED;
-use crate::omit::is_zero;
+use crate::omit::{is_zero, unknown_members};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -14,7 +14,7 @@ pub struct PermissionSet {
     pub allow: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<String>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -37,7 +37,7 @@ pub struct ResponsePermission {
     pub max: i64,
     /// In nanoseconds.
     pub ttl: i64,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -51,7 +51,7 @@ pub struct DefaultPermissions {
     pub subscribe: PermissionSet,
     #[serde(rename = "resp", skip_serializing_if = "Option::is_none")]
     pub respond: Option<ResponsePermission>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -63,7 +63,7 @@ pub struct TimeRange {
     pub start: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub end: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -94,7 +94,7 @@ pub struct PermissionTemplate {
     pub proxy_required: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_connection_types: Vec<String>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 

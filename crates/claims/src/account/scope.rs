@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::permission::PermissionTemplate;
+use crate::omit::unknown_members;
 
 /// A signing key that can only sign users of one role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct Scope {
     pub template: PermissionTemplate,
     #[serde(default)]
     pub description: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -80,12 +81,15 @@ mod tests {
     fn plain_and_scoped_keys_are_told_apart() {
         let keys: Vec<ScopedKey> = serde_json::from_value(serde_json::json!([
             "APLAIN",
+            "ASCOPED",
             {"kind": "user_scope", "key": "ASCOPED", "role": "leaf", "new": 1,
              "template": {"pub": {"allow": ["x"]}, "subs": -1, "data": -1, "payload": -1}}
         ]))
         .unwrap();
-        assert_eq!(keys.iter().map(ScopedKey::role).collect::<Vec<_>>(), [None, Some("leaf")]);
-        assert_eq!(serde_json::to_value(&keys).unwrap()[1]["new"], 1);
+        assert_eq!(keys.iter().map(ScopedKey::role).collect::<Vec<_>>(), [None, None, Some("leaf")]);
+        assert_eq!(serde_json::to_value(&keys).unwrap()[2]["new"], 1);
+        let body = crate::AccountBody { signing_keys: keys, ..Default::default() };
+        assert_eq!(body.signing_key("ASCOPED").and_then(ScopedKey::role), Some("leaf"));
         let other = serde_json::json!([{"kind": "other_scope", "key": "A", "role": "x", "template": {}}]);
         assert!(serde_json::from_value::<Vec<ScopedKey>>(other).is_err());
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::revocation::Revocations;
-use crate::omit::{is_none_or_zero, is_zero};
+use crate::omit::{empty_is_none, is_none_or_zero, is_zero, unknown_members, zero_is_none};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Sampling {
 pub struct ServiceLatency {
     pub sampling: Sampling,
     pub results: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -93,7 +93,7 @@ pub struct Export {
     /// Of activation tokens, by the importing account's key.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revocations: Revocations,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub response_type: Option<ResponseType>,
     /// In nanoseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -101,7 +101,7 @@ pub struct Export {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_latency: Option<ServiceLatency>,
     /// Which token must be the importing account's key; the server refuses every other import.
-    #[serde(default, skip_serializing_if = "is_none_or_zero")]
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "is_none_or_zero")]
     pub account_token_position: Option<u32>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub advertise: bool,
@@ -111,7 +111,7 @@ pub struct Export {
     pub description: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub info_url: String,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
 }
 
@@ -139,6 +139,22 @@ pub struct Import {
     pub share: bool,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub allow_trace: bool,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "unknown_members")]
     pub unknown: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_word_is_no_word() {
+        let read = |word: &str| {
+            let json = serde_json::json!({"type": "service", "response_type": word});
+            serde_json::from_value::<Export>(json).map(|export| export.response_type)
+        };
+        assert_eq!(read("").unwrap(), None);
+        assert_eq!(read("Chunked").unwrap(), Some(ResponseType::Chunked));
+        assert!(read("other").is_err());
+    }
 }
