@@ -180,11 +180,12 @@ impl Platform {
         identity: &ClientIdentity,
         folder: &Path,
     ) -> Result<(BusSettings, Issued), PlatformError> {
+        // Signed first: when nobody can sign, no certificate is issued in vain.
+        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         let files = CertificateFiles::named(folder, user.name);
         let certificate =
             self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
-        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
         let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
         let issued = Issued {
