@@ -1,43 +1,12 @@
 //! The life of a tenant, by the commands that operators use, beside a platform that runs.
 
 use std::path::Path;
-use std::process::Output;
 
 use anyhow::Context;
 use bulkhead_testkit::TestDeployment;
 use bulkhead_testkit::deployment::{LIMIT, program};
-use serde_json::Value;
+use bulkhead_tests::operator::Operator;
 use tokio::process::Command;
-
-/// The program, on the home of a deployment.
-struct Operator<'a> {
-    home: &'a Path,
-}
-
-impl Operator<'_> {
-    async fn run(&self, line: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(program("bulkhead")?);
-        command.arg("--home").arg(self.home).arg("--json").args(line);
-        command.output().await.context("run bulkhead")
-    }
-
-    /// Runs a command that has to end with `code`; returns what it printed, and what it said beside it.
-    async fn expect(&self, code: i32, line: &[&str]) -> anyhow::Result<(Vec<Value>, String)> {
-        let output = self.run(line).await?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        anyhow::ensure!(output.status.code() == Some(code), "{line:?}: {:?} and not {code}: {said}", output.status);
-        let text = String::from_utf8(output.stdout)?;
-        let rows = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-        Ok((rows.with_context(|| format!("{line:?}: {text}"))?, said))
-    }
-
-    async fn state_of(&self, tenant: &str) -> anyhow::Result<Option<(String, String)>> {
-        let (rows, _) = self.expect(0, &["tenant", "list"]).await?;
-        let row = rows.iter().find(|row| row["tenant"] == tenant);
-        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
-        Ok(row.map(|row| (text(row, "state"), text(row, "account"))))
-    }
-}
 
 async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
     for name in ["alice", "bob"] {

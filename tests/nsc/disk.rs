@@ -1,10 +1,10 @@
 //! A full disk in the middle of a change: the store stays as it was, and the same change works once there is room.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, ensure};
 use bulkhead_testkit::deployment::program;
+use bulkhead_tests::mounting::{mounting_shell, say_skipped};
 
 use super::own_home;
 
@@ -26,17 +26,12 @@ rm ballast
 "$BULKHEAD" --home "$DISK" nsc check
 "#;
 
-fn may_mount() -> bool {
-    let tried = Command::new("unshare").args(["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]).output();
-    tried.is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn a_full_disk_leaves_the_store_as_it_was() -> anyhow::Result<()> {
-    if !may_mount() {
-        eprintln!("SKIPPED: small disks need the right to mount: run this test as root");
+    let Some(mut command) = mounting_shell(STORY) else {
+        say_skipped("a full disk under the operator's store");
         return Ok(());
-    }
+    };
     let folder = tempfile::tempdir()?;
     let (home, store) = own_home(folder.path())?;
     // The first change has made the folders that every later one needs.
@@ -44,8 +39,7 @@ fn a_full_disk_leaves_the_store_as_it_was() -> anyhow::Result<()> {
     let (disk, out) = (folder.path().join("disk"), folder.path().join("out"));
     std::fs::create_dir_all(&disk)?;
     std::fs::create_dir_all(&out)?;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", STORY]).env("DISK", &disk).env("OUT", &out).env("HOME_FOLDER", &home);
+    command.env("DISK", &disk).env("OUT", &out).env("HOME_FOLDER", &home);
     let output = command.env("BULKHEAD", program("bulkhead")?).output().context("run unshare")?;
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     let read = |name: &str| std::fs::read_to_string(Path::new(&out).join(name)).unwrap_or_default();

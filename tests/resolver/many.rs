@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use bulkhead_accounts::operator::AccountRecord;
-use bulkhead_accounts::resolver::{Base, Missing, Order, PushError, ensure_deleted, pull, push_many, servers};
+use bulkhead_accounts::resolver::{
+    Base, Missing, Order, PushError, PushedMany, connections, ensure_deleted, pull, push_many, servers,
+};
 use bulkhead_bus::AccountKey;
 use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, encode};
 
@@ -51,28 +54,76 @@ pub(crate) async fn accounts_are_proved_each(ground: &Ground) -> anyhow::Result<
     for (_, key, token) in &accounts {
         assert_eq!(held[key.as_str()].tokens.get(token), Some(&ground.known.count()));
     }
+    // Once more: what is in force is not sent, and what only lies on disks is not in force.
+    let again = push_many(ground.system(), &orders, &ground.known, Duration::from_secs(3), &|_| {}).await?;
+    assert_eq!((again.in_force, again.unchanged, again.failed.len()), (COUNT, COUNT, 1), "{:?}", again.failed);
+    assert_eq!(pushed.unchanged, 0);
     // The rogue token is gone again.
     ensure_deleted(ground.system(), &key, &ground.signer()?, &ground.known).await?;
     Ok(())
 }
 
-pub(crate) async fn who_is_away_is_named_for_each(ground: &mut Ground) -> anyhow::Result<()> {
-    ground.deployment.hub_server(2)?.child.kill()?;
-    // Our own connection may have been to that server: until it is at another one, nobody answers us.
-    bulkhead_runtime::eventually("the other two answering", LIMIT, async || {
+/// The server that our own connection is to.
+async fn our_server(ground: &Ground) -> anyhow::Result<usize> {
+    let system = ground.deployment.key_of("sys")?;
+    let all = connections(ground.system(), Some(&system), ground.known.count()).await?;
+    let ours = all.iter().find(|one| one.name == "the system operator").context("our own connection")?;
+    let number = ours.server.name.strip_prefix("hub-").context("a server of the hub")?;
+    Ok(number.parse()?)
+}
+
+async fn all_there(ground: &Ground) -> anyhow::Result<()> {
+    let there = bulkhead_runtime::eventually("every server", LIMIT, || async {
         match servers(ground.system(), ground.known.count()).await {
-            Ok(there) if there.len() == 2 => Ok(()),
+            Ok(there) if there.len() == ground.known.count() => Ok(()),
             seen => Err(format!("{seen:?}")),
         }
-    })
-    .await?;
-    let accounts = accounts(ground, 10)?;
-    let pushed = push_many(ground.system(), &orders(&accounts), &ground.known, LIMIT, &|_| {}).await?;
-    assert_eq!((pushed.in_force, pushed.failed.len()), (0, 10));
-    for error in pushed.failed.values() {
-        let PushError::NotConverged { missing, .. } = error else { anyhow::bail!("{error}") };
-        assert_eq!(missing.as_slice(), [("hub-2".to_owned(), Missing::Silent)]);
+    });
+    Ok(there.await?)
+}
+
+fn check_named(pushed: &PushedMany, away: usize) -> anyhow::Result<()> {
+    for (name, error) in &pushed.failed {
+        let PushError::NotConverged { missing, .. } = error else { anyhow::bail!("{name}: {error}") };
+        assert_eq!(missing.as_slice(), [(format!("hub-{away}"), Missing::Silent)], "{name}");
     }
+    Ok(())
+}
+
+/// The server that is lost is the one that we speak to: nobody answers until our connection is at another one.
+pub(crate) async fn who_is_away_is_named_for_each(ground: &mut Ground) -> anyhow::Result<()> {
+    let lost = our_server(ground).await?;
+    ground.deployment.hub_server(lost)?.child.kill()?;
+    let first = accounts(ground, 10)?;
+    let pushed = push_many(ground.system(), &orders(&first), &ground.known, LIMIT, &|_| {}).await?;
+    assert_eq!((pushed.in_force, pushed.failed.len()), (0, 10));
+    check_named(&pushed, lost)?;
     assert!(pushed.took < LIMIT, "those that are away were waited for");
+    ground.deployment.up.restart_hub_server(lost)?;
+    all_there(ground).await?;
+    let pushed = push_many(ground.system(), &orders(&first), &ground.known, LIMIT, &|_| {}).await?;
+    assert_eq!(pushed.in_force, 10, "{:?}", pushed.failed);
+    the_server_that_we_speak_to_is_lost_in_the_middle(ground).await
+}
+
+async fn the_server_that_we_speak_to_is_lost_in_the_middle(ground: &mut Ground) -> anyhow::Result<()> {
+    let accounts = accounts(ground, COUNT)?;
+    let orders = orders(&accounts);
+    let lost = our_server(ground).await?;
+    let (system, known) = (ground.system().clone(), ground.known.clone());
+    let server = std::cell::RefCell::new(ground.deployment.hub_server(lost)?);
+    let lose_it = |done: usize| {
+        if done == COUNT / 4 {
+            server.borrow_mut().child.kill().expect("a server can be killed");
+        }
+    };
+    let pushed = push_many(&system, &orders, &known, LIMIT, &lose_it).await?;
+    assert!(pushed.in_force >= COUNT / 4 && !pushed.failed.is_empty(), "{} in force", pushed.in_force);
+    check_named(&pushed, lost)?;
+    ground.deployment.up.restart_hub_server(lost)?;
+    all_there(ground).await?;
+    // The same again is all that is to be done.
+    let again = push_many(&system, &orders, &known, LIMIT, &|_| {}).await?;
+    assert_eq!(again.in_force, COUNT, "{:?}", again.failed);
     Ok(())
 }

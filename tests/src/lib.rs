@@ -4,4 +4,6 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod mounting;
+pub mod operator;
 pub mod streams;

@@ -6,6 +6,7 @@ mod apply;
 mod backup;
 mod ca;
 mod desk;
+mod diff;
 mod doctor;
 mod exit;
 mod hub;
@@ -104,7 +105,7 @@ enum Command {
     Pull(push::PullArgs),
     /// What differs between this home and the servers.
     #[command(after_help = "Example:\n  bulkhead diff acme-corp --json\n\nEnds with 2 when anything differs.")]
-    Diff(push::DiffArgs),
+    Diff(diff::DiffArgs),
     /// Plans: what tenants may use.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
@@ -313,7 +314,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Apply(args) => apply::run(&home, &args, cli.json).await,
         Command::Push(args) => push::run_push(&home, &args, cli.json).await,
         Command::Pull(args) => push::run_pull(&home, &args, cli.json).await,
-        Command::Diff(args) => push::run_diff(&home, &args, cli.json).await,
+        Command::Diff(args) => diff::run_diff(&home, &args, cli.json).await,
         Command::Validate(args) => validate::validate(&home, &args, cli.json),
         Command::Expirations(args) => validate::expirations(&home, &args, cli.json),
         Command::Plan(command) => plan::run(&home, command, cli.json).await,

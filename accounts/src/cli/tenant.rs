@@ -12,6 +12,7 @@ use super::Scope;
 use super::desk::{Manner, announcer, check_disconnects, note, open, reconcile, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, json_lines, print_rows, write_lines};
+use crate::operator::OperatorError;
 use crate::plan::PlanChoice;
 use crate::tenancy::{Ended, IfThere, NewTenant, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 
@@ -272,12 +273,25 @@ async fn list(home: &Path, scope: &Scope, is_json: bool) -> Result<(), Failure> 
     print_rows(&records.iter().map(TenantLine::new).collect::<Vec<_>>(), is_json, now_ms())
 }
 
+/// Why the account's token in the store is not what we wrote.
+fn token_trouble(tenancy: &Tenancy, slug: &TenantSlug) -> Option<String> {
+    match tenancy.platform.operator.foreign_edit(slug.as_str()) {
+        Ok(None) => None,
+        Ok(Some(differences)) => {
+            let account = slug.to_string();
+            Some(crate::reason::reason(&OperatorError::ForeignEdit { account, differences }))
+        }
+        Err(error) => Some(crate::reason::reason(&error)),
+    }
+}
+
 fn show(home: &Path, slug: &TenantSlug, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
     let plan = tenancy.plan_of(&record)?;
+    let trouble = token_trouble(&tenancy, slug);
     if is_json {
-        return write_lines(&json_lines(&[json!({"tenant": record, "limits": plan})])?);
+        return write_lines(&json_lines(&[json!({"tenant": record, "limits": plan, "trouble": trouble})])?);
     }
     let account = record.account.as_ref().map_or("none yet", |key| key.as_str());
     let mut text = format!(
@@ -291,6 +305,9 @@ fn show(home: &Path, slug: &TenantSlug, is_json: bool) -> Result<(), Failure> {
         "limits   {} connections, {} leaf links, {} days of results\n",
         plan.connections, plan.leaf_links, plan.retention_days
     ));
+    if let Some(trouble) = trouble {
+        text.push_str(&format!("trouble  {trouble}\n"));
+    }
     for (name, person) in &record.people {
         let revoked = if person.standing == Standing::Revoked { " (revoked)" } else { "" };
         text.push_str(&format!("person   {name}, {}{revoked}\n", person.role.as_str()));

@@ -13,8 +13,8 @@ use super::desk::open;
 use super::exit::{DRIFT, Failure};
 use super::number::whole;
 use super::show::{Row, moment, print_rows};
-use super::store::store_failure;
 use crate::files::read_text;
+use crate::reason::reason;
 use crate::tenancy::{Standing, TenancyError};
 
 #[derive(Debug, Args)]
@@ -76,9 +76,18 @@ fn found(home: &Path, args: &ValidateArgs, now: i64) -> Result<Vec<IssueLine>, F
     add(store.name(), validate_as(operator, now, Profile::Ours));
     add(store.name(), check_operator(operator));
     for name in store.account_names() {
-        let Some(account) = store.account(&name).map_err(store_failure)? else { continue };
-        add(&name, validate_as(&account.claims, now, Profile::Ours));
-        add(&name, check_account(operator, &account.claims));
+        match store.account(&name) {
+            Ok(Some(account)) => {
+                add(&name, validate_as(&account.claims, now, Profile::Ours));
+                add(&name, check_account(operator, &account.claims));
+            }
+            Ok(None) => {}
+            // One that is not readable does not hide what is wrong with the others.
+            Err(error) => {
+                let message = reason(&error);
+                add(&name, vec![Issue { level: Level::Blocking, path: "token".to_owned(), message }]);
+            }
+        }
     }
     Ok(lines)
 }

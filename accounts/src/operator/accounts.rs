@@ -119,6 +119,13 @@ impl OperatorStore {
         self.hold(name)?.book.ok_or_else(|| OperatorError::NoAccount(name.to_owned()))
     }
 
+    /// Whose key an account has, even where its token is damaged: by its book, or else by its token.
+    #[must_use]
+    pub fn key_of(&self, name: &str) -> Option<AccountKey> {
+        let book = self.read_book(name).ok().flatten().map(|book| book.key);
+        book.or_else(|| self.account_subject(name))?.parse().ok()
+    }
+
     pub(super) fn read_book(&self, name: &str) -> Result<Option<Book>, OperatorError> {
         let path = self.paths.book(name)?;
         if !path.exists() {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_bus::question::WHO_IS_THERE;
-use bulkhead_runtime::{Bus, SurveyError};
+use bulkhead_runtime::{Backoff, Bus, SurveyError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ use crate::hub_size::HubSize;
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long to wait for servers to say that they are there.
 const PRESENCE_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_FIRST: Duration = Duration::from_millis(50);
+/// How long our own connection may take to find another server after the loss of one.
+pub(super) const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// The connection in the system account cannot ask.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +126,20 @@ pub async fn servers(system: &Bus, expected: usize) -> Result<Vec<ServerFacts>, 
     let there: BTreeSet<ServerFacts> =
         answers.iter().filter_map(|answer| read(answer)).map(|said| said.server).collect();
     Ok(there.into_iter().collect())
+}
+
+/// The same, and again for a while when nobody answers: then it is our own connection that is being made anew, and not the
+/// hub that is gone.
+pub(super) async fn some_servers(system: &Bus, expected: usize) -> Result<Vec<ServerFacts>, NotAsked> {
+    let started = Instant::now();
+    let mut pace = Backoff::new(LOOK_FIRST, PRESENCE_LIMIT);
+    loop {
+        let there = servers(system, expected).await?;
+        if !there.is_empty() || started.elapsed() >= CONNECTION_LIMIT {
+            return Ok(there);
+        }
+        pace.pause().await;
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use bulkhead_claims::{Claims, GenericBody, SignError, Signer, encode};
 use bulkhead_runtime::{Backoff, Bus, now_ms};
 use zeroize::Zeroizing;
 
-use super::asking::{KnownServers, NotAsked, ServerFacts, ask, servers};
+use super::asking::{KnownServers, NotAsked, ServerFacts, ask, some_servers};
 use super::list::list;
 use super::refusal::Refusal;
 
@@ -61,7 +61,7 @@ fn request(account: &AccountKey, signer: &dyn Signer) -> Result<Zeroizing<String
 type Listed = BTreeMap<ServerFacts, BTreeSet<String>>;
 
 async fn ask_list(system: &Bus, known: &KnownServers) -> Result<Listed, NotAsked> {
-    let there = servers(system, known.count()).await?;
+    let there = some_servers(system, known.count()).await?;
     list(system, there.len()).await
 }
 
@@ -98,7 +98,11 @@ pub async fn ensure_deleted(
     let after = ask_list(system, known).await.map_err(failed)?;
     let have = holders(&after, account);
     Ok(DeletionReport {
-        deleted: had.difference(&have).cloned().collect(),
+        deleted: had
+            .difference(&have)
+            .filter(|name| after.keys().any(|server| server.name == **name))
+            .cloned()
+            .collect(),
         refused: have.iter().map(|server| (server.clone(), refusal(server))).collect(),
         unasked: known.absent(after.keys()),
     })

@@ -48,16 +48,52 @@ pub async fn pull(system: &Bus, expected: usize) -> Result<BTreeMap<String, Held
         }
     }
     let keys: Vec<String> = held.keys().cloned().collect();
-    let mut answers = stream::iter(keys)
-        .map(|key| async move { look_up(system, &key, answering).await.map(|tokens| (key, tokens)) })
-        .buffer_unordered(UNDER_WAY_MOST);
-    while let Some((key, tokens)) = answers.try_next().await? {
-        let account = held.entry(key).or_default();
-        for token in tokens.into_iter().flatten() {
-            *account.tokens.entry(token).or_default() += 1;
-        }
+    for (key, tokens) in on_disk(system, &keys, answering).await? {
+        held.entry(key).or_default().tokens = tokens;
     }
     Ok(held)
+}
+
+/// The tokens that the disks of `answering` servers hold of each account, and how many hold it; several are asked about at
+/// once.
+///
+/// # Errors
+/// When the connection cannot ask.
+pub async fn on_disk(
+    system: &Bus,
+    accounts: &[String],
+    answering: usize,
+) -> Result<BTreeMap<String, BTreeMap<String, usize>>, NotAsked> {
+    let ask = |key: &String| {
+        let key = key.clone();
+        async move { look_up(system, &key, answering).await.map(|disks| (key, disks)) }
+    };
+    let mut answers = stream::iter(accounts).map(ask).buffer_unordered(UNDER_WAY_MOST);
+    let mut held = BTreeMap::new();
+    while let Some((key, disks)) = answers.try_next().await? {
+        let mut tokens: BTreeMap<String, usize> = BTreeMap::new();
+        for token in disks.into_iter().flatten() {
+            *tokens.entry(token).or_default() += 1;
+        }
+        held.insert(key, tokens);
+    }
+    Ok(held)
+}
+
+/// The same of the memories of `answering` servers, by server; `None` where an account is not loaded.
+///
+/// # Errors
+/// When the connection cannot ask.
+pub async fn in_memories(
+    system: &Bus,
+    accounts: &[String],
+    answering: usize,
+) -> Result<BTreeMap<String, BTreeMap<String, Option<String>>>, NotAsked> {
+    let ask = |key: &String| {
+        let key = key.clone();
+        async move { in_memory(system, &key, answering).await.map(|memories| (key, memories)) }
+    };
+    stream::iter(accounts).map(ask).buffer_unordered(UNDER_WAY_MOST).try_collect().await
 }
 
 /// The token of `account` in each server's memory; `None` where it is not loaded.

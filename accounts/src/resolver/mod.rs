@@ -29,7 +29,7 @@ pub use difference::{FieldDifference, field_differences};
 pub use drain::{DrainError, wait_until_drained};
 pub use held::{Base, Held, token_hash};
 pub use leftovers::{StreamLeftover, account_streams};
-pub use list::{HeldAccounts, in_memory, list, pull};
+pub use list::{HeldAccounts, in_memories, in_memory, list, on_disk, pull};
 pub use probe::{ProbeOutcome, ProbeResult, probe};
 pub use push::{Order, Patience, PushError, PushReport, ServerReport, push_order};
 pub use push_many::{PushedMany, push_many};

@@ -10,7 +10,7 @@ use bulkhead_claims::{Claims, DecodeError, decode_json};
 use bulkhead_runtime::{Backoff, Bus};
 use serde_json::Value;
 
-use super::asking::{KnownServers, NotAsked, ServerFacts, servers};
+use super::asking::{CONNECTION_LIMIT, KnownServers, NotAsked, ServerFacts, servers, some_servers};
 use super::held::{Base, Held, look_up};
 use super::refusal::Refusal;
 use super::standing::{Memory, Missing, Place, Standing, ask_memory, issued_at, look, store};
@@ -142,14 +142,56 @@ impl<'a> Checked<'a> {
         PushError::NotAsked { account: self.order.name.to_owned(), source }
     }
 
+    /// What the servers' disks hold. Nobody answering is our own connection being made anew, and says nothing of them.
+    pub(super) async fn look_at_disks(
+        &self,
+        system: &Bus,
+        known: &KnownServers,
+        alive: usize,
+    ) -> Result<Vec<Option<String>>, PushError> {
+        let started = Instant::now();
+        let mut pace = Backoff::new(LOOK_FIRST, LOOK_MOST);
+        loop {
+            let disks = look_up(system, self.order.account.as_str(), alive.max(1)).await;
+            let disks = disks.map_err(|error| self.failed(error))?;
+            if !disks.is_empty() {
+                return Ok(disks);
+            }
+            if started.elapsed() >= CONNECTION_LIMIT {
+                let account = self.order.name.to_owned();
+                return Err(PushError::TooFew { account, expected: known.count(), answered: 0 });
+            }
+            pace.pause().await;
+        }
+    }
+
+    /// Whether every known server has exactly this token, on its disk and in force.
+    pub(super) async fn is_in_force(
+        &self,
+        system: &Bus,
+        known: &KnownServers,
+        disks: &[Option<String>],
+    ) -> Result<bool, PushError> {
+        let has_it = |disk: &Option<String>| disk.as_deref() == Some(self.order.token);
+        if disks.len() < known.count() || !disks.iter().all(has_it) {
+            return Ok(false);
+        }
+        let asked = ask_memory(system, self.order.account.as_str(), known.count()).await;
+        let mut standing = Standing::default();
+        for said in asked.map_err(|error| self.failed(error))? {
+            standing.remember(&said, self.order.token);
+        }
+        Ok(standing.missing(known).is_empty())
+    }
+
     /// Refuses when the servers' disks hold what this push was not made from.
-    pub(super) async fn check_base(&self, system: &Bus, enough: usize) -> Result<(), PushError> {
+    pub(super) async fn check_base(&self, system: &Bus, disks: Vec<Option<String>>) -> Result<(), PushError> {
         if self.order.base == Base::Anything {
             return Ok(());
         }
-        let answers = look_up(system, self.order.account.as_str(), enough).await.map_err(|error| self.failed(error))?;
+        let enough = disks.len();
         let mut found: Vec<(String, usize)> = Vec::new();
-        for token in answers.into_iter().flatten().filter(|token| token != self.order.token) {
+        for token in disks.into_iter().flatten().filter(|token| token != self.order.token) {
             match found.iter_mut().find(|(known, _)| *known == token) {
                 Some((_, copies)) => *copies += 1,
                 None => found.push((token, 1)),
@@ -236,7 +278,9 @@ impl<'a> Checked<'a> {
             }
             let waits = match patience {
                 Patience::Everybody(_) => true,
-                Patience::Present(_) => missing.iter().any(|(_, what)| *what != Missing::Silent),
+                Patience::Present(_) => {
+                    standing.0.is_empty() || missing.iter().any(|(_, what)| *what != Missing::Silent)
+                }
             };
             if !waits || started.elapsed() >= patience.limit() {
                 return Err(PushError::NotConverged { account: self.order.name.to_owned(), missing });
@@ -269,7 +313,8 @@ pub async fn push_order(
     patience: Patience,
 ) -> Result<PushReport, PushError> {
     let checked = Checked::new(order)?;
-    let alive = servers(system, known.count()).await.map_err(|error| checked.failed(error))?;
-    checked.check_base(system, alive.len()).await?;
+    let alive = some_servers(system, known.count()).await.map_err(|error| checked.failed(error))?;
+    let disks = checked.look_at_disks(system, known, alive.len()).await?;
+    checked.check_base(system, disks).await?;
     checked.push(system, known, alive, patience).await
 }

@@ -67,7 +67,7 @@ impl Standing {
     }
 
     /// Adds one server's answer to what was asked of its memory.
-    fn remember(&mut self, said: &Said, token: &str) {
+    pub(super) fn remember(&mut self, said: &Said, token: &str) {
         let detail = &said.data["account_detail"];
         let place = self.0.entry(said.server.name.clone()).or_default();
         place.memory = match detail["jwt"].as_str() {

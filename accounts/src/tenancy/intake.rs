@@ -28,6 +28,13 @@ pub struct Shard {
     pub tenants: BTreeMap<TenantSlug, AccountKey>,
 }
 
+impl Shard {
+    /// Slugs and keys of those whose live stream is imported, as the account is rendered from them.
+    pub(crate) fn imported(&self) -> Vec<(String, String)> {
+        self.tenants.iter().map(|(slug, key)| (slug.to_string(), key.to_string())).collect()
+    }
+}
+
 /// The name of a shard's account.
 #[must_use]
 pub fn intake_name(number: u32) -> String {

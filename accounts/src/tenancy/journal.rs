@@ -2,7 +2,7 @@
 //! short is seen and finished or undone. What is done is kept as a history.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -124,18 +124,21 @@ impl Journal {
     pub fn begin(&self, act: Act, about: &str, detail: Value, now: i64) -> Result<OpenAct, JournalError> {
         make_folder(&self.open_folder()).map_err(JournalError::File)?;
         let path = self.path(act, about);
-        let lines = if path.exists() { read_lines(&path)? } else { vec![] };
+        let Whole { lines, length } = if path.exists() { read_lines(&path)? } else { Whole::default() };
         let failed = |source| JournalError::Write { path: path.display().to_string(), source };
         let mut options = OpenOptions::new();
-        options.create(true).mode(0o600);
-        // What a crash has left of a torn line goes: the lines that were read are written anew.
-        let file = options.write(true).truncate(true).open(&path).map_err(failed)?;
-        let mut open = OpenAct { file, path, history: self.folder.join("history.jsonl"), lines: vec![] };
-        if lines.is_empty() {
-            open.append(Line { at: now, act, about: about.to_owned(), step: BEGUN.to_owned(), detail })?;
-        } else {
-            for line in lines {
-                open.append(line)?;
+        let opened = options.create(true).mode(0o600).write(true).truncate(false).open(&path);
+        let mut file = opened.map_err(failed)?;
+        // What a crash has left of a torn line goes. Taking away needs no room on the disk, writing anew would.
+        file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length))).map_err(failed)?;
+        let is_new = lines.is_empty();
+        let mut open = OpenAct { file, path, history: self.folder.join("history.jsonl"), lines };
+        if is_new {
+            let first = Line { at: now, act, about: about.to_owned(), step: BEGUN.to_owned(), detail };
+            if let Err(error) = open.append(first) {
+                // An act that was not written down was not begun.
+                let _ = std::fs::remove_file(&open.path);
+                return Err(error);
             }
         }
         let folder = File::open(self.open_folder()).and_then(|folder| folder.sync_all());
@@ -151,7 +154,7 @@ impl Journal {
         let Ok(entries) = std::fs::read_dir(self.open_folder()) else { return Ok(vec![]) };
         let mut acts = Vec::new();
         for entry in entries.flatten() {
-            let lines = read_lines(&entry.path())?;
+            let lines = read_lines(&entry.path())?.lines;
             if !lines.is_empty() {
                 acts.push(lines);
             }
@@ -169,7 +172,7 @@ impl Journal {
         if !path.exists() {
             return Ok(None);
         }
-        Ok(Some(read_lines(&path)?).filter(|lines| !lines.is_empty()))
+        Ok(Some(read_lines(&path)?.lines).filter(|lines| !lines.is_empty()))
     }
 
     /// Forgets an act that was undone.
@@ -240,23 +243,36 @@ impl OpenAct {
     }
 }
 
+/// Appends a line whole, or not at all: half of one would be glued to the next.
 fn append_line(file: &mut File, line: &Line) -> std::io::Result<()> {
     let mut text = serde_json::to_vec(line).map_err(std::io::Error::other)?;
     text.push(b'\n');
-    file.write_all(&text)?;
-    file.sync_data()
+    let before = file.metadata()?.len();
+    let written = file.write_all(&text).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // The first error says what is wrong.
+        let _ = file.set_len(before).and_then(|()| file.seek(SeekFrom::Start(before)));
+    }
+    written
 }
 
-/// All whole lines. A last one that was torn by a crash was never acted on.
-fn read_lines(path: &Path) -> Result<Vec<Line>, JournalError> {
+/// All whole lines, and how long they are together.
+#[derive(Default)]
+struct Whole {
+    lines: Vec<Line>,
+    length: u64,
+}
+
+/// A last line that was torn by a crash was never acted on, and is left out.
+fn read_lines(path: &Path) -> Result<Whole, JournalError> {
     let text = read_state(path).map_err(JournalError::File)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     let mut lines = Vec::new();
     for (index, line) in whole.lines().enumerate() {
         let damaged = |_| JournalError::Damaged { path: path.display().to_string(), line: index + 1 };
         lines.push(serde_json::from_str(line).map_err(damaged)?);
     }
-    Ok(lines)
+    Ok(Whole { lines, length: whole.len() as u64 })
 }
 
 #[cfg(test)]
@@ -278,13 +294,17 @@ mod tests {
         let path = act.path.clone();
         drop(act);
         let mut torn = std::fs::read(&path).unwrap();
+        let whole = torn.len();
         torn.extend(b"{\"at\":9,\"act\":\"add-ten");
         std::fs::write(&path, torn).unwrap();
         assert_eq!(journal.under_way().unwrap().len(), 1);
         let mut again = journal.begin(Act::AddTenant, "acme-corp", json!({"plan": "free@1"}), 10).unwrap();
         assert!(again.is_done("keys") && !again.is_done("push"));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), whole as u64, "the torn line goes, and nothing else");
         assert_eq!(again.detail(), &json!({"plan": "pro@1"}), "what it was begun with");
         again.step("push", 11).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
         again.finish(Value::Null, 12).unwrap();
         assert_eq!(journal.under_way().unwrap(), Vec::<Vec<Line>>::new());
         assert_eq!(journal.find(Act::AddTenant, "acme-corp").unwrap(), None);

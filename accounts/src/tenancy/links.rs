@@ -7,6 +7,7 @@ use bulkhead_runtime::Bus;
 use bulkhead_store::Provisioning;
 
 use super::pushed::PushedTokens;
+use super::waves::waves;
 use super::{Tenancy, TenancyError};
 use crate::files::read_secret;
 use crate::operator::AccountRecord;
@@ -38,6 +39,8 @@ pub enum Overwrite {
 #[derive(Debug)]
 pub struct Pushed {
     pub in_force: usize,
+    /// How many of those were in force before, and were not sent.
+    pub unchanged: usize,
     /// The others by name, and why.
     pub failed: BTreeMap<String, PushError>,
     pub took: Duration,
@@ -113,7 +116,8 @@ impl Links {
         push_order(&self.system, &order, &self.known, Patience::default()).await.map(drop)
     }
 
-    /// Pushes many accounts, some at a time; `progress` hears how many are done.
+    /// Pushes many accounts, some at a time and each after those that it imports from; `progress` hears how many are done.
+    /// What is in force everywhere is not sent again.
     ///
     /// # Errors
     /// When the servers cannot be asked at all. What is not in force is in the answer.
@@ -123,19 +127,33 @@ impl Links {
         overwrite: Overwrite,
         progress: &dyn Fn(usize),
     ) -> Result<Pushed, TenancyError> {
-        let base_of = |account: &AccountRecord| match overwrite {
-            Overwrite::Force => Base::Anything,
-            Overwrite::Refuse => self.pushed.bases(&account.name).into_iter().next().unwrap_or(Base::Absent),
-        };
-        let orders: Vec<Order<'_>> = accounts
-            .iter()
-            .map(|account| Order {
-                name: &account.name,
-                account: &account.key,
-                token: &account.token,
-                base: base_of(account),
-            })
-            .collect();
+        let mut all = Pushed { in_force: 0, unchanged: 0, failed: BTreeMap::new(), took: Duration::ZERO };
+        for wave in waves(accounts) {
+            let before = all.in_force + all.failed.len();
+            let pushed = self.push_wave(&wave, overwrite, &|done| progress(before + done)).await?;
+            all.in_force += pushed.in_force;
+            all.unchanged += pushed.unchanged;
+            all.failed.extend(pushed.failed);
+            all.took += pushed.took;
+        }
+        Ok(all)
+    }
+
+    async fn push_wave(
+        &self,
+        accounts: &[&AccountRecord],
+        overwrite: Overwrite,
+        progress: &dyn Fn(usize),
+    ) -> Result<Pushed, TenancyError> {
+        let mut orders = Vec::new();
+        for account in accounts {
+            let base = match overwrite {
+                Overwrite::Force => Base::Anything,
+                Overwrite::Refuse => self.pushed.bases(&account.name).into_iter().next().unwrap_or(Base::Absent),
+            };
+            self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
+            orders.push(Order { name: &account.name, account: &account.key, token: &account.token, base });
+        }
         let done = push_many(&self.system, &orders, &self.known, EACH_LIMIT, progress).await;
         let mut done = done.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
         for account in accounts {
@@ -151,7 +169,7 @@ impl Links {
                 self.pushed.finish(&account.name, &account.token).map_err(TenancyError::File)?;
             }
         }
-        Ok(Pushed { in_force: done.in_force, failed: done.failed, took: done.took })
+        Ok(Pushed { in_force: done.in_force, unchanged: done.unchanged, failed: done.failed, took: done.took })
     }
 
     /// The connections that an account has now.

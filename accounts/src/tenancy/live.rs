@@ -7,9 +7,39 @@ use std::fs::{OpenOptions, TryLockError};
 use bulkhead_bus::{AccountKey, TenantSlug};
 
 use super::intake::place;
-use super::{Links, Tenancy, TenancyError, TenantStage};
+use super::{Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+
+/// The account whose live stream is to be imported for a tenant.
+fn live_key(record: &TenantRecord) -> Option<&AccountKey> {
+    let is_imported = matches!(record.stage, TenantStage::Active | TenantStage::Suspended);
+    record.account.as_ref().filter(|_| is_imported)
+}
 
 impl Tenancy {
+    /// Whose live stream INTAKE accounts should import: account keys by slug.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn live_tenants(&self) -> Result<BTreeMap<TenantSlug, AccountKey>, TenancyError> {
+        let records = self.records.all().map_err(TenancyError::Record)?;
+        Ok(records.into_iter().filter_map(|record| Some((record.slug.clone(), live_key(&record)?.clone()))).collect())
+    }
+
+    /// Marks every tenant whose place in the shards is not what its record says, whether anybody has marked it or not.
+    ///
+    /// # Errors
+    /// When a record or a shard is damaged, or a mark cannot be written.
+    pub fn mark_misplaced(&self) -> Result<(), TenancyError> {
+        let wanted = self.live_tenants()?;
+        let shards = self.intake.shards().map_err(TenancyError::Intake)?;
+        let placed: BTreeMap<&TenantSlug, &AccountKey> = shards.values().flat_map(|shard| &shard.tenants).collect();
+        let is_misplaced = |slug: &&TenantSlug| wanted.get(*slug) != placed.get(*slug).copied();
+        for slug in wanted.keys().chain(placed.keys().copied()).filter(is_misplaced) {
+            self.intake.mark(slug).map_err(TenancyError::Intake)?;
+        }
+        Ok(())
+    }
+
     /// Sees to every tenant that waits; returns the slugs that were seen to by this call. Without `links` the accounts are
     /// only rendered, for a hub that does not run yet.
     ///
@@ -42,9 +72,7 @@ impl Tenancy {
         let mut wanted: BTreeMap<TenantSlug, Option<AccountKey>> = BTreeMap::new();
         for slug in &waiting {
             let record = self.records.find(slug).map_err(TenancyError::Record)?;
-            let is_imported = |stage| matches!(stage, TenantStage::Active | TenantStage::Suspended);
-            let key = record.filter(|record| is_imported(record.stage)).and_then(|record| record.account);
-            wanted.insert(slug.clone(), key);
+            wanted.insert(slug.clone(), record.as_ref().and_then(live_key).cloned());
         }
         let mut shards = self.intake.shards().map_err(TenancyError::Intake)?;
         for number in place(&mut shards, &wanted) {

@@ -3,6 +3,7 @@
 //! Everything is rendered whole from the records. An act that was begun is finished or undone, never left half done.
 
 mod adopt;
+mod desired;
 mod error;
 mod found;
 mod intake;
@@ -20,6 +21,7 @@ mod settings;
 mod sites;
 mod stage;
 mod wanted;
+mod waves;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +34,7 @@ use crate::plan::{Plan, Plans};
 use crate::provisioning_lock::ProvisioningLock;
 use crate::up::{Accounts, Layout, Platform};
 
+pub use desired::{Desired, Rendered};
 pub use error::TenancyError;
 pub use intake::{Intake, IntakeError, Shard, intake_name, intake_number, is_intake, place};
 pub use journal::{Act, Journal, JournalError, Line, OpenAct};

@@ -21,8 +21,9 @@ impl Tenancy {
     pub async fn suspend(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
         let allowed = [TenantStage::Active, TenantStage::Suspended];
         let record = self.staged(slug, &allowed, "only a tenant that is active can be suspended")?;
-        let mut act = self.begin(Act::SuspendTenant, slug.as_str(), json!({}))?;
         let record = TenantRecord { stage: TenantStage::Suspended, ..record };
+        self.check_renders(&record)?;
+        let mut act = self.begin(Act::SuspendTenant, slug.as_str(), json!({}))?;
         self.records.write(&record).map_err(TenancyError::Record)?;
         let account = self.close(links, &record).await?;
         act.step("in-force", self.now_s()).map_err(TenancyError::Journal)?;
@@ -53,6 +54,7 @@ impl Tenancy {
     pub async fn resume(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
         let allowed = [TenantStage::Active, TenantStage::Suspended];
         let record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings back one that was offboarded")?;
+        self.check_renders(&record)?;
         self.open_again(links, record, Act::ResumeTenant).await
     }
 
@@ -91,6 +93,7 @@ impl Tenancy {
         let mut record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings it back")?;
         change(&mut record);
         super::onboard::check_display_name(&record.display_name)?;
+        self.check_renders(&record)?;
         let detail = json!({"plan": record.plan, "display_name": record.display_name});
         let act = self.begin(Act::ChangeTenant, slug.as_str(), detail)?;
         self.records.write(&record).map_err(TenancyError::Record)?;
@@ -99,6 +102,14 @@ impl Tenancy {
         links.push(&account).await?;
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
+    }
+
+    /// Refuses a change before anything of it is written when its account could not be rendered: the token is damaged, another
+    /// tool changed it, or nobody here can sign.
+    fn check_renders(&self, record: &TenantRecord) -> Result<(), TenancyError> {
+        let plan = self.plan_of(record)?;
+        self.platform.preview_tenant(record, &plan).map_err(TenancyError::Platform)?;
+        self.platform.operator.signer().map(drop).map_err(TenancyError::Operator)
     }
 
     /// The record of a tenant that is in one of these stages.

@@ -62,7 +62,10 @@ impl Starter<'_> {
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
         (self.announce)("pushing accounts until they are in force");
         while_running(children(&mut hub), platform.push_accounts(&system, &accounts, size)).await?;
-        tenancy.remember_pushed(accounts.all()).map_err(DeploymentError::tenancy)?;
+        // The servers were started with the system's account.
+        let system_account = platform.operator.system().map_err(DeploymentError::Operator)?;
+        let in_force = accounts.all().chain([&system_account]);
+        tenancy.remember_pushed(in_force).map_err(DeploymentError::tenancy)?;
         while_running(children(&mut hub), platform.ensure_streams(size)).await?;
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::tenancy)?;
         drop(lock);

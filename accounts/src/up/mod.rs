@@ -13,6 +13,7 @@ mod pins;
 mod platform;
 mod ports;
 mod postgres;
+mod preview;
 mod rebuild;
 mod resize;
 mod site;
@@ -29,6 +30,7 @@ pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
+pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
 pub(crate) use site::{PollerPorts, SiteError, SiteMaker, SitePlace, ensure_batch_key, order_for, poller_folder};
 pub use site::{Site, leaf_config, leaf_users};

@@ -116,7 +116,7 @@ impl Platform {
         core.map_err(PlatformError::Operator)
     }
 
-    fn core_key(&self) -> Result<AccountKey, PlatformError> {
+    pub(super) fn core_key(&self) -> Result<AccountKey, PlatformError> {
         let core = self.operator.account(CORE).map_err(PlatformError::Operator)?;
         let core = core.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(CORE.to_owned())))?;
         Ok(core.key)
@@ -131,21 +131,6 @@ impl Platform {
         let render = |own: &str, keys: &[_]| tenant_account(&ops_plan(), own, core.as_str(), keys);
         let ops = self.operator.ensure_account(OPS, &[Role::PlatformAdmin], self.now_s(), render);
         ops.map_err(PlatformError::Operator)
-    }
-
-    /// A tenant's account as it is and as it would be rendered. Writes nothing.
-    ///
-    /// # Errors
-    /// When the account is not there, or the operator store is damaged.
-    pub fn preview_tenant(
-        &self,
-        record: &TenantRecord,
-        plan: &Plan,
-    ) -> Result<(AccountRecord, AccountBody), PlatformError> {
-        let core = self.core_key()?;
-        let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
-        let preview = self.operator.preview_account(record.slug.as_str(), &Role::TENANT, render);
-        preview.map_err(PlatformError::Operator)
     }
 
     /// A tenant's account, whole, from its record and its plan; its keys and its intermediate are made when they are missing.
@@ -165,8 +150,7 @@ impl Platform {
     /// # Errors
     /// When the operator store is damaged or cannot be written.
     pub fn render_intake(&self, number: u32, shard: &Shard) -> Result<AccountRecord, PlatformError> {
-        let imported: Vec<(String, String)> =
-            shard.tenants.iter().map(|(slug, key)| (slug.to_string(), key.to_string())).collect();
+        let imported = shard.imported();
         let render = |_: &str, keys: &[_]| intake_account(keys, &imported);
         let intake = self.operator.ensure_account(&intake_name(number), &[Role::CoreLive], self.now_s(), render);
         intake.map_err(PlatformError::Operator)
@@ -196,11 +180,12 @@ impl Platform {
         identity: &ClientIdentity,
         folder: &Path,
     ) -> Result<(BusSettings, Issued), PlatformError> {
+        // Signed first: when nobody can sign, no certificate is issued in vain.
+        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         let files = CertificateFiles::named(folder, user.name);
         let certificate =
             self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
-        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
         let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
         let issued = Issued {
@@ -378,7 +363,7 @@ impl Platform {
 }
 
 /// The account of a tenant: closed when nobody of it is admitted.
-fn tenant_body(record: &TenantRecord, plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> AccountBody {
+pub(super) fn tenant_body(record: &TenantRecord, plan: &Plan, own: &str, core: &str, keys: &[RoleKey]) -> AccountBody {
     let body = tenant_account(plan, own, core, keys);
     if record.stage.is_open() { body } else { closed(body) }
 }

@@ -20,6 +20,9 @@ pub use chain::{check_account, check_operator, check_template_values, check_user
 use issue::Issues;
 pub use issue::{Issue, Level};
 
+/// How far the clocks of those who sign and those who look may be apart. Signing twice in a second dates a token ahead, too.
+const CLOCK_SLACK_S: i64 = 300;
+
 /// Whose rules count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
@@ -55,6 +58,13 @@ pub fn validate_as<B: Checked>(claims: &Claims<B>, now: i64, profile: Profile) -
     }
     if let Some(nbf) = claims.nbf.filter(|nbf| *nbf > now) {
         issues.time("nbf", format!("begins at {nbf}, it is {now}: wait, or issue it again with an earlier time"));
+    }
+    if profile == Profile::Ours && claims.iat > now + CLOCK_SLACK_S {
+        let issued = claims.iat;
+        issues.time(
+            "iat",
+            format!("issued at {issued}, it is {now}: whose clock was ahead? What is signed next is dated even later"),
+        );
     }
     B::find_issues(claims, &mut issues);
     issues.found
