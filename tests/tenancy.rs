@@ -31,6 +31,18 @@ async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::R
     Ok(())
 }
 
+/// Whoever `up` lets in is listed like all others, and can be put out.
+async fn those_of_the_start_are_known(operator: &Operator<'_>) -> anyhow::Result<()> {
+    let (people, _) = operator.expect(0, &["operator", "user", "list"]).await?;
+    anyhow::ensure!(people.len() == 1 && people[0]["user"] == "admin", "{people:?}");
+    let (people, _) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
+    anyhow::ensure!(people.len() == 1 && people[0]["role"] == "admin", "{people:?}");
+    let profile = operator.home.join("profiles/xyz-inc-admin.toml").display().to_string();
+    operator.expect(0, &["results", "list", "--profile", &profile]).await?;
+    operator.expect(0, &["tenant", "user", "revoke", "xyz-inc", "admin"]).await?;
+    operator.expect(6, &["results", "list", "--profile", &profile]).await.map(drop)
+}
+
 async fn a_plan_is_changed(operator: &Operator<'_>) -> anyhow::Result<()> {
     let (preview, _) = operator.expect(0, &["tenant", "plan", "north-bank", "pro", "--dry-run"]).await?;
     let fields = preview[0]["fields"].to_string();
@@ -129,6 +141,7 @@ async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform
         operator.expect(4, &["tenant", "add", bad]).await?;
     }
     people_come_and_go(&operator, folder.path()).await?;
+    those_of_the_start_are_known(&operator).await?;
     operator.expect(0, &["validate"]).await?;
     operator.expect(0, &["expirations", "--within-days", "1"]).await?;
     let (ends, _) = operator.expect(2, &["expirations", "--within-days", "100"]).await?;

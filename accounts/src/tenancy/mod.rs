@@ -5,6 +5,7 @@
 mod adopt;
 mod desired;
 mod error;
+mod first_people;
 mod found;
 mod intake;
 mod journal;
@@ -36,6 +37,7 @@ use crate::up::{Accounts, Layout, Platform};
 
 pub use desired::{Desired, Rendered};
 pub use error::TenancyError;
+pub use first_people::{LetIn, remember_people};
 pub use intake::{Intake, IntakeError, Shard, intake_name, intake_number, is_intake, place};
 pub use journal::{Act, Journal, JournalError, Line, OpenAct};
 pub use links::{Links, Overwrite, Pushed};

@@ -12,7 +12,7 @@ use crate::certificates::ClientIdentity;
 use crate::files::{read_state, write_secret};
 use crate::operator::UserRequest;
 use crate::profile::Profile;
-use crate::up::OPS;
+use crate::up::{Layout, OPS};
 
 /// People of the platform, as `<home>/ops.json` keeps them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct PlatformPeople {
 pub struct PlatformPerson {
     pub standing: Standing,
     pub issued: Issued,
+    /// What was issued before and is good until it ends, or until the person is put out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Issued>,
 }
 
 /// Where a new person is to be put.
@@ -36,24 +39,28 @@ pub struct NewPerson {
     pub days: u32,
 }
 
+pub(super) fn read_platform_people(layout: &Layout) -> Result<PlatformPeople, TenancyError> {
+    let path = layout.ops_file();
+    if !path.exists() {
+        return Ok(PlatformPeople::default());
+    }
+    let text = read_state(&path).map_err(TenancyError::File)?;
+    let damaged = |error| TenancyError::Invalid(format!("{} is damaged: {error}", path.display()));
+    serde_json::from_str(&text).map_err(damaged)
+}
+
+pub(super) fn write_platform_people(layout: &Layout, people: &PlatformPeople) -> Result<(), TenancyError> {
+    let text = json!(people).to_string();
+    write_secret(&layout.ops_file(), text.as_bytes()).map_err(TenancyError::File)
+}
+
 impl Tenancy {
     /// Everybody in OPS.
     ///
     /// # Errors
     /// When the file is damaged.
     pub fn platform_people(&self) -> Result<PlatformPeople, TenancyError> {
-        let path = self.platform.layout.ops_file();
-        if !path.exists() {
-            return Ok(PlatformPeople::default());
-        }
-        let text = read_state(&path).map_err(TenancyError::File)?;
-        let damaged = |error| TenancyError::Invalid(format!("{} is damaged: {error}", path.display()));
-        serde_json::from_str(&text).map_err(damaged)
-    }
-
-    fn write_platform_people(&self, people: &PlatformPeople) -> Result<(), TenancyError> {
-        let text = json!(people).to_string();
-        write_secret(&self.platform.layout.ops_file(), text.as_bytes()).map_err(TenancyError::File)
+        read_platform_people(&self.platform.layout)
     }
 
     /// Lets a person of a tenant in; returns the profile's path. Once more for the same name issues anew and voids what was
@@ -73,12 +80,15 @@ impl Tenancy {
         let act = self.begin(Act::AddPerson, &about, json!({"role": role.as_str()}))?;
         let identity = ClientIdentity::User { tenant: slug.clone(), user: person.name.clone() };
         let (path, issued) = self.issue_person(slug.as_str(), role.role(), &identity, person)?;
-        let known = record
-            .people
-            .insert(person.name.clone(), PersonRecord { role, standing: Standing::Active, issued: issued.clone() });
+        let known = record.people.insert(
+            person.name.clone(),
+            PersonRecord { role, standing: Standing::Active, issued: issued.clone(), earlier: vec![] },
+        );
         self.records.write(&record).map_err(TenancyError::Record)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void(links, slug.as_str(), &known.issued).await?;
+            for issued in [&known.issued].into_iter().chain(&known.earlier) {
+                self.void(links, slug.as_str(), issued).await?;
+            }
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -93,9 +103,11 @@ impl Tenancy {
         let person = one_of(&mut record.people, name, &format!("tenant {slug}"))?;
         let act = self.begin(Act::RevokePerson, &format!("{slug}/{name}"), json!({}))?;
         person.standing = Standing::Revoked;
-        let issued = person.issued.clone();
+        let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
-        self.void(links, slug.as_str(), &issued).await?;
+        for issued in [&issued].into_iter().chain(&earlier) {
+            self.void(links, slug.as_str(), issued).await?;
+        }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -108,11 +120,13 @@ impl Tenancy {
         let identity = ClientIdentity::PlatformUser { user: person.name.clone() };
         let (path, issued) = self.issue_person(OPS, Role::PlatformAdmin, &identity, person)?;
         let mut people = self.platform_people()?;
-        let entry = PlatformPerson { standing: Standing::Active, issued: issued.clone() };
+        let entry = PlatformPerson { standing: Standing::Active, issued: issued.clone(), earlier: vec![] };
         let known = people.people.insert(person.name.clone(), entry);
-        self.write_platform_people(&people)?;
+        write_platform_people(&self.platform.layout, &people)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void(links, OPS, &known.issued).await?;
+            for issued in [&known.issued].into_iter().chain(&known.earlier) {
+                self.void(links, OPS, issued).await?;
+            }
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -127,9 +141,11 @@ impl Tenancy {
         let person = one_of(&mut people.people, name, "the platform")?;
         let act = self.begin(Act::RevokePerson, &format!("{OPS}/{name}"), json!({}))?;
         person.standing = Standing::Revoked;
-        let issued = person.issued.clone();
-        self.write_platform_people(&people)?;
-        self.void(links, OPS, &issued).await?;
+        let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
+        write_platform_people(&self.platform.layout, &people)?;
+        for issued in [&issued].into_iter().chain(&earlier) {
+            self.void(links, OPS, issued).await?;
+        }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -145,7 +161,8 @@ impl Tenancy {
     ) -> Result<Preview, TenancyError> {
         let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
         let person = one_of(&mut record.people, name, &format!("tenant {slug}"))?;
-        self.preview_void(links, slug.as_str(), &[&person.issued]).await
+        let issued: Vec<&Issued> = [&person.issued].into_iter().chain(&person.earlier).collect();
+        self.preview_void(links, slug.as_str(), &issued).await
     }
 
     /// What putting a person of the platform out would do.
@@ -155,7 +172,8 @@ impl Tenancy {
     pub async fn preview_platform_person(&self, links: &Links, name: &UserName) -> Result<Preview, TenancyError> {
         let mut people = self.platform_people()?;
         let person = one_of(&mut people.people, name, "the platform")?;
-        self.preview_void(links, OPS, &[&person.issued]).await
+        let issued: Vec<&Issued> = [&person.issued].into_iter().chain(&person.earlier).collect();
+        self.preview_void(links, OPS, &issued).await
     }
 
     fn issue_person(

@@ -89,6 +89,9 @@ pub struct PersonRecord {
     pub role: PersonRole,
     pub standing: Standing,
     pub issued: Issued,
+    /// What was issued before and is good until it ends, or until the person is put out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Issued>,
 }
 
 /// What a person of a tenant may do.

@@ -18,7 +18,7 @@ use super::start::Starter;
 use crate::client::{ClientError, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
-use crate::tenancy::Tenancy;
+use crate::tenancy::{Tenancy, remember_people};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -53,7 +53,8 @@ impl Starter<'_> {
         tenancy.place_all(&mut accounts).await.map_err(DeploymentError::tenancy)?;
         let platform = &tenancy.platform;
         let slugs: Vec<TenantSlug> = self.options.tenants.iter().map(|tenant| tenant.slug.clone()).collect();
-        platform.write_profiles(&slugs).map_err(DeploymentError::Platform)?;
+        let people = platform.write_profiles(&slugs).map_err(DeploymentError::Platform)?;
+        remember_people(self.layout, &people, tenancy.now_s()).map_err(DeploymentError::tenancy)?;
         (self.announce)(match size {
             HubSize::One => "starting the hub",
             HubSize::Three => "starting the hub's three servers",

@@ -25,7 +25,7 @@ use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
 use crate::render::{RoleKey, closed, core_account, intake_account, tenant_account};
 use crate::resolver::{PushError, push};
-use crate::tenancy::{Issued, Shard, TenantRecord, intake_name};
+use crate::tenancy::{Issued, LetIn, Shard, TenantRecord, intake_name};
 
 pub const CORE: &str = "core";
 /// The first shard of live streams; there is always one.
@@ -237,20 +237,22 @@ impl Platform {
         write_settings(&self.layout.live_bus(intake), &bus_file(settings)).map_err(PlatformError::LiveBus)
     }
 
-    /// Profiles for a person of the platform and of each tenant.
+    /// Profiles for a person of the platform and of each tenant; whoever calls remembers them.
     ///
     /// # Errors
     /// As [`Platform::issue`].
-    pub fn write_profiles(&self, tenants: &[TenantSlug]) -> Result<PathBuf, PlatformError> {
+    pub fn write_profiles(&self, tenants: &[TenantSlug]) -> Result<Vec<LetIn>, PlatformError> {
         let person: UserName = PERSON.parse().map_err(PlatformError::Name)?;
         let ops = ClientIdentity::PlatformUser { user: person.clone() };
-        let path = self.write_profile(OPS, OPS, Role::PlatformAdmin, &ops, &person)?;
+        let issued = self.write_profile(OPS, OPS, Role::PlatformAdmin, &ops, &person)?;
+        let mut all = vec![LetIn { tenant: None, name: person.clone(), issued }];
         for tenant in tenants {
             let identity = ClientIdentity::User { tenant: tenant.clone(), user: person.clone() };
             let name = format!("{tenant}-admin");
-            self.write_profile(&name, tenant.as_str(), Role::Admin, &identity, &person)?;
+            let issued = self.write_profile(&name, tenant.as_str(), Role::Admin, &identity, &person)?;
+            all.push(LetIn { tenant: Some(tenant.clone()), name: person.clone(), issued });
         }
-        Ok(path)
+        Ok(all)
     }
 
     fn write_profile(
@@ -260,12 +262,12 @@ impl Platform {
         role: Role,
         identity: &ClientIdentity,
         person: &UserName,
-    ) -> Result<PathBuf, PlatformError> {
+    ) -> Result<Issued, PlatformError> {
         let path = self.layout.profile(profile);
         let folder = path.with_extension("");
         let expires = self.credentials_expire();
         let user = UserRequest { account, role, name: person.as_str(), site: None, expires };
-        let settings = self.issue(&user, identity, &folder)?;
+        let (settings, issued) = self.issue_recorded(&user, identity, &folder)?;
         let profile = Profile {
             user: person.clone(),
             urls: settings.urls,
@@ -275,7 +277,7 @@ impl Platform {
             creds_file: settings.creds_file.unwrap_or_default(),
         };
         profile.write(&path).map_err(PlatformError::Profile)?;
-        Ok(path)
+        Ok(issued)
     }
 
     /// Connects to SYS, waiting until every server of the hub is up and knows the others.

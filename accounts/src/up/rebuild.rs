@@ -23,7 +23,7 @@ use crate::certificates::{Authority, TrustDomain};
 use crate::files::make_folder;
 use crate::hub_size::HubSize;
 use crate::operator::{OperatorError, OperatorStore};
-use crate::tenancy::{Intake, TenancyError};
+use crate::tenancy::{Intake, TenancyError, remember_people};
 
 /// A folder that nobody else uses, for a platform to be put into.
 pub struct Rebuild {
@@ -140,7 +140,9 @@ impl RebuiltHub {
     /// # Errors
     /// When it ends or does not answer in time.
     pub async fn start_core(&mut self) -> Result<(), DeploymentError> {
-        self.platform.write_profiles(&[]).map_err(DeploymentError::Platform)?;
+        let people = self.platform.write_profiles(&[]).map_err(DeploymentError::Platform)?;
+        let now = self.platform.now.unix_timestamp();
+        remember_people(&self.layout, &people, now).map_err(DeploymentError::tenancy)?;
         let mut starter =
             Starter { options: &self.options, layout: &self.layout, ports: &mut self.ports, announce: &|_| {} };
         let shards = Intake::new(&self.layout)
