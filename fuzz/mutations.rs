@@ -15,9 +15,10 @@ fn fuzz_folder() -> PathBuf {
 /// Inputs by name, in the same order everywhere.
 pub(crate) fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(fuzz_folder().join("seeds").join(target)).expect("seeds are there");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a seed is listed").path()).collect();
     paths.sort();
-    paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    let read = |path: PathBuf| (path.clone(), fs::read(path).expect("a seed is read"));
+    paths.into_iter().map(read).collect()
 }
 
 /// What the dictionary of the fuzz targets says, one text a line.
@@ -26,17 +27,22 @@ pub(crate) fn words() -> Vec<String> {
     text.lines().map(|line| serde_json::from_str(line).expect("a quoted text")).collect()
 }
 
+/// One of the words.
+pub(crate) fn any_word<'a>(words: &'a [String], random: &mut Rng) -> &'a str {
+    random.choice(words).expect("there are words")
+}
+
 /// Changes one value or one name somewhere, so that it is still JSON.
 pub(crate) fn mutate_json(value: &mut Value, words: &[String], random: &mut Rng) {
     let goes_on = random.u8(0..6) > 0;
     match value {
         Value::Object(members) if goes_on && !members.is_empty() => {
-            let name = random.choice(members.keys()).unwrap().clone();
+            let name = random.choice(members.keys()).expect("it has members").clone();
             match random.u8(0..8) {
                 0 => drop(members.remove(&name)),
                 1 => {
                     let member = members[&name].clone();
-                    members.insert(random.choice(words).unwrap().trim_matches('"').to_owned(), member);
+                    members.insert(any_word(words, random).trim_matches('"').to_owned(), member);
                 }
                 _ => mutate_json(&mut members[&name], words, random),
             }
@@ -49,18 +55,20 @@ pub(crate) fn mutate_json(value: &mut Value, words: &[String], random: &mut Rng)
                 _ => mutate_json(&mut items[at], words, random),
             }
         }
-        other => *other = other_value(other, words, random),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            *value = other_value(value, words, random)
+        }
     }
 }
 
 fn other_value(old: &Value, words: &[String], random: &mut Rng) -> Value {
-    let word = random.choice(words).unwrap();
+    let word = any_word(words, random);
     match random.u8(0..6) {
         0 => Value::Null,
         1 => json!([old]),
         2 => json!(random.i64(..)),
         3 => json!(random.f64()),
-        4 => Value::Object(Map::from_iter([(word.clone(), old.clone())])),
-        _ => serde_json::from_str(word).unwrap_or_else(|_| word.clone().into()),
+        4 => Value::Object(Map::from_iter([(word.to_owned(), old.clone())])),
+        _ => serde_json::from_str(word).unwrap_or_else(|_| word.into()),
     }
 }

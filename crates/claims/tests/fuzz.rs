@@ -6,7 +6,7 @@ mod bodies;
 mod mutations;
 
 use fastrand::Rng;
-use mutations::{mutate_json, seeds, words};
+use mutations::{any_word, mutate_json, seeds, words};
 use serde_json::Value;
 
 /// Of each of the inputs in `fuzz/seeds`.
@@ -20,7 +20,7 @@ fn mutate_bytes(input: &mut Vec<u8>, words: &[String], random: &mut Rng) {
         match random.u8(0..5) {
             0 => drop(input.drain(at..end)),
             1 => input.truncate(at),
-            2 => drop(input.splice(at..end, random.choice(words).unwrap().bytes())),
+            2 => drop(input.splice(at..end, any_word(words, random).bytes())),
             3 => {
                 let part = input[at..end].to_vec();
                 drop(input.splice(at..at, part));
