@@ -1,7 +1,8 @@
 //! Tokens of which nobody has said what kind they are.
 
 use crate::body::ClaimKind;
-use crate::token::{Claims, DecodeError, Parts, Said};
+use crate::signer::{SignError, Signer};
+use crate::token::{Claims, DecodeError, Parts, Said, encode};
 use crate::{
     AccountBody, ActivationBody, AuthorizationRequestBody, AuthorizationResponseBody, GenericBody, OperatorBody,
     UserBody,
@@ -90,4 +91,12 @@ pub fn decode_any(token: &str) -> Result<AnyClaims, DecodeError> {
         ClaimKind::AuthorizationResponse => AnyClaims::AuthorizationResponse(Box::new(parts.read()?)),
         ClaimKind::Generic => AnyClaims::Generic(Box::new(parts.read()?)),
     })
+}
+
+/// Signs claims of whatever kind, as [`crate::encode`] does.
+///
+/// # Errors
+/// When claims of this kind are not about such a subject or not issued by such a key, or when the key cannot sign.
+pub fn encode_any(claims: &mut AnyClaims, signer: &dyn Signer) -> Result<String, SignError> {
+    with_claims!(claims, claims => encode(claims, signer))
 }

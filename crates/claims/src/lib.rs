@@ -28,7 +28,7 @@ pub use account::{
     TimeRange, UNLIMITED, WeightedMapping,
 };
 pub use activation::ActivationBody;
-pub use any::{AnyClaims, decode_any};
+pub use any::{AnyClaims, decode_any, encode_any};
 pub use authorization::{
     AuthorizationRequestBody, AuthorizationResponseBody, ClientInfo, ClientTls, ConnectOptions, ServerId,
 };

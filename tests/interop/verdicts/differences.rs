@@ -60,6 +60,7 @@ pub(super) const DIFFERENCES: [Difference; 9] = [
             "with an unknown member nested deeply",
             "with half a character",
             "with bytes that are no UTF-8",
+            "user with a null among its tags",
             "account with a number as signing key",
             "account with a null as signing key",
         ],

@@ -89,6 +89,7 @@ fn users(keys: &Keys) -> anyhow::Result<Vec<Case>> {
         ("user with unknown connections", json!({"allowed_connection_types": ["CARRIER_PIGEON"]})),
         ("user with negative limits", json!({"subs": -7})),
         ("user with tags in a text", json!({"tags": "a"})),
+        ("user with a null among its tags", json!({"tags": [null]})),
     ];
     let mut cases = table(keys, "user", &rows)?;
     cases.push(keys.case("user called by a wildcard", "user", &json!({"name": "*"}))?);
