@@ -93,6 +93,7 @@ async fn check_named(operator: &Operator<'_>, bad: &Bad) -> anyhow::Result<()> {
     anyhow::ensure!(rows.iter().any(|row| row["account"] == VICTIM && row["trouble"].is_string()), "{rows:?}");
     anyhow::ensure!(rows.iter().all(|row| row["account"] == VICTIM), "others are named as well: {rows:?}");
     let (pushed, said) = operator.expect(3, &["push"]).await?;
+    anyhow::ensure!(pushed[0]["in_force"] != 0, "the others stay in force: {pushed:?}");
     anyhow::ensure!(pushed[0]["failed"] == json!([VICTIM]) && said.contains(VICTIM), "{pushed:?} {said}");
     anyhow::ensure!(pushed[0]["in_force"] == pushed[0]["unchanged"], "{pushed:?}");
     // Nothing of a change is begun: not its record, not its row, not its line in the journal.
@@ -117,7 +118,8 @@ pub(crate) async fn bad_tokens_are_named_and_reach_no_server(
         check_named(operator, &bad).await.context(bad.about)?;
         anyhow::ensure!(std::fs::read(&path)? == bad.token, "{}: somebody's token was overwritten", bad.about);
         std::fs::write(&path, &good)?;
-        nothing_is_to_be_done(operator).await.context(bad.about)?;
+        let (pushed, _) = operator.expect(0, &["push"]).await.context(bad.about)?;
+        anyhow::ensure!(pushed[0]["in_force"] == pushed[0]["unchanged"], "it has reached a server: {pushed:?}");
     }
     // The way out that is named.
     std::fs::write(&path, &good[..good.len() / 2])?;
