@@ -34,9 +34,8 @@ pub(crate) async fn every_account_is_compared_with_what_it_is_rendered_to(
         let [sent, failed] = [&pushed[0]["in_force"], &pushed[0]["failed"]];
         let unchanged = pushed[0]["unchanged"].as_u64().context("a number")?;
         anyhow::ensure!(*sent == unchanged + 1 && *failed == json!([]), "only {name} differs: {pushed:?}");
-        nothing_is_to_be_done(operator).await.context(name)?;
     }
-    Ok(())
+    nothing_is_to_be_done(operator).await
 }
 
 /// Without anybody having marked it.
@@ -100,8 +99,11 @@ pub(crate) async fn the_systems_account_is_pushed_over_its_own_connection(
         }
     };
     deployment.change_account("sys", widen).await?;
-    let (_, said) = operator.expect(3, &["push"]).await?;
-    anyhow::ensure!(said.contains("sys") && said.contains("changed by somebody else"), "{said}");
+    // A push that was refused is refused again: it is no base for the next one.
+    for _ in 0..2 {
+        let (_, said) = operator.expect(3, &["push"]).await?;
+        anyhow::ensure!(said.contains("account sys was changed by somebody else"), "{said}");
+    }
     operator.expect(0, &["push", "--force"]).await?;
     nothing_is_to_be_done(operator).await
 }

@@ -95,6 +95,5 @@ pub(crate) async fn seeds_of_the_wrong_kind_or_mode_sign_nothing(
     operator.expect(0, &plan).await?;
     operator.expect(0, &["tenant", "plan", TENANT, "free"]).await?;
     operator.expect(0, &add).await?;
-    operator.expect(0, &["tenant", "offboard", "new-inc", "--purge", "--yes"]).await?;
     nothing_is_to_be_done(operator).await
 }

@@ -1,6 +1,5 @@
 //! Several operators at once on one store.
 
-use anyhow::Context;
 use bulkhead_tests::operator::Operator;
 use futures_util::future::join_all;
 
@@ -41,9 +40,5 @@ pub(crate) async fn operators_at_once_wait_for_each_other(operator: &Operator<'_
         _enterprise => &["tenant", "plan", "same-inc", "enterprise"],
     });
     join_all(plans.map(|line| operator.expect(0, line))).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    nothing_is_to_be_done(operator).await?;
-    for slug in ["first-inc", "second-inc", "same-inc"] {
-        operator.expect(0, &["tenant", "offboard", slug, "--purge", "--yes"]).await.context(slug)?;
-    }
     nothing_is_to_be_done(operator).await
 }

@@ -13,6 +13,8 @@ use crate::nothing_is_to_be_done;
 
 const VICTIM: &str = "xyz-inc";
 const DAY_S: i64 = 86_400;
+/// One that cannot be read, one that is not to be believed, and one that only somebody else has signed.
+const WHOLE_STORIES: [&str; 3] = ["cut short", "another operator's", "valid from tomorrow"];
 
 /// A token, and words of what is said about it.
 struct Bad {
@@ -57,7 +59,7 @@ fn bad_tokens(deployment: &TestDeployment) -> anyhow::Result<Vec<Bad>> {
         bad("altered", altered, "not readable", "un"),
         bad("garbage", b"\x00\xff nothing of ours".to_vec(), "read ", "unreadable"),
         bad("empty", vec![], "not readable", "unreadable"),
-        bad("another operator's", signed(deployment, &stranger, |_| ())?, stranger_words(), "untrusted"),
+        bad("another operator's", signed(deployment, &stranger, |_| ())?, "not readable", "untrusted"),
         bad(
             "valid from tomorrow",
             signed(deployment, signer.as_ref(), |claims| claims.nbf = Some(now_s() + DAY_S))?,
@@ -73,10 +75,6 @@ fn bad_tokens(deployment: &TestDeployment) -> anyhow::Result<Vec<Bad>> {
     ])
 }
 
-fn stranger_words() -> &'static str {
-    "not readable"
-}
-
 async fn check_named(operator: &Operator<'_>, bad: &Bad) -> anyhow::Result<()> {
     let (rows, _) = operator.expect(2, &["validate"]).await?;
     let about = |row: &Value| row["token"] == VICTIM && row["message"].to_string().contains(bad.validate);
@@ -85,6 +83,15 @@ async fn check_named(operator: &Operator<'_>, bad: &Bad) -> anyhow::Result<()> {
     let kind = rows[0]["kind"].as_str().unwrap_or_default();
     anyhow::ensure!(rows.len() == 1 && rows[0]["subject"] == VICTIM && kind.starts_with(bad.check), "{rows:?}");
     anyhow::ensure!(rows[0]["advice"].to_string().contains("nsc restore"), "no way out: {rows:?}");
+    let (pushed, said) = operator.expect(3, &["push"]).await?;
+    anyhow::ensure!(pushed[0]["in_force"] != 0, "the others stay in force: {pushed:?}");
+    anyhow::ensure!(pushed[0]["failed"] == json!([VICTIM]) && said.contains(VICTIM), "{pushed:?} {said}");
+    anyhow::ensure!(pushed[0]["in_force"] == pushed[0]["unchanged"], "{pushed:?}");
+    Ok(())
+}
+
+/// Whoever looks at the account is told, and whoever changes it is refused.
+async fn check_refused(operator: &Operator<'_>, bad: &Bad) -> anyhow::Result<()> {
     let (shown, _) = operator.expect(0, &["tenant", "show", VICTIM]).await?;
     anyhow::ensure!(shown[0]["trouble"].is_string() && shown[0]["tenant"]["slug"] == VICTIM, "{shown:?}");
     let (shown, _) = operator.expect(0, &["tenant", "show", "acme-corp"]).await?;
@@ -92,9 +99,6 @@ async fn check_named(operator: &Operator<'_>, bad: &Bad) -> anyhow::Result<()> {
     let (rows, _) = operator.expect(2, &["diff"]).await?;
     anyhow::ensure!(rows.iter().any(|row| row["account"] == VICTIM && row["trouble"].is_string()), "{rows:?}");
     anyhow::ensure!(rows.iter().all(|row| row["account"] == VICTIM), "others are named as well: {rows:?}");
-    let (pushed, said) = operator.expect(3, &["push"]).await?;
-    anyhow::ensure!(pushed[0]["failed"] == json!([VICTIM]) && said.contains(VICTIM), "{pushed:?} {said}");
-    anyhow::ensure!(pushed[0]["in_force"] == pushed[0]["unchanged"], "{pushed:?}");
     // Nothing of a change is begun: not its record, not its row, not its line in the journal.
     let (_, said) = operator.expect(1, &["tenant", "plan", VICTIM, "pro"]).await?;
     anyhow::ensure!(said.contains(VICTIM), "{said}");
@@ -115,9 +119,13 @@ pub(crate) async fn bad_tokens_are_named_and_reach_no_server(
     for bad in bad_tokens(deployment)? {
         std::fs::write(&path, &bad.token)?;
         check_named(operator, &bad).await.context(bad.about)?;
+        if WHOLE_STORIES.contains(&bad.about) {
+            check_refused(operator, &bad).await.context(bad.about)?;
+        }
         anyhow::ensure!(std::fs::read(&path)? == bad.token, "{}: somebody's token was overwritten", bad.about);
         std::fs::write(&path, &good)?;
-        nothing_is_to_be_done(operator).await.context(bad.about)?;
+        let (pushed, _) = operator.expect(0, &["push"]).await.context(bad.about)?;
+        anyhow::ensure!(pushed[0]["in_force"] == pushed[0]["unchanged"], "it has reached a server: {pushed:?}");
     }
     // The way out that is named.
     std::fs::write(&path, &good[..good.len() / 2])?;

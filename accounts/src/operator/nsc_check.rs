@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::foreign::is_untrusted;
 use super::nsc_layout::{files_in, folders_in};
 use super::{OperatorError, OperatorStore};
+use crate::keys::KeyError;
 use crate::reason::reason;
 
 /// What kind of trouble was found.
@@ -190,7 +191,10 @@ impl OperatorStore {
                 found.push(drift(&path, "a newline behind the seed", "remove it: nsc takes it for another key"));
             }
             let kind = bulkhead_claims::KeyKind::of_public(&public);
-            if kind.is_some_and(|kind| self.keys.read(&public, kind).is_err()) {
+            // A seed that others can read is told with its mode.
+            let is_other =
+                |kind| matches!(self.keys.read(&public, kind), Err(KeyError::Kind { .. } | KeyError::Name { .. }));
+            if kind.is_some_and(is_other) {
                 found.push(drift(&path, "it does not hold the seed of this key", "restore it from a backup"));
             }
         }

@@ -1,6 +1,7 @@
 //! Every account that there should be, beside what lies in the store. One that is damaged, or that another tool changed, is
 //! told with its trouble and does not hide the others.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_bus::AccountKey;
@@ -46,8 +47,8 @@ impl Ground {
         let records = tenancy.records.all().map_err(TenancyError::Record)?;
         let mut plans = BTreeMap::new();
         for record in records.iter().filter(|record| record.stage != TenantStage::Offboarded) {
-            if !plans.contains_key(&record.plan) {
-                plans.insert(record.plan, tenancy.plan_of(record)?);
+            if let Entry::Vacant(place) = plans.entry(record.plan) {
+                place.insert(tenancy.plan_of(record)?);
             }
         }
         let core = tenancy.platform.operator.account(CORE).ok().flatten().map(|core| core.key);

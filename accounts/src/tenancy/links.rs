@@ -6,7 +6,7 @@ use std::time::Duration;
 use bulkhead_runtime::Bus;
 use bulkhead_store::Provisioning;
 
-use super::pushed::PushedTokens;
+use super::pushed::{Begun, PushedTokens};
 use super::waves::waves;
 use super::{Tenancy, TenancyError};
 use crate::files::read_secret;
@@ -97,18 +97,28 @@ impl Links {
     /// # Errors
     /// When a server refuses it, does not show it in time, or holds somebody else's change.
     pub async fn push(&self, account: &AccountRecord) -> Result<(), TenancyError> {
-        let mut bases = self.pushed.bases(&account.name).into_iter();
-        let first = bases.next().unwrap_or(Base::Absent);
-        self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
-        let mut outcome = self.push_from(account, first).await;
+        let begun = self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
+        let mut bases = begun.bases().into_iter();
+        let mut outcome = self.push_from(account, bases.next().unwrap_or(Base::Absent)).await;
         for base in bases {
             if !matches!(outcome, Err(PushError::Changed { .. })) {
                 break;
             }
             outcome = self.push_from(account, base).await;
         }
-        outcome.map_err(failed(&account.name))?;
-        self.pushed.finish(&account.name, &account.token).map_err(TenancyError::File)
+        self.settle(account, &begun, outcome.as_ref().err())?;
+        outcome.map_err(failed(&account.name))
+    }
+
+    /// Remembers what servers may hold from now on.
+    fn settle(&self, account: &AccountRecord, begun: &Begun, error: Option<&PushError>) -> Result<(), TenancyError> {
+        let settled = match error {
+            None => self.pushed.finish(&account.name, &account.token),
+            Some(PushError::Changed { .. } | PushError::NotNewer { .. }) => self.pushed.take_back(&account.name, begun),
+            // Some servers may have it.
+            Some(_) => Ok(()),
+        };
+        settled.map_err(TenancyError::File)
     }
 
     async fn push_from(&self, account: &AccountRecord, base: Base) -> Result<(), PushError> {
@@ -145,29 +155,33 @@ impl Links {
         overwrite: Overwrite,
         progress: &dyn Fn(usize),
     ) -> Result<Pushed, TenancyError> {
+        let begin = |account: &&AccountRecord| self.pushed.begin(&account.name, &account.token);
+        let begun = accounts.iter().map(begin).collect::<Result<Vec<_>, _>>().map_err(TenancyError::File)?;
+        let base_of = |begun: &Begun| match overwrite {
+            Overwrite::Force => Base::Anything,
+            Overwrite::Refuse => begun.bases().into_iter().next().unwrap_or(Base::Absent),
+        };
         let mut orders = Vec::new();
-        for account in accounts {
-            let base = match overwrite {
-                Overwrite::Force => Base::Anything,
-                Overwrite::Refuse => self.pushed.bases(&account.name).into_iter().next().unwrap_or(Base::Absent),
-            };
-            self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
+        for (account, begun) in accounts.iter().copied().zip(&begun) {
+            let base = base_of(begun);
             orders.push(Order { name: &account.name, account: &account.key, token: &account.token, base });
         }
         let done = push_many(&self.system, &orders, &self.known, EACH_LIMIT, progress).await;
         let mut done = done.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
-        for account in accounts {
-            // One whose push was cut short before has two bases; alone it is tried from both.
-            if overwrite == Overwrite::Refuse
-                && matches!(done.failed.get(&account.name), Some(PushError::Changed { .. }))
-                && self.push(account).await.is_ok()
-            {
-                done.failed.remove(&account.name);
-                done.in_force += 1;
+        for (account, begun) in accounts.iter().zip(&begun) {
+            // One whose push was cut short before has two bases.
+            for base in begun.bases().into_iter().skip(1) {
+                if overwrite == Overwrite::Force
+                    || !matches!(done.failed.get(&account.name), Some(PushError::Changed { .. }))
+                {
+                    break;
+                }
+                if self.push_from(account, base).await.is_ok() {
+                    done.failed.remove(&account.name);
+                    done.in_force += 1;
+                }
             }
-            if !done.failed.contains_key(&account.name) {
-                self.pushed.finish(&account.name, &account.token).map_err(TenancyError::File)?;
-            }
+            self.settle(account, begun, done.failed.get(&account.name))?;
         }
         Ok(Pushed { in_force: done.in_force, unchanged: done.unchanged, failed: done.failed, took: done.took })
     }

@@ -38,6 +38,21 @@ impl Token {
     }
 }
 
+/// A push that was written down, and what was known before it.
+#[derive(Debug)]
+pub(super) struct Begun {
+    known: Pushed,
+}
+
+impl Begun {
+    /// What servers may hold of the account without anybody's change being lost, best first.
+    pub(super) fn bases(&self) -> Vec<Base> {
+        let tokens = [&self.known.last, &self.known.attempt];
+        let bases: Vec<Base> = tokens.into_iter().flatten().map(Token::base).collect();
+        if bases.is_empty() { vec![Base::Absent] } else { bases }
+    }
+}
+
 /// One file an account.
 #[derive(Debug, Clone)]
 pub(super) struct PushedTokens {
@@ -64,24 +79,23 @@ impl PushedTokens {
         write_public(&self.path(account), text.as_bytes())
     }
 
-    /// What servers may hold of `account` without anybody's change being lost, best first.
-    pub(super) fn bases(&self, account: &str) -> Vec<Base> {
-        let pushed = self.read(account);
-        let mut bases: Vec<Base> = [pushed.last, pushed.attempt].iter().flatten().map(Token::base).collect();
-        if bases.is_empty() {
-            bases.push(Base::Absent);
-        }
-        bases
-    }
-
-    /// Before it is sent.
-    pub(super) fn begin(&self, account: &str, token: &str) -> Result<(), FileError> {
+    /// Before it is sent: writes the attempt down.
+    pub(super) fn begin(&self, account: &str, token: &str) -> Result<Begun, FileError> {
         let known = self.read(account);
         let attempt = Token::of(token);
-        if known.last == attempt {
+        if known.last != attempt {
+            self.write(account, &Pushed { last: known.last.clone().or(known.attempt.clone()), attempt })?;
+        }
+        Ok(Begun { known })
+    }
+
+    /// It was not sent, because the servers hold somebody else's: what may be overwritten is what it was before.
+    pub(super) fn take_back(&self, account: &str, begun: &Begun) -> Result<(), FileError> {
+        if begun.known == Pushed::default() {
+            self.forget(account);
             return Ok(());
         }
-        self.write(account, &Pushed { last: known.last.or(known.attempt), attempt })
+        if self.read(account) == begun.known { Ok(()) } else { self.write(account, &begun.known) }
     }
 
     /// Once every server has it.
@@ -108,20 +122,39 @@ mod tests {
         encode(&mut Claims::new(account, "a".to_owned(), iat, AccountBody::default()), &key).unwrap()
     }
 
+    fn bases(tokens: &[&str]) -> Vec<Base> {
+        tokens.iter().map(|token| Base::of_token(token).unwrap()).collect()
+    }
+
     #[test]
     fn a_push_that_was_cut_short_leaves_both_bases() {
         let folder = tempfile::tempdir().unwrap();
         let pushed = PushedTokens::new(&Layout::new(folder.path().to_owned()));
-        assert_eq!(pushed.bases("acme-corp"), [Base::Absent]);
-        let (first, second) = (token(1), token(2));
-        pushed.begin("acme-corp", &first).unwrap();
-        assert_eq!(pushed.bases("acme-corp"), [Base::of_token(&first).unwrap()]);
+        let (first, second, third) = (token(1), token(2), token(3));
+        assert_eq!(pushed.begin("acme-corp", &first).unwrap().bases(), [Base::Absent]);
+        assert_eq!(pushed.begin("acme-corp", &first).unwrap().bases(), bases(&[&first]));
         pushed.finish("acme-corp", &first).unwrap();
-        pushed.begin("acme-corp", &second).unwrap();
-        assert_eq!(pushed.bases("acme-corp"), [&first, &second].map(|token| Base::of_token(token).unwrap()));
-        pushed.finish("acme-corp", &second).unwrap();
-        assert_eq!(pushed.bases("acme-corp"), [Base::of_token(&second).unwrap()]);
+        assert_eq!(pushed.begin("acme-corp", &second).unwrap().bases(), bases(&[&first]));
+        assert_eq!(pushed.begin("acme-corp", &third).unwrap().bases(), bases(&[&first, &second]));
+        pushed.finish("acme-corp", &third).unwrap();
+        assert_eq!(pushed.begin("acme-corp", &third).unwrap().bases(), bases(&[&third]));
         pushed.forget("acme-corp");
-        assert_eq!(pushed.bases("acme-corp"), [Base::Absent]);
+        assert_eq!(pushed.begin("acme-corp", &third).unwrap().bases(), [Base::Absent]);
+    }
+
+    #[test]
+    fn a_push_that_was_refused_is_no_base_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let pushed = PushedTokens::new(&Layout::new(folder.path().to_owned()));
+        let (first, refused) = (token(1), token(5));
+        for known in [vec![], vec![first.as_str()]] {
+            let expected = if known.is_empty() { vec![Base::Absent] } else { bases(&known) };
+            known.iter().for_each(|token| pushed.finish("acme-corp", token).unwrap());
+            for _ in 0..2 {
+                let begun = pushed.begin("acme-corp", &refused).unwrap();
+                assert_eq!(begun.bases(), expected);
+                pushed.take_back("acme-corp", &begun).unwrap();
+            }
+        }
     }
 }
