@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Act, Issued, Links, PersonRecord, PersonRole, Standing, Tenancy, TenancyError, TenantStage};
-use crate::certificates::ClientIdentity;
+use crate::certificates::{AuthorityName, ClientIdentity};
 use crate::files::{read_state, write_secret};
 use crate::operator::UserRequest;
 use crate::profile::Profile;
@@ -78,7 +78,7 @@ impl Tenancy {
             .insert(person.name.clone(), PersonRecord { role, standing: Standing::Active, issued: issued.clone() });
         self.records.write(&record).map_err(TenancyError::Record)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void(links, slug.as_str(), &known.issued).await?;
+            self.void(links, &AuthorityName::Tenant(slug.clone()), &known.issued).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -99,7 +99,7 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let issued = person.issued.clone();
         self.records.write(&record).map_err(TenancyError::Record)?;
-        self.void(links, slug.as_str(), &issued).await?;
+        self.void(links, &AuthorityName::Tenant(slug.clone()), &issued).await?;
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -116,7 +116,7 @@ impl Tenancy {
         let known = people.people.insert(person.name.clone(), entry);
         self.write_platform_people(&people)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void(links, OPS, &known.issued).await?;
+            self.void(links, &AuthorityName::Platform, &known.issued).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -136,7 +136,7 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let issued = person.issued.clone();
         self.write_platform_people(&people)?;
-        self.void(links, OPS, &issued).await?;
+        self.void(links, &AuthorityName::Platform, &issued).await?;
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -167,8 +167,15 @@ impl Tenancy {
     }
 
     /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
-    pub(super) async fn void(&self, links: &Links, account: &str, issued: &Issued) -> Result<(), TenancyError> {
-        self.platform.revoke_certificates(issued).map_err(TenancyError::Platform)?;
+    /// Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
+    pub(super) async fn void(
+        &self,
+        links: &Links,
+        issuer: &AuthorityName,
+        issued: &Issued,
+    ) -> Result<(), TenancyError> {
+        self.platform.revoke_certificates(issuer, issued).map_err(TenancyError::Platform)?;
+        let account = if let AuthorityName::Tenant(slug) = issuer { slug.as_str() } else { OPS };
         if issued.user_key.is_empty() {
             return Ok(());
         }

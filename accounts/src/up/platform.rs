@@ -16,7 +16,7 @@ use super::layout::Layout;
 use super::site::{SiteError, write_settings};
 use super::start::bus_file;
 use crate::certificates::{
-    Authority, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
+    Authority, AuthorityName, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
 };
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
@@ -212,14 +212,14 @@ impl Platform {
         Ok((settings, issued))
     }
 
-    /// Takes back the certificates that somebody was issued.
+    /// Takes back the certificates that `issuer` has issued to somebody.
     ///
     /// # Errors
     /// When a revocation list cannot be written.
-    pub fn revoke_certificates(&self, issued: &Issued) -> Result<(), PlatformError> {
+    pub fn revoke_certificates(&self, issuer: &AuthorityName, issued: &Issued) -> Result<(), PlatformError> {
         for serial in &issued.serials {
             let what = Revocable::Serial(serial.clone());
-            match self.authority.revoke(&what, Reason::PrivilegeWithdrawn, self.now) {
+            match self.authority.revoke_of(issuer, &what, Reason::PrivilegeWithdrawn, self.now) {
                 // Of an authority that is retired with all that it has issued.
                 Err(CertificateError::NeverIssued { .. }) | Ok(_) => {}
                 Err(error) => return Err(PlatformError::Certificate(error)),
