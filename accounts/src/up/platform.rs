@@ -152,11 +152,19 @@ impl Platform {
     ///
     /// # Errors
     /// When the operator store is damaged or cannot be written.
+    ///
+    /// # Panics
+    /// When making the intermediate does.
     pub fn render_tenant(&self, record: &TenantRecord, plan: &Plan) -> Result<AccountRecord, PlatformError> {
-        self.authority.ensure_tenant(&record.slug, self.now).map_err(PlatformError::Certificate)?;
         let core = self.core_key()?;
         let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
-        let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
+        // Neither needs the other, and both wait for the disk: together they wait once.
+        let (intermediate, account) = std::thread::scope(|scope| {
+            let intermediate = scope.spawn(|| self.authority.ensure_tenant(&record.slug, self.now));
+            let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
+            (intermediate.join().expect("making an intermediate does not panic"), account)
+        });
+        intermediate.map_err(PlatformError::Certificate)?;
         account.map_err(PlatformError::Operator)
     }
 
