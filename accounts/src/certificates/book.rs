@@ -4,7 +4,7 @@
 //! A line without an end was being written when the machine stopped: what it announces never came to be.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,17 @@ pub(super) fn append<T: Serialize>(path: &Path, record: &T) -> Result<(), Certif
 }
 
 fn cut_torn_end(path: &Path, file: &File) -> std::io::Result<()> {
+    let mut reader = File::open(path)?;
+    if reader.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    // The last byte tells. A book grows with every certificate, so it is read whole only to mend it.
+    let mut last = [0];
+    reader.seek(SeekFrom::End(-1))?;
+    reader.read_exact(&mut last)?;
+    if last == *b"\n" {
+        return Ok(());
+    }
     let bytes = std::fs::read(path)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     if whole == bytes.len() { Ok(()) } else { file.set_len(whole as u64) }

@@ -141,15 +141,25 @@ impl Authority {
         reason: Reason,
         now: OffsetDateTime,
     ) -> Result<Vec<(AuthorityName, RevokedRecord)>, CertificateError> {
+        self.plan_among(&self.list_authorities()?, what, reason, now)
+    }
+
+    fn plan_among(
+        &self,
+        names: &[AuthorityName],
+        what: &Revocable,
+        reason: Reason,
+        now: OffsetDateTime,
+    ) -> Result<Vec<(AuthorityName, RevokedRecord)>, CertificateError> {
         let mut was_issued = false;
         let mut found = Vec::new();
-        for name in self.list_authorities()? {
-            let matching: Vec<_> = self.list_issued(&name)?.into_iter().filter(|record| what.is(record)).collect();
+        for name in names {
+            let matching: Vec<_> = self.list_issued(name)?.into_iter().filter(|record| what.is(record)).collect();
             if matching.is_empty() {
                 continue;
             }
             was_issued = true;
-            let revoked = self.list_revoked(&name)?;
+            let revoked = self.list_revoked(name)?;
             let is_open = |record: &IssuedRecord| {
                 record.not_after > now && !revoked.iter().any(|one| one.serial == record.serial)
             };
@@ -173,13 +183,39 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Vec<(AuthorityName, RevokedRecord)>, CertificateError> {
         let _lock = self.lock()?;
-        let found = self.plan_revocation(what, reason, now)?;
+        self.revoke_among(&self.list_authorities()?, what, reason, now)
+    }
+
+    /// As [`Authority::revoke`], for what `issuer` has issued: the books of the others, of which there is one a tenant,
+    /// stay closed.
+    ///
+    /// # Errors
+    /// As [`Authority::revoke`].
+    pub fn revoke_of(
+        &self,
+        issuer: &AuthorityName,
+        what: &Revocable,
+        reason: Reason,
+        now: OffsetDateTime,
+    ) -> Result<Vec<(AuthorityName, RevokedRecord)>, CertificateError> {
+        let _lock = self.lock()?;
+        self.revoke_among(std::slice::from_ref(issuer), what, reason, now)
+    }
+
+    fn revoke_among(
+        &self,
+        names: &[AuthorityName],
+        what: &Revocable,
+        reason: Reason,
+        now: OffsetDateTime,
+    ) -> Result<Vec<(AuthorityName, RevokedRecord)>, CertificateError> {
+        let found = self.plan_among(names, what, reason, now)?;
         for (name, record) in &found {
             append(&self.revoked_file(name), record)?;
         }
-        for name in self.list_authorities()? {
-            if !self.list_revoked(&name)?.is_empty() {
-                self.renew_list(&name, now)?;
+        for name in names {
+            if !self.list_revoked(name)?.is_empty() {
+                self.renew_list(name, now)?;
             }
         }
         Ok(found)

@@ -1,7 +1,7 @@
 //! Accounts: read, rendered whole, signed when they changed, and never written over what another tool wrote.
 
 use bulkhead_bus::{AccountKey, Role};
-use bulkhead_claims::{AccountBody, Claims, DecodeError, KeyKind, OperatorBody, ScopedKey, decode, encode};
+use bulkhead_claims::{AccountBody, Claims, DecodeError, KeyKind, OperatorBody, ScopedKey, SigningKey, decode, encode};
 use serde_json::Value;
 
 use super::nsc_layout::{folders_in, subject_of};
@@ -51,6 +51,23 @@ impl<'a> NewKeys<'a> {
         let key = self.keys.generate(kind).map_err(OperatorError::Key)?;
         self.made.push(key.public().to_owned());
         Ok(key.public().to_owned())
+    }
+
+    /// Many at once, written side by side: the disk makes them safe together and is waited for once.
+    fn generate_many(&mut self, kind: KeyKind, count: usize) -> Result<Vec<String>, OperatorError> {
+        let fresh: Vec<SigningKey> = (0..count).map(|_| SigningKey::generate(kind)).collect();
+        let publics: Vec<String> = fresh.iter().map(|key| key.public().to_owned()).collect();
+        self.made.extend(publics.iter().cloned());
+        let keys = self.keys;
+        let written = std::thread::scope(|scope| {
+            let writing: Vec<_> = fresh.iter().map(|key| scope.spawn(move || keys.put(key))).collect();
+            // Each is waited for, whether an earlier one was written or not.
+            let ends: Vec<_> =
+                writing.into_iter().map(|one| one.join().expect("writing a seed does not panic")).collect();
+            ends.into_iter().collect::<Result<(), _>>()
+        });
+        written.map_err(OperatorError::Key)?;
+        Ok(publics)
     }
 
     pub(super) fn keep(mut self) {
@@ -172,19 +189,24 @@ impl OperatorStore {
     ) -> Result<AccountRecord, OperatorError> {
         let _lock = self.lock()?;
         let held = self.hold(name)?;
-        let mut new_keys = NewKeys::new(&self.keys);
-        let mut book = match &held.book {
+        let known = match &held.book {
             Some(book) if !book.managed => return Err(OperatorError::Unmanaged(name.to_owned())),
-            Some(book) => book.clone(),
-            None => Book::new(name.to_owned(), new_keys.generate(KeyKind::Account)?),
+            known => known,
         };
-        let mut role_keys = Vec::new();
-        for &role in roles {
-            if !book.roles.contains_key(role.name()) {
-                book.hold(role, new_keys.generate(KeyKind::Account)?, now);
-            }
-            role_keys.extend(book.keys_of(role).map(|public| RoleKey { role, public }));
+        let is_missing = |role: &&Role| known.as_ref().is_none_or(|book| !book.roles.contains_key(role.name()));
+        let missing: Vec<Role> = roles.iter().filter(is_missing).copied().collect();
+        let mut new_keys = NewKeys::new(&self.keys);
+        let fresh = new_keys.generate_many(KeyKind::Account, missing.len() + usize::from(known.is_none()))?;
+        let mut fresh = fresh.into_iter();
+        let mut book = match known {
+            Some(book) => book.clone(),
+            None => Book::new(name.to_owned(), fresh.next().expect("a new account gets a key")),
+        };
+        for (role, public) in missing.into_iter().zip(fresh) {
+            book.hold(role, public, now);
         }
+        let keys_of = |&role: &Role| book.keys_of(role).map(move |public| RoleKey { role, public }).collect::<Vec<_>>();
+        let role_keys: Vec<RoleKey> = roles.iter().flat_map(keys_of).collect();
         let body = book.complete(render(&book.key, &role_keys));
         let record = self.settle(held, book, body, now)?;
         new_keys.keep();

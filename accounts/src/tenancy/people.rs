@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Act, Issued, Links, PersonRecord, PersonRole, Preview, Standing, Tenancy, TenancyError, TenantStage};
-use crate::certificates::ClientIdentity;
+use crate::certificates::{AuthorityName, ClientIdentity};
 use crate::files::{read_state, write_secret};
 use crate::operator::UserRequest;
 use crate::profile::Profile;
@@ -87,7 +87,7 @@ impl Tenancy {
         self.records.write(&record).map_err(TenancyError::Record)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
             for issued in [&known.issued].into_iter().chain(&known.earlier) {
-                self.void(links, slug.as_str(), issued).await?;
+                self.void(links, &AuthorityName::Tenant(slug.clone()), issued).await?;
             }
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
@@ -106,7 +106,7 @@ impl Tenancy {
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
         for issued in [&issued].into_iter().chain(&earlier) {
-            self.void(links, slug.as_str(), issued).await?;
+            self.void(links, &AuthorityName::Tenant(slug.clone()), issued).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -125,7 +125,7 @@ impl Tenancy {
         write_platform_people(&self.platform.layout, &people)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
             for issued in [&known.issued].into_iter().chain(&known.earlier) {
-                self.void(links, OPS, issued).await?;
+                self.void(links, &AuthorityName::Platform, issued).await?;
             }
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
@@ -144,7 +144,7 @@ impl Tenancy {
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         write_platform_people(&self.platform.layout, &people)?;
         for issued in [&issued].into_iter().chain(&earlier) {
-            self.void(links, OPS, issued).await?;
+            self.void(links, &AuthorityName::Platform, issued).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -203,8 +203,15 @@ impl Tenancy {
     }
 
     /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
-    pub(super) async fn void(&self, links: &Links, account: &str, issued: &Issued) -> Result<(), TenancyError> {
-        self.platform.revoke_certificates(issued).map_err(TenancyError::Platform)?;
+    /// Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
+    pub(super) async fn void(
+        &self,
+        links: &Links,
+        issuer: &AuthorityName,
+        issued: &Issued,
+    ) -> Result<(), TenancyError> {
+        self.platform.revoke_certificates(issuer, issued).map_err(TenancyError::Platform)?;
+        let account = if let AuthorityName::Tenant(slug) = issuer { slug.as_str() } else { OPS };
         if issued.user_key.is_empty() {
             return Ok(());
         }

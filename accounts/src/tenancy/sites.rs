@@ -13,6 +13,7 @@ use super::{
     TenantStage,
 };
 use crate::bundle::{BundleManifest, BundleOptions, make_site_bundle};
+use crate::certificates::AuthorityName;
 use crate::up::{Target, tenant_row};
 
 /// A poller by its whole name: `acme-corp/oslo/p1`.
@@ -182,7 +183,9 @@ impl Tenancy {
         }
         if let Some(poller) = record.sites.get_mut(&path.site).and_then(|site| site.pollers.get_mut(&path.poller)) {
             poller.standing = Standing::Revoked;
-            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+            self.platform
+                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
+                .map_err(TenancyError::Platform)?;
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
@@ -204,7 +207,9 @@ impl Tenancy {
         if let Some(site) = record.sites.get_mut(&path.site)
             && let Some(poller) = site.pollers.remove(&path.poller)
         {
-            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+            self.platform
+                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
+                .map_err(TenancyError::Platform)?;
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
@@ -250,10 +255,12 @@ impl Tenancy {
         let site = removable_site(&record, path, with_pollers)?.clone();
         let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
         for issued in [&site.leaf].into_iter().chain(&site.earlier_leaves) {
-            self.void(links, path.tenant.as_str(), issued).await?;
+            self.void(links, &AuthorityName::Tenant(path.tenant.clone()), issued).await?;
         }
         for poller in site.pollers.values() {
-            self.platform.revoke_certificates(&poller.issued).map_err(TenancyError::Platform)?;
+            self.platform
+                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
+                .map_err(TenancyError::Platform)?;
         }
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = &links.database {

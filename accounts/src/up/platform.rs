@@ -16,7 +16,7 @@ use super::layout::Layout;
 use super::site::{SiteError, write_settings};
 use super::start::bus_file;
 use crate::certificates::{
-    Authority, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
+    Authority, AuthorityName, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
 };
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
@@ -137,11 +137,19 @@ impl Platform {
     ///
     /// # Errors
     /// When the operator store is damaged or cannot be written.
+    ///
+    /// # Panics
+    /// When making the intermediate does.
     pub fn render_tenant(&self, record: &TenantRecord, plan: &Plan) -> Result<AccountRecord, PlatformError> {
-        self.authority.ensure_tenant(&record.slug, self.now).map_err(PlatformError::Certificate)?;
         let core = self.core_key()?;
         let render = |own: &str, keys: &[_]| tenant_body(record, plan, own, core.as_str(), keys);
-        let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
+        // Neither needs the other, and both wait for the disk: together they wait once.
+        let (intermediate, account) = std::thread::scope(|scope| {
+            let intermediate = scope.spawn(|| self.authority.ensure_tenant(&record.slug, self.now));
+            let account = self.operator.ensure_account(record.slug.as_str(), &Role::TENANT, self.now_s(), render);
+            (intermediate.join().expect("making an intermediate does not panic"), account)
+        });
+        intermediate.map_err(PlatformError::Certificate)?;
         account.map_err(PlatformError::Operator)
     }
 
@@ -197,14 +205,14 @@ impl Platform {
         Ok((settings, issued))
     }
 
-    /// Takes back the certificates that somebody was issued.
+    /// Takes back the certificates that `issuer` has issued to somebody.
     ///
     /// # Errors
     /// When a revocation list cannot be written.
-    pub fn revoke_certificates(&self, issued: &Issued) -> Result<(), PlatformError> {
+    pub fn revoke_certificates(&self, issuer: &AuthorityName, issued: &Issued) -> Result<(), PlatformError> {
         for serial in &issued.serials {
             let what = Revocable::Serial(serial.clone());
-            match self.authority.revoke(&what, Reason::PrivilegeWithdrawn, self.now) {
+            match self.authority.revoke_of(issuer, &what, Reason::PrivilegeWithdrawn, self.now) {
                 // Of an authority that is retired with all that it has issued.
                 Err(CertificateError::NeverIssued { .. }) | Ok(_) => {}
                 Err(error) => return Err(PlatformError::Certificate(error)),

@@ -1,8 +1,10 @@
-//! How fast the proven path is: results per second and CPU per result from the leaf's stream to the committed row.
+//! How fast the proven path is (results per second and CPU per result from the leaf's stream to the committed row), and
+//! what it costs to provision tenants.
 //!
 //! Every figure stands beside what the same machine reaches in the same run with nothing but a JetStream publish or
 //! nothing but an UNNEST insert: ratios survive a slow machine, absolute numbers do not.
 
+mod accounts;
 mod baseline;
 mod cpu;
 mod fleet;
@@ -11,6 +13,10 @@ mod ingest;
 mod load;
 mod report;
 
+pub use accounts::{
+    AccountsMeasured, AccountsPlan, AtSize, OfficialTool, Onboarding, Part, Restart, Revocations, Signing, Times,
+    TokenTimes, render_accounts, run_accounts,
+};
 pub use cpu::Spent;
 pub use fleet::Station;
 pub use flood::{Attack, Delays, Flooded, run_flood};

@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use super::ingest::Measured;
 
-fn machine() -> String {
+/// The machine and how the program was built.
+pub(super) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
-    format!("{cores} cores ({})", model.unwrap_or("unknown"))
+    let build = if cfg!(debug_assertions) { "Debug build: the figures mean nothing" } else { "Release build" };
+    format!("{cores} cores ({}). {build}", model.unwrap_or("unknown"))
 }
 
 /// One line for a terminal, and the row of the page.
@@ -37,8 +39,7 @@ pub fn row(measured: &Measured) -> String {
 #[must_use]
 pub fn render(all: &[Measured]) -> String {
     let mut page = String::new();
-    let build = if cfg!(debug_assertions) { "Debug build: the figures mean nothing" } else { "Release build" };
-    let _ = writeln!(page, "Machine: {}. {build}.\n", machine());
+    let _ = writeln!(page, "Machine: {}.\n", machine());
     page.push_str(
         "| Hub servers | Tenants | Batch | Results/s | of UNNEST | of publish | UNNEST rows/s | Publish rows/s | Lasted | CPU idle | of it waiting for disks | CPU µs/result | of which; others |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",

@@ -1,15 +1,26 @@
-//! `bulkhead-bench ingest`: measures, prints each figure as it is there, and writes the page.
+//! `bulkhead-bench`: measures, prints each figure as it is there, and writes the page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
-use bulkhead_tests::bench::{Cell, Flooded, Grid, Progress, render, row, run_flood, run_ingest};
-use clap::{Parser, Subcommand};
+use bulkhead_tests::bench::{
+    AccountsPlan, Cell, Flooded, Grid, Part, Progress, render, render_accounts, row, run_accounts, run_flood,
+    run_ingest,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const BEGIN: &str = "<!-- ingest: written by `cargo xtask bench ingest` -->";
-const END: &str = "<!-- ingest: end -->";
+/// A part of the page that a command rewrites.
+struct Section {
+    begin: &'static str,
+    end: &'static str,
+}
+
+const INGEST: Section =
+    Section { begin: "<!-- ingest: written by `cargo xtask bench ingest` -->", end: "<!-- ingest: end -->" };
+const ACCOUNTS: Section =
+    Section { begin: "<!-- accounts: written by `cargo xtask bench accounts` -->", end: "<!-- accounts: end -->" };
 
 #[derive(Debug, Parser)]
 #[command(
@@ -17,7 +28,7 @@ const END: &str = "<!-- ingest: end -->";
     version,
     about = "Measures the product, built for release, against real servers."
 )]
-struct Args {
+struct CommandLine {
     #[command(subcommand)]
     what: What,
 }
@@ -38,6 +49,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         page: Option<PathBuf>,
     },
+    /// What it costs to provision tenants as they grow in number, beside nsc and the Go library.
+    Accounts(AccountsArgs),
     /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
     Flood {
         /// Batches of a hundred results that the attacker sends each second.
@@ -46,21 +59,72 @@ enum What {
     },
 }
 
-/// Puts `section` between the marks of a page.
-fn replaced(page: &str, section: &str) -> anyhow::Result<String> {
-    let (head, rest) = page.split_once(BEGIN).context("the page has no mark where the figures begin")?;
-    let (_, tail) = rest.split_once(END).context("the page has no mark where the figures end")?;
-    Ok(format!("{head}{BEGIN}\n{section}{END}{tail}"))
+#[derive(Debug, Args)]
+struct AccountsArgs {
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
+    part: Vec<Part>,
+    /// How many tenants there are when something is measured, growing.
+    #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000")]
+    sizes: Vec<usize>,
+    /// Onboardings at each size.
+    #[arg(long, default_value_t = 20)]
+    samples: usize,
+    /// Runs of `bulkhead tenant add` and of nsc at each size.
+    #[arg(long, default_value_t = 10)]
+    runs: usize,
+    /// Account tokens signed and validated.
+    #[arg(long, default_value_t = 10_000)]
+    tokens: usize,
+    /// People who are put out, at the first and at the last size.
+    #[arg(long, default_value_t = 60)]
+    revocations: usize,
+    /// Write the figures between the marks in this page, such as docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+/// Puts figures between the marks of a section of a page.
+fn replaced(page: &str, section: &Section, figures: &str) -> anyhow::Result<String> {
+    let Section { begin, end } = section;
+    let (head, rest) = page.split_once(begin).context("the page has no mark where the figures begin")?;
+    let (_, tail) = rest.split_once(end).context("the page has no mark where the figures end")?;
+    Ok(format!("{head}{begin}\n{figures}{end}{tail}"))
+}
+
+/// A page without marks is found out before anything is measured.
+fn read_page(page: Option<&Path>, section: &Section) -> anyhow::Result<Option<String>> {
+    let Some(path) = page else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    replaced(&text, section, "")?;
+    Ok(Some(text))
+}
+
+/// Each step on stderr, with the time since the beginning; the figures on stdout when all of them are there.
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn accounts(args: AccountsArgs) -> anyhow::Result<()> {
+    let AccountsArgs { part, mut sizes, samples, runs, tokens, revocations, page } = args;
+    let text = read_page(page.as_deref(), &ACCOUNTS)?;
+    sizes.sort_unstable();
+    let plan = AccountsPlan { parts: part.into_iter().collect(), sizes, samples, runs, tokens, revocations };
+    let began = Instant::now();
+    let say = |step: &str| {
+        let seconds = began.elapsed().as_secs();
+        eprintln!("[{:2}:{:02}] {step}", seconds / 60, seconds % 60);
+    };
+    let figures = render_accounts(&run_accounts(&plan, &say).await?);
+    print!("{figures}");
+    if let Some((path, text)) = page.zip(text) {
+        let text = replaced(&text, &ACCOUNTS, &figures)?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
-    // A page without marks is found out now, and not when everything is measured.
-    let text =
-        page.as_ref().map(|path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display())));
-    let text = text.transpose()?;
-    text.as_deref().map(|text| replaced(text, "")).transpose()?;
+    let text = read_page(page.as_deref(), &INGEST)?;
     let began = Instant::now();
     let cells = grid.batches.len() * grid.tenants.len() * grid.hub_servers.len();
     let done = AtomicUsize::new(0);
@@ -82,7 +146,8 @@ async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
     });
     let all = all.await?;
     if let Some((path, text)) = page.zip(text) {
-        std::fs::write(&path, replaced(&text, &render(&all))?).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(&path, replaced(&text, &INGEST, &render(&all))?)
+            .with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }
@@ -103,10 +168,11 @@ async fn flood(batches_per_second: u32) -> anyhow::Result<()> {
 // Children are tied to the thread that starts them, so everything runs on the main one.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    match Args::parse().what {
+    match CommandLine::parse().what {
         What::Ingest { batch, tenants, hub, page } => {
             ingest(Grid { batches: batch, tenants, hub_servers: hub }, page).await
         }
+        What::Accounts(args) => accounts(args).await,
         What::Flood { batches_per_second } => flood(batches_per_second).await,
     }
 }

@@ -225,6 +225,14 @@ fn what_is_revoked_is_on_a_list_that_verifiers_heed_and_its_number_grows() {
     let strange: Revocable = "p9.oslo.acme-corp.serviceradar".parse().unwrap();
     let error = authority.revoke(&strange, Reason::Unspecified, *now).unwrap_err();
     assert!(matches!(error, CertificateError::NeverIssued { .. }), "{error}");
+    // Where the issuer is known, only its book is asked.
+    let (third, held) = place.issue(&poller("acme-corp", "p3"), "p3");
+    let third = Revocable::Serial(third.serial);
+    let error = authority.revoke_of(&AuthorityName::Platform, &third, Reason::Unspecified, *now).unwrap_err();
+    assert!(matches!(error, CertificateError::NeverIssued { .. }), "{error}");
+    assert_eq!(place.accepts_with(&root, &held, &lists), Ok(()), "control");
+    assert_eq!(authority.revoke_of(&acme, &third, Reason::Unspecified, *now).unwrap().len(), 1);
+    assert!(place.accepts_with(&root, &held, &lists).is_err());
 }
 
 #[test]
