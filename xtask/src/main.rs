@@ -22,7 +22,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   up [args..]     build the product and run `bulkhead up` with these arguments
   test [args..]   build the product, find or fetch the servers, and run `cargo test` with these arguments
   chaos [args..]  break a deployment while results flow and add up the books; --runs N --seed S, --help for more
-  bench [args..]  measure the product, built for release; `bench ingest --help` for more
+  bench [args..]  measure the product, built for release: ingest, flood, accounts; --help for more
   ci              everything that a change must pass: format, lints, tidy, docs, tests
   tidy [--write]  check the rules that no compiler checks; --write renders the generated docs anew";
 
