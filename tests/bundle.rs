@@ -323,6 +323,17 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     }
     ensure!(slots(&witness, TENANT).await? == accepted, "a revoked poller's results are stored");
 
+    // Removed and added again it is somebody else: the old key stays refused.
+    let key = async || -> anyhow::Result<String> {
+        let shown = operate(&deployment, 0, &["poller", "show", &path]).await?;
+        Ok(shown[0]["record"]["batch_key"].as_str().context("a key")?.to_owned())
+    };
+    let old = key().await?;
+    operate(&deployment, 4, &add).await?;
+    operate(&deployment, 0, &["poller", "remove", &path]).await?;
+    operate(&deployment, 0, &add).await?;
+    ensure!(key().await? != old, "the key that was revoked is back");
+
     let site = format!("{TENANT}/{SITE}");
     operate(&deployment, 4, &["site", "remove", &site]).await?;
     let preview = operate(&deployment, 0, &["site", "remove", &site, "--with-pollers", "--dry-run"]).await?;

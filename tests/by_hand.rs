@@ -121,6 +121,8 @@ async fn a_hub_of_three_is_made_pushed_to_and_used_by_commands_alone() -> anyhow
     let (_, said) = place.expect(6, &["status", "--profile", &profile]).await?;
     anyhow::ensure!(said.contains("authorization violation"), "{said}");
     place.expect(4, &["operator", "user", "revoke", "dave"]).await?;
+    let (_, said) = place.expect(1, &["up", "--until-first-results"]).await?;
+    anyhow::ensure!(said.contains("does not run"), "up has taken the home over: {said}");
     place.expect(0, &["diff"]).await.map(drop)
 }
 

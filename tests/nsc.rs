@@ -168,6 +168,36 @@ async fn a_store_of_nsc_is_taken_over_changed_and_used_by_nsc_again() -> anyhow:
     Ok(())
 }
 
+/// The way back: what we made is pushed by nsc, once the system account has a key that no role binds.
+#[tokio::test]
+async fn a_store_of_ours_is_pushed_by_nsc() -> anyhow::Result<()> {
+    let Some(program) = go_tool(GoTool::Nsc)? else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let (home, store) = own_home(folder.path())?;
+    store.ensure_system(now_s())?;
+    issue(&store, &home, "acme-corp", Role::Admin, "ada")?;
+    let to = folder.path().join("copy");
+    assert_eq!(bulkhead(&home, &["nsc", "export", "--to", &to.display().to_string()])?.0, 0);
+    let nsc = Nsc::of_copy(&program, &to)?;
+    let server = Server::start(&folder.path().join("before"), &store, &nsc).await?;
+    let refused = nsc.run(&["push", "--all", "-u", &server.url]);
+    ensure!(refused.is_err(), "nsc pushes with a scoped key: {refused:?}");
+    nsc.run(&["edit", "account", "sys", "--sk", "generate"])?;
+    nsc.validate_clean()?;
+    let server = Server::start(&folder.path().join("after"), &store, &nsc).await?;
+    let pushed = nsc.run(&["push", "--all", "-u", &server.url])?;
+    ensure!(pushed.contains("jwt updated") && !pushed.contains("error"), "{pushed}");
+    nsc.can_connect("acme-corp", "ada", &server.url)?;
+    // Taken back, the key stays through the next rendering, so that nsc can push as long as the operator likes.
+    let back = nsc.data().display().to_string();
+    assert_eq!(bulkhead(&home, &["nsc", "import", &back, "--accept", "sys"])?.0, 0);
+    let keys = |store: &OperatorStore| store.system().map(|system| system.claims.nats.signing_keys.len());
+    assert_eq!(keys(&store)?, 2);
+    store.ensure_system(now_s())?;
+    assert_eq!(keys(&store)?, 2, "the key is gone");
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_nsc_does_to_our_store_is_noticed_and_not_overwritten() -> anyhow::Result<()> {
     let Some(program) = go_tool(GoTool::Nsc)? else { return Ok(()) };

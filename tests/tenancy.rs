@@ -6,6 +6,7 @@ use anyhow::Context;
 use bulkhead_testkit::TestDeployment;
 use bulkhead_testkit::deployment::{LIMIT, program};
 use bulkhead_tests::operator::Operator;
+use serde_json::Value;
 use tokio::process::Command;
 
 async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
@@ -85,6 +86,14 @@ async fn one_tenant_is_suspended(operator: &Operator<'_>, deployment: &TestDeplo
 async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
     let bob = folder.join("bob").join("profile.toml").display().to_string();
     let before = operator.state_of("north-bank").await?.context("it is there")?;
+    let bundles = folder.join("bundles").display().to_string();
+    let add = ["poller", "add", "north-bank/oslo/p1", "--to", &bundles];
+    operator.expect(0, &add).await?;
+    let batch_key = async || -> anyhow::Result<Value> {
+        let (shown, _) = operator.expect(0, &["poller", "show", "north-bank/oslo/p1"]).await?;
+        Ok(shown[0]["record"]["batch_key"].clone())
+    };
+    let old_key = batch_key().await?;
     operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
     operator.expect(6, &["results", "list", "--profile", &bob]).await?;
     operator.expect(4, &["tenant", "add", "north-bank"]).await?;
@@ -101,6 +110,10 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     operator.expect(0, &["tenant", "add", "north-bank"]).await?;
     let again = operator.state_of("north-bank").await?.context("it is there again")?;
     anyhow::ensure!(again.1 != before.1, "the account of the old one");
+    let keys = private_keys_of(operator.home, "north-bank")?;
+    anyhow::ensure!(keys.is_empty(), "private keys of the old one are there: {keys:?}");
+    operator.expect(0, &add).await?;
+    anyhow::ensure!(batch_key().await? != old_key, "the poller's key of the old one");
     operator.expect(6, &["results", "list", "--profile", &bob]).await?;
     // The old one is still in the hub's memory, and the operator has signed why.
     operator.expect(0, &["doctor", "--area", "drift"]).await.map(drop)
@@ -187,12 +200,65 @@ async fn an_onboarding_that_is_killed_is_completed_or_undone() -> anyhow::Result
     deployment.stop().await
 }
 
+/// What a purge leaves of private keys: sites', people's, and those of intermediates out of use.
+fn private_keys_of(home: &Path, slug: &str) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut open = ["sites", "sites-issued", "profiles", "pki/retired"].map(|name| home.join(name)).to_vec();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry?.path();
+            let is_key = path.extension().is_some_and(|end| end == "key" || end == "nk" || end == "creds");
+            if path.is_dir() {
+                open.push(path);
+            } else if is_key && path.display().to_string().contains(slug) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Killed at any step, an offboarding goes on as a purge or is taken back, and a restoration that is killed goes on.
+#[tokio::test]
+async fn an_end_that_is_killed_is_completed_or_taken_back() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let (home, operator) = (deployment.home(), Operator { home: deployment.home() });
+    for step in ["begun", "closed"] {
+        for way in ["purge", "restore"] {
+            let slug = format!("ended-{step}-{way}");
+            operator.expect(0, &["tenant", "add", &slug]).await?;
+            kill_command(home, &["tenant", "offboard", &slug], ("offboard-tenant", &slug), step).await?;
+            if way == "purge" {
+                operator.expect(0, &["tenant", "offboard", &slug, "--purge", "--yes"]).await?;
+            } else {
+                kill_command(home, &["tenant", "restore", &slug], ("restore-tenant", &slug), "begun").await?;
+                let output = operator.run(&["tenant", "restore", &slug]).await?;
+                // Killed too late it is done, and killed before it was begun it never was offboarded: it goes on.
+                if !output.status.success() {
+                    operator.expect(0, &["tenant", "resume", &slug]).await?;
+                }
+                let state = operator.state_of(&slug).await?.context("it is there")?;
+                anyhow::ensure!(state.0 == "active", "{slug} is {}: {output:?}", state.0);
+            }
+            operator.expect(0, &["diff"]).await?;
+        }
+    }
+    let open: Vec<_> = std::fs::read_dir(home.join("journal/open"))?.flatten().map(|entry| entry.file_name()).collect();
+    anyhow::ensure!(open.is_empty(), "still open: {open:?}");
+    deployment.stop().await
+}
+
 /// Starts an onboarding and kills it as soon as the journal has the step.
 async fn kill_at(home: &Path, slug: &str, step: &str) -> anyhow::Result<()> {
+    kill_command(home, &["tenant", "add", slug, "--defer-live"], ("add-tenant", slug), step).await
+}
+
+/// Starts a command and kills it as soon as the journal of the act has the step.
+async fn kill_command(home: &Path, line: &[&str], (act, slug): (&str, &str), step: &str) -> anyhow::Result<()> {
     let mut command = Command::new(program("bulkhead")?);
-    command.arg("--home").arg(home).args(["tenant", "add", slug, "--defer-live"]);
+    command.arg("--home").arg(home).args(line);
     let mut child = command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn()?;
-    let journal = home.join("journal/open").join(format!("add-tenant.{slug}.jsonl"));
+    let journal = home.join("journal/open").join(format!("{act}.{slug}.jsonl"));
     let wanted = format!("\"step\":\"{step}\"");
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(1));
     loop {

@@ -70,8 +70,13 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_whole(path, bytes, 0o644)
 }
 
+/// Of a bare name, the folder that we are in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     Staged::write(folder, path, bytes, mode)?.put()
 }
 
@@ -111,7 +116,7 @@ impl Staged {
     /// # Errors
     /// When it cannot be put there; then the old file is still there.
     pub fn put(self) -> Result<(), FileError> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = folder_of(&self.path);
         make_folder(folder)?;
         let put = || -> std::io::Result<()> {
             std::fs::rename(&self.temporary, &self.path)?;

@@ -23,13 +23,14 @@ impl Server {
         let log = folder.join("server.log");
         let place = nsc.data().join("stores").join(store.name());
         let operator = std::fs::read_to_string(place.join(format!("{}.jwt", store.name())))?;
+        let system_token = std::fs::read_to_string(place.join("accounts/sys/sys.jwt"))?;
         let config = format!(
             "listen: 127.0.0.1:-1\nlog_file: {log:?}\noperator: {operator}\nsystem_account: {}\n\
              resolver: {{ type: full, dir: {:?}, allow_delete: true }}\nresolver_preload: {{ {}: {} }}\n",
             system.key,
             folder.join("jwt"),
             system.key,
-            system.token
+            system_token.trim()
         );
         let path = folder.join("server.conf");
         std::fs::write(&path, config)?;

@@ -15,12 +15,12 @@ use super::database::{Address, DatabaseError, dump};
 use super::home_files::{HomeFilesError, add_home};
 use super::manifest::{AccountState, Manifest, StreamState};
 use super::sealing::Seal;
-use crate::certificates::{Authority, TrustDomain};
+use crate::certificates::Authority;
 use crate::files::{FileError, read_secret};
 use crate::hub_size::HubSize;
 use crate::operator::{OperatorError, OperatorStore};
-use crate::profile::{Profile, ProfileError};
 use crate::provisioning_lock::{LockError, ProvisioningLock};
+use crate::tenancy::{PlatformSettings, SettingsError};
 use crate::up::{CORE, DeploymentError, Layout, POSTGRES_SUPERUSER, Platform, PlatformError, hub_size};
 
 pub(super) const DATABASE_PART: &str = "database";
@@ -50,8 +50,8 @@ pub enum BackupError {
     Operator(#[source] Box<OperatorError>),
     #[error("hub of this home")]
     Hub(#[source] Box<DeploymentError>),
-    #[error("profile of the platform")]
-    Profile(#[source] ProfileError),
+    #[error("settings of the platform")]
+    Settings(#[source] SettingsError),
     #[error("way to the hub's streams")]
     Access(#[source] AccessError),
     #[error("streams of the hub")]
@@ -137,10 +137,11 @@ fn manifest_of(
 fn open_platform(layout: &Layout) -> Result<Platform, BackupError> {
     let no_platform = || BackupError::NoPlatform(layout.home().display().to_string());
     let operator = OperatorStore::read(layout.operator()).map_err(BackupError::operator)?.ok_or_else(no_platform)?;
-    let authority = Authority::new(layout.authority(), TrustDomain::default());
-    let profile = Profile::read(&layout.profile("ops")).map_err(BackupError::Profile)?;
+    let settings = PlatformSettings::read(layout).map_err(BackupError::Settings)?;
+    let domain = PlatformSettings::trust_domain(layout).map_err(BackupError::Settings)?;
+    let authority = Authority::new(layout.authority(), domain);
     let now = OffsetDateTime::now_utc();
-    Ok(Platform { layout: layout.clone(), operator, authority, hub_urls: profile.urls, now })
+    Ok(Platform { layout: layout.clone(), operator, authority, hub_urls: settings.hub_urls, now })
 }
 
 /// A connection that may read and restore the hub's streams. Its credentials go when it does: they open everything that

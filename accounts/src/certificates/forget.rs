@@ -25,6 +25,31 @@ impl Authority {
         Ok(!changes.is_empty())
     }
 
+    /// Destroys the private keys of a tenant's intermediates that are out of use; their certificates and books stay, for whoever
+    /// asks what was issued.
+    ///
+    /// # Errors
+    /// When a key cannot be removed.
+    pub fn destroy_retired(&self, tenant: &TenantSlug) -> Result<(), CertificateError> {
+        let _lock = self.lock()?;
+        let start = format!("{}-", AuthorityName::Tenant(tenant.clone()).file_name());
+        let is_label = |label: &str| label.len() == KEY_LABEL_LENGTH && label.bytes().all(|b| b.is_ascii_hexdigit());
+        for entry in std::fs::read_dir(self.folder.join("retired")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_own = name.to_str().and_then(|name| name.strip_prefix(&start)).is_some_and(is_label);
+            let key = entry.path().join("authority.key");
+            if is_own && key.exists() {
+                let path = key.display().to_string();
+                std::fs::remove_file(&key).map_err(|source| CertificateError::Store {
+                    action: "destroy",
+                    path,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn plan_forgetting(
         &self,
         tenant: &TenantSlug,

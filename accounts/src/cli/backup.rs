@@ -215,7 +215,7 @@ impl From<BackupError> for Failure {
             | BackupError::NoPlatform(_)
             | BackupError::Operator(_)
             | BackupError::Hub(_)
-            | BackupError::Profile(_)
+            | BackupError::Settings(_)
             | BackupError::Access(_)
             | BackupError::Streams(_)
             | BackupError::Url(_)

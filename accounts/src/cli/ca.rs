@@ -10,8 +10,9 @@ use super::exit::Failure;
 use super::show::{Row, age, print_rows, write_lines};
 use crate::certificates::{
     Authority, AuthorityName, AuthorityState, Change, IssuedRecord, Objections, Reason, Revocable, RevokedRecord,
-    Rotation, RotationStep, TrustDomain, TrustedCertificate,
+    Rotation, RotationStep, TrustedCertificate,
 };
+use crate::tenancy::PlatformSettings;
 use crate::up::Layout;
 
 #[derive(Debug, Subcommand)]
@@ -216,9 +217,10 @@ impl Asked {
 }
 
 pub(super) fn run(home: &Path, command: &CaCommand, is_json: bool) -> Result<(), Failure> {
-    let folder = Layout::new(home.to_owned()).authority();
+    let layout = Layout::new(home.to_owned());
+    let domain = PlatformSettings::trust_domain(&layout).map_err(|error| Failure::invalid("platform", error))?;
     let asked =
-        Asked { authority: Authority::new(folder, TrustDomain::default()), now: OffsetDateTime::now_utc(), is_json };
+        Asked { authority: Authority::new(layout.authority(), domain), now: OffsetDateTime::now_utc(), is_json };
     match command {
         CaCommand::List => list(&asked),
         CaCommand::Show { name } => show(&asked, name),
@@ -321,6 +323,7 @@ fn lists(asked: &Asked, renew: bool) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificates::TrustDomain;
     use crate::cli::exit;
     use clap::Parser;
 

@@ -8,7 +8,6 @@ use super::home::{Home, HubFolder, config_text};
 use super::known::Known;
 use super::processes::{Process, output_of, processes};
 use super::servers::Said;
-use crate::certificates::{Authority, TrustDomain};
 use crate::hub_files::{HubServerFiles, Roots, Routes, Trust};
 use crate::operator::SYSTEM;
 use crate::seal::{Sealed, sealed};
@@ -44,7 +43,7 @@ fn values<T: serde::de::DeserializeOwned>(config: &str, key: &str) -> Vec<T> {
 
 /// What a hub server's file should be, with the ports and routes that it has.
 fn expected_hub(home: &Home, known: &Known, hub: &HubFolder, config: &str) -> Result<String, String> {
-    let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+    let authority = home.authority();
     let system = known.named(SYSTEM).ok_or("the system account cannot be read")?;
     let mut listens = values::<String>(config, "listen").into_iter();
     let mut listen = || listens.next().ok_or("it does not say where it listens");
@@ -77,7 +76,7 @@ fn expected_hub(home: &Home, known: &Known, hub: &HubFolder, config: &str) -> Re
 }
 
 fn expected_leaf(home: &Home, site: &Site, config: &str) -> Result<String, String> {
-    let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+    let authority = home.authority();
     let listen = config_text(config, "listen").ok_or("it does not say where it listens")?;
     let urls = values::<Vec<String>>(config, "urls").into_iter().next().ok_or("it does not say whom it links to")?;
     leaf_config(&home.layout, &authority, site, listen, urls).render().map_err(|error| error.to_string())

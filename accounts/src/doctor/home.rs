@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{PollerName, SiteName, TenantSlug};
 use time::OffsetDateTime;
 
+use crate::certificates::Authority;
 use crate::files::read_text;
+use crate::tenancy::PlatformSettings;
 use crate::up::{Layout, Site};
 
 /// Folders that hold what servers keep and what was fetched: not ours to look through.
@@ -46,6 +48,11 @@ impl Home {
         let up = running_up(&layout.lock_file());
         let (hubs, sites) = (hub_folders(&layout), sites(folder));
         Self { layout, now, up, ports: ports.unwrap_or_default(), hubs, sites }
+    }
+
+    /// Its authorities; where the settings are damaged, with the usual trust domain.
+    pub(super) fn authority(&self) -> Authority {
+        Authority::new(self.layout.authority(), PlatformSettings::trust_domain(&self.layout).unwrap_or_default())
     }
 
     /// Whether a deployment was ever made here.

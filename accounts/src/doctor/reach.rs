@@ -15,7 +15,6 @@ use serde::Deserialize;
 use super::finding::Area;
 use super::home::Home;
 use super::quorum::Presence;
-use crate::certificates::{Authority, TrustDomain};
 use crate::files::read_state;
 use crate::profile::Profile;
 use crate::reason::reason;
@@ -141,7 +140,7 @@ fn profile(home: &Home, presence: &Presence) -> Result<Profile, String> {
 }
 
 async fn connect_service(home: &Home, presence: &Presence, role: Role) -> Result<Bus, String> {
-    let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+    let authority = home.authority();
     let urls = profile(home, presence)?.urls;
     connect(&issued_settings(&home.layout.provisioning(), role.name(), &authority, urls)).await
 }

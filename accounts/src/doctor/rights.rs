@@ -5,7 +5,6 @@ use bulkhead_bus::Role;
 use super::finding::{Area, Finding, Look, summed};
 use super::home::Home;
 use super::known::Known;
-use crate::certificates::{Authority, TrustDomain};
 use crate::nats_config::LeafUser;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::render::scoped_key;
@@ -123,7 +122,7 @@ fn user_trouble(expected: &[LeafUser], found: &[LeafUser]) -> Vec<String> {
 }
 
 fn leaf_findings(home: &Home) -> Vec<Finding> {
-    let authority = Authority::new(home.layout.authority(), TrustDomain::default());
+    let authority = home.authority();
     let finding = |site: &Site| {
         let subject = format!("{}/{}", site.tenant, site.site);
         let path = home.layout.site(&site.tenant, &site.site).join("leaf.conf");
@@ -152,6 +151,7 @@ pub(super) fn look(home: &Home, known: &Result<Known, String>) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificates::{Authority, TrustDomain};
     use crate::operator::OperatorStore;
     use crate::plan::{Plan, PlanName};
     use crate::render::{RoleKey, tenant_account};

@@ -190,6 +190,22 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Forgets every act that was begun about a tenant that is gone, its sites and people included.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_tenant(&self, slug: &str) -> Result<(), JournalError> {
+        for lines in self.under_way()? {
+            let Some(first) = lines.first() else { continue };
+            if first.about.split('/').next() == Some(slug) {
+                self.forget(first.act, &first.about)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl OpenAct {
     fn append(&mut self, line: Line) -> Result<(), JournalError> {
         let failed = |source| JournalError::Write { path: self.path.display().to_string(), source };

@@ -53,6 +53,7 @@ pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError, host_and_port};
 pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
 pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
+pub(crate) use waves::waves;
 
 /// How long a command waits for another one to end.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);

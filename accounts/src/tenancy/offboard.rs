@@ -44,6 +44,17 @@ pub struct Ended {
     pub file: PathBuf,
 }
 
+/// Removes a file or a folder with all that is in it; one that is not there is removed already.
+pub(super) fn remove_whole(path: &Path) -> Result<(), TenancyError> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TenancyError::Invalid(format!("destroy {}: {error}", path.display())))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl Tenancy {
     /// Closes the tenant, takes its account off every server and its live import out; keys, certificates and rows stay until
     /// it is purged. `watched` is how long the servers are watched afterwards.
@@ -91,6 +102,9 @@ impl Tenancy {
     ) -> Result<Ended, TenancyError> {
         let record =
             self.staged(slug, &[TenantStage::Offboarded], "offboard it first; purging cannot be taken back")?;
+        if self.is_under_way(Act::OffboardTenant, slug)? {
+            self.offboard(links, slug, announce).await?;
+        }
         let act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
         announce("looking at every server once more");
         let report = self.delete_account(links, &record, Duration::ZERO).await?;
@@ -105,6 +119,7 @@ impl Tenancy {
         // Last: as long as the record is there, a purge that was cut short can be said again.
         self.records.remove(slug).map_err(TenancyError::Record)?;
         act.finish(json!(evidence), self.now_s()).map_err(TenancyError::Journal)?;
+        self.journal.forget_tenant(slug.as_str()).map_err(TenancyError::Journal)?;
         Ok(Ended { evidence, file })
     }
 
@@ -114,9 +129,20 @@ impl Tenancy {
     /// # Errors
     /// When it is not offboarded, or a server does not follow.
     pub async fn restore(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
-        let record = self.staged(slug, &[TenantStage::Offboarded], "only one that was offboarded can be restored")?;
-        links.forget(slug.as_str());
+        let is_cut = self.is_under_way(Act::RestoreTenant, slug)?;
+        // One that was cut short has its record already, and not yet its account.
+        let allowed =
+            if is_cut { &[TenantStage::Offboarded, TenantStage::Active][..] } else { &[TenantStage::Offboarded] };
+        let record = self.staged(slug, allowed, "only one that was offboarded can be restored")?;
+        // What an offboarding that was cut short has left on the servers is ours, and no stranger's.
+        if !is_cut && !self.is_under_way(Act::OffboardTenant, slug)? {
+            links.forget(slug.as_str());
+        }
         self.open_again(links, record, Act::RestoreTenant).await
+    }
+
+    fn is_under_way(&self, act: Act, slug: &TenantSlug) -> Result<bool, TenancyError> {
+        self.journal.find(act, slug.as_str()).map(|found| found.is_some()).map_err(TenancyError::Journal)
     }
 
     pub(super) async fn delete_account(
@@ -154,21 +180,21 @@ impl Tenancy {
         Ok(rows.into_iter().map(|(table, count)| (table.to_owned(), count)).collect())
     }
 
-    /// Destroys the seeds of a tenant's account; returns how many there were.
+    /// Destroys every private key that was made for a tenant: its account's, its pollers', its people's in this home, and its
+    /// intermediate's. Returns how many of its account's there were.
     pub(super) fn destroy_keys(&self, slug: &TenantSlug) -> Result<usize, TenancyError> {
         use crate::operator::OperatorError;
         let (authority, now) = (&self.platform.authority, self.platform.now);
         authority.forget_tenant(slug, now).map_err(TenancyError::Certificate)?;
+        authority.destroy_retired(slug).map_err(TenancyError::Certificate)?;
+        for folder in self.platform.layout.of_tenant(slug) {
+            remove_whole(&folder)?;
+        }
         let removed = match self.platform.operator.remove_account(slug.as_str(), self.now_s()) {
             Err(OperatorError::NoAccount(_)) => return Ok(0),
             removed => removed.map_err(TenancyError::Operator)?,
         };
-        let failed = |path: &Path| {
-            let path = path.display().to_string();
-            move |source: std::io::Error| TenancyError::Invalid(format!("destroy {path}: {source}"))
-        };
-        let keys = removed.folder.join("keys");
-        std::fs::remove_dir_all(&removed.folder).map_err(failed(&keys))?;
+        remove_whole(&removed.folder)?;
         Ok(removed.seeds)
     }
 

@@ -21,7 +21,7 @@ pub enum RecordError {
     Damaged { path: String, source: serde_json::Error },
     #[error("{path} says it is tenant {found}: a record is named as its tenant; restore it from a backup")]
     Misnamed { path: String, found: TenantSlug },
-    #[error("there is no tenant {0}: `bulkhead tenant list --all` shows those that there are")]
+    #[error("there is no tenant {0}: `bulkhead tenant list` shows those that there are")]
     Unknown(TenantSlug),
     #[error("list tenants")]
     List(#[source] std::io::Error),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certificates::{TrustDomain, TrustDomainError};
 use crate::files::{FileError, read_text, write_public};
 use crate::hub_size::HubSize;
 use crate::up::Layout;
@@ -52,6 +53,25 @@ impl PlatformSettings {
             toml::from_str(&text).map_err(|source| SettingsError::Parse { path: path.clone(), source })?;
         settings.check().map_err(|problem| SettingsError::Value { path, problem })?;
         Ok(settings)
+    }
+
+    /// The trust domain of the certificates of a home; the usual one where there is no platform yet.
+    ///
+    /// # Errors
+    /// When the settings are damaged.
+    pub fn trust_domain(layout: &Layout) -> Result<TrustDomain, SettingsError> {
+        match Self::read(layout) {
+            Ok(settings) => {
+                let path = || layout.platform_file().display().to_string();
+                let named = settings.trust_domain.parse();
+                named.map_err(|error: TrustDomainError| SettingsError::Value {
+                    path: path(),
+                    problem: error.to_string(),
+                })
+            }
+            Err(SettingsError::NoPlatform { .. }) => Ok(TrustDomain::default()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether every value is one that commands can work with; the rule that is broken, otherwise.

@@ -8,6 +8,7 @@ use bulkhead_runtime::Chain;
 use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
+use super::offboard::remove_whole;
 use super::{
     Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
     TenantStage,
@@ -204,6 +205,7 @@ impl Tenancy {
             let removed = database.remove_poller(&tenant, &path.site, &path.poller).await;
             removed.map_err(TenancyError::Rows)?;
         }
+        self.destroy_batch_key(path)?;
         if let Some(site) = record.sites.get_mut(&path.site)
             && let Some(poller) = site.pollers.remove(&path.poller)
         {
@@ -267,6 +269,10 @@ impl Tenancy {
             let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
             removed.map_err(TenancyError::Rows)?;
         }
+        for poller in site.pollers.keys() {
+            let (tenant, site) = (path.tenant.clone(), path.site.clone());
+            self.destroy_batch_key(&PollerPath { tenant, site, poller: poller.clone() })?;
+        }
         record.sites.remove(&path.site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
@@ -286,6 +292,12 @@ impl Tenancy {
         let site = removable_site(&record, path, with_pollers)?;
         let issued: Vec<&Issued> = [&site.leaf].into_iter().chain(&site.earlier_leaves).collect();
         self.preview_void(links, path.tenant.as_str(), &issued).await
+    }
+
+    /// So that a poller of the same name is somebody else: whoever has the old key speaks for nobody.
+    fn destroy_batch_key(&self, path: &PollerPath) -> Result<(), TenancyError> {
+        let keys = self.platform.layout.batch_keys(&path.tenant, &path.site, &path.poller);
+        keys.iter().try_for_each(|key| remove_whole(key))
     }
 
     fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {

@@ -28,6 +28,8 @@ impl Tenancy {
         let account = self.close(links, &record).await?;
         act.step("in-force", self.now_s()).map_err(TenancyError::Journal)?;
         self.set_state(links, &record, TenantState::Suspended).await?;
+        // Whatever was begun the other way round is overtaken.
+        self.journal.forget(Act::ResumeTenant, slug.as_str()).map_err(TenancyError::Journal)?;
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
     }
@@ -62,10 +64,10 @@ impl Tenancy {
         &self,
         links: &Links,
         record: TenantRecord,
-        act: Act,
+        kind: Act,
     ) -> Result<TenantRecord, TenancyError> {
         let slug = record.slug.clone();
-        let act = self.begin(act, slug.as_str(), json!({}))?;
+        let act = self.begin(kind, slug.as_str(), json!({}))?;
         let record = TenantRecord { stage: TenantStage::Active, ..record };
         self.records.write(&record).map_err(TenancyError::Record)?;
         // The database first: what comes as soon as the door opens is to be stored.
@@ -75,6 +77,11 @@ impl Tenancy {
         links.push(&account).await?;
         self.prove(links, &record, &account).await?;
         self.intake.mark(&slug).map_err(TenancyError::Intake)?;
+        let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant];
+        // Before this one is done: cut short in between, it is said again and they go then.
+        for overtaken in others.into_iter().filter(|&other| other != kind) {
+            self.journal.forget(overtaken, slug.as_str()).map_err(TenancyError::Journal)?;
+        }
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
     }

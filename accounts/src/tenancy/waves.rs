@@ -8,7 +8,7 @@ use crate::operator::{AccountRecord, SYSTEM};
 /// Accounts that may be pushed at the same time, wave by wave: each after those of `accounts` that it imports from.
 ///
 /// The system's account comes first and alone: a change of its roles closes our own connection.
-pub(super) fn waves<'a>(accounts: &[&'a AccountRecord]) -> Vec<Vec<&'a AccountRecord>> {
+pub(crate) fn waves<'a>(accounts: &[&'a AccountRecord]) -> Vec<Vec<&'a AccountRecord>> {
     let (system, mut rest): (Vec<_>, Vec<_>) = accounts.iter().copied().partition(|account| account.name == SYSTEM);
     let mut waves = vec![system];
     while !rest.is_empty() {

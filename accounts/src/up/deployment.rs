@@ -31,7 +31,7 @@ use crate::hub_state::{ServerState, wait_until_whole};
 use crate::operator::OperatorError;
 use crate::plan::PlanName;
 use crate::profile::ProfileError;
-use crate::tenancy::{PlatformSettings, TenancyError, host_and_port};
+use crate::tenancy::{PlatformSettings, TenancyError};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -81,7 +81,7 @@ pub enum DeploymentError {
     #[error("{0} holds a platform that was restored only in part: run `bulkhead restore` into it once more")]
     Unrestored(String),
     #[error(
-        "{home} provisions a hub elsewhere, {url}, and this would take its place: run one for this machine alone with --home"
+        "{home} provisions servers that `bulkhead up` does not run, at {url}, and this would take its place: run one for this machine alone with --home"
     )]
     Elsewhere { home: String, url: String },
     #[error("empty {path}")]
@@ -132,10 +132,11 @@ impl DeploymentError {
 /// A home that was made for servers elsewhere is not turned into one of this machine.
 fn refuse_elsewhere(layout: &Layout) -> Result<(), DeploymentError> {
     let Ok(known) = PlatformSettings::read(layout) else { return Ok(()) };
-    let is_here = |url: &str| host_and_port(url).is_some_and(|(host, _)| host == "127.0.0.1");
-    match known.hub_urls.into_iter().find(|url| !is_here(url)) {
-        Some(url) => Err(DeploymentError::Elsewhere { home: layout.home().display().to_string(), url }),
-        None => Ok(()),
+    // Of a home that was restored, the name of the database's file is that of another home.
+    let is_ours = known.database_url_file.is_some_and(|path| path.ends_with("secrets/postgres-provisioning.url"));
+    match known.hub_urls.into_iter().next() {
+        Some(url) if !is_ours => Err(DeploymentError::Elsewhere { home: layout.home().display().to_string(), url }),
+        Some(_) | None => Ok(()),
     }
 }
 

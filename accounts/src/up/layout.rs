@@ -195,6 +195,21 @@ impl Layout {
         self.home.join("sites-issued").join(tenant.as_str()).join(site.as_str())
     }
 
+    /// Every file and folder that is a tenant's own, beside its record, its account and its intermediate.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &TenantSlug) -> Vec<PathBuf> {
+        let profile = self.profile(&format!("{tenant}-admin"));
+        let sites = ["sites", "sites-issued"].map(|name| self.home.join(name).join(tenant.as_str()));
+        sites.into_iter().chain([profile.with_extension(""), profile]).collect()
+    }
+
+    /// Where the batch key of a poller may be: of a site that runs elsewhere, and of one that runs here.
+    #[must_use]
+    pub fn batch_keys(&self, tenant: &TenantSlug, site: &SiteName, poller: &PollerName) -> [PathBuf; 2] {
+        let issued = self.issued_site(tenant, site).join(format!("{poller}.nk"));
+        [issued, self.poller(tenant, site, poller).join("batch.nk")]
+    }
+
     /// `name` is `ops` for the platform, or `<tenant>-admin`.
     #[must_use]
     pub fn profile(&self, name: &str) -> PathBuf {

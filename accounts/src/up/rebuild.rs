@@ -19,11 +19,11 @@ use super::platform::{Platform, PlatformError};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::start::{DATABASE, Starter, password};
-use crate::certificates::{Authority, TrustDomain};
+use crate::certificates::Authority;
 use crate::files::make_folder;
 use crate::hub_size::HubSize;
 use crate::operator::{OperatorError, OperatorStore};
-use crate::tenancy::{Intake, TenancyError, remember_people};
+use crate::tenancy::{Intake, PlatformSettings, TenancyError, remember_people, waves};
 
 /// A folder that nobody else uses, for a platform to be put into.
 pub struct Rebuild {
@@ -172,7 +172,8 @@ fn open_platform(layout: &Layout, places: &[HubPlace]) -> Result<Platform, Deplo
     let operator = OperatorStore::read(layout.operator()).map_err(DeploymentError::Operator)?;
     let operator =
         operator.ok_or_else(|| DeploymentError::Operator(OperatorError::NoAccount("operator".to_owned())))?;
-    let authority = Authority::new(layout.authority(), TrustDomain::default());
+    let domain = PlatformSettings::trust_domain(layout).map_err(TenancyError::Settings);
+    let authority = Authority::new(layout.authority(), domain.map_err(DeploymentError::tenancy)?);
     let hub_urls = places.iter().map(HubPlace::client_url).collect();
     Ok(Platform { layout: layout.clone(), operator, authority, hub_urls, now: OffsetDateTime::now_utc() })
 }
@@ -190,10 +191,13 @@ fn sign_anew(platform: &Platform) -> Result<(), DeploymentError> {
 }
 
 async fn push_all(platform: &Platform, system: &Bus, size: HubSize) -> Result<(), PlatformError> {
+    let mut accounts = Vec::new();
     for name in platform.operator.account_names() {
         let account = platform.operator.account(&name).map_err(PlatformError::Operator)?;
-        let account = account.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(name.clone())))?;
-        crate::resolver::push(system, &account, size.servers()).await.map_err(PlatformError::Push)?;
+        accounts.push(account.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(name.clone())))?);
+    }
+    for account in waves(&accounts.iter().collect::<Vec<_>>()).into_iter().flatten() {
+        crate::resolver::push(system, account, size.servers()).await.map_err(PlatformError::Push)?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, write_settings};
 use super::target::{CheckSetting, Target, checks};
-use crate::certificates::{CertificateFiles, TrustDomain};
+use crate::certificates::CertificateFiles;
 use crate::files::{make_folder, read_secret, write_secret};
 use crate::hub_size::HubSize;
 use crate::tenancy::{PlatformSettings, Tenancy, TenancyError, intake_name};
@@ -150,23 +150,15 @@ impl Starter<'_> {
     }
 
     pub(super) fn make_platform(&self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
+        let domain = PlatformSettings::trust_domain(self.layout).map_err(TenancyError::Settings);
         let settings = PlatformSettings {
-            trust_domain: self.trust_domain()?,
+            trust_domain: domain.map_err(DeploymentError::tenancy)?.to_string(),
             hub_servers: hub,
             hub_urls: places.iter().map(HubPlace::client_url).collect(),
             leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
             database_url_file: Some(self.layout.database_url_file()),
         };
         Tenancy::found(self.layout.clone(), settings, OffsetDateTime::now_utc()).map_err(DeploymentError::tenancy)
-    }
-
-    /// That of the certificates which are here already.
-    fn trust_domain(&self) -> Result<String, DeploymentError> {
-        if !self.layout.platform_file().exists() {
-            return Ok(TrustDomain::default().to_string());
-        }
-        let known = PlatformSettings::read(self.layout);
-        Ok(known.map_err(|error| DeploymentError::tenancy(TenancyError::Settings(error)))?.trust_domain)
     }
 
     pub(super) fn start_hub(
