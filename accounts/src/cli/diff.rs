@@ -107,14 +107,12 @@ impl Report {
     /// Tenants by their records against shards, the INTAKE accounts of the store, and those in the servers' memory.
     fn tell_live(&mut self, tenancy: &Tenancy, imported: &[(String, BTreeSet<String>)]) -> Result<(), Failure> {
         let wanted = tenancy.live_tenants()?;
-        let waiting = tenancy.intake.waiting().map_err(TenancyError::Intake)?;
         let shards = tenancy.intake.shards().map_err(TenancyError::Intake)?;
         let placed: BTreeMap<TenantSlug, AccountKey> = shards.into_values().flat_map(|shard| shard.tenants).collect();
-        let mut all: BTreeSet<&TenantSlug> = wanted.keys().chain(placed.keys()).collect();
-        all.extend(&waiting);
+        let all: BTreeSet<&TenantSlug> = wanted.keys().chain(placed.keys()).collect();
         for slug in all {
             let Some(key) = wanted.get(slug) else {
-                let text = format!("{slug}: its live stream is imported still, or waits to be looked at");
+                let text = format!("{slug}: its live stream is imported still");
                 self.tell(&text, &json!({"account": slug, "live_import": "unwanted"}))?;
                 continue;
             };
@@ -124,9 +122,6 @@ impl Report {
             if !gaps.is_empty() {
                 let text = format!("{slug}: its live import is missing in {}", gaps.join(", "));
                 self.tell(&text, &json!({"account": slug, "live_import": "missing", "where": gaps}))?;
-            } else if waiting.contains(slug) {
-                let text = format!("{slug}: its live import is there, and waits to be looked at");
-                self.tell(&text, &json!({"account": slug, "live_import": "waiting"}))?;
             }
         }
         Ok(())
