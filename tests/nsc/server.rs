@@ -15,6 +15,19 @@ pub(crate) struct Server {
     pub(crate) url: String,
 }
 
+/// The token of an account, whatever nsc calls its folder.
+fn token_of(accounts: &Path, key: &str) -> anyhow::Result<String> {
+    for folder in std::fs::read_dir(accounts)? {
+        let folder = folder?;
+        let path = folder.path().join(folder.file_name()).with_extension("jwt");
+        let token = std::fs::read_to_string(path)?;
+        if bulkhead_claims::decode_json(token.trim())?.sub == key {
+            return Ok(token);
+        }
+    }
+    anyhow::bail!("no token of {key} in {}", accounts.display())
+}
+
 impl Server {
     /// Starts it with the operator's and the system account's tokens as they are in the store that nsc uses.
     pub(crate) async fn start(folder: &Path, store: &OperatorStore, nsc: &Nsc) -> anyhow::Result<Self> {
@@ -23,7 +36,7 @@ impl Server {
         let log = folder.join("server.log");
         let place = nsc.data().join("stores").join(store.name());
         let operator = std::fs::read_to_string(place.join(format!("{}.jwt", store.name())))?;
-        let system_token = std::fs::read_to_string(place.join("accounts/sys/sys.jwt"))?;
+        let system_token = token_of(&place.join("accounts"), system.key.as_str())?;
         let config = format!(
             "listen: 127.0.0.1:-1\nlog_file: {log:?}\noperator: {operator}\nsystem_account: {}\n\
              resolver: {{ type: full, dir: {:?}, allow_delete: true }}\nresolver_preload: {{ {}: {} }}\n",
