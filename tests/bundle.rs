@@ -12,7 +12,8 @@ use bulkhead_accounts::tenancy::PlatformSettings;
 use bulkhead_runtime::eventually;
 use bulkhead_store::Provisioning;
 use bulkhead_testkit::deployment::program;
-use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools};
+use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools, free_ports};
+use bulkhead_tests::operator::Operator;
 use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -24,7 +25,7 @@ const POLLERS: [&str; 2] = ["p1", "p2"];
 const CHECKS: i64 = 2;
 
 /// The first of `count` neighbouring ports that are free now.
-fn free_ports(count: u16) -> anyhow::Result<u16> {
+fn neighbouring_ports(count: u16) -> anyhow::Result<u16> {
     for _ in 0..100 {
         let first = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
@@ -187,8 +188,8 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
     let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await?;
     let witness = deployment.witness().await?;
     let options = BundleOptions {
-        leaf_port: free_ports(1)?,
-        health_port: free_ports(u16::try_from(POLLERS.len())?)?,
+        leaf_port: neighbouring_ports(1)?,
+        health_port: neighbouring_ports(u16::try_from(POLLERS.len())?)?,
         ..BundleOptions::default()
     };
     let bundle = make(&deployment, &options)?;
@@ -253,17 +254,6 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
     deployment.stop().await
 }
 
-/// Runs the program on the deployment's home; it has to end with `code`. Returns what it printed.
-async fn operate(deployment: &TestDeployment, code: i32, line: &[&str]) -> anyhow::Result<Vec<serde_json::Value>> {
-    let mut command = tokio::process::Command::new(program("bulkhead")?);
-    command.arg("--home").arg(deployment.home()).arg("--json").args(line);
-    let output = command.output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(code), "{line:?}: {:?} and not {code}: {said}", output.status);
-    let rows = std::str::from_utf8(&output.stdout)?.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-    rows.with_context(|| format!("{line:?}"))
-}
-
 /// What a site has sent and core has refused.
 async fn refused(witness: &PgPool) -> anyhow::Result<i64> {
     let sql = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
@@ -275,16 +265,17 @@ async fn refused(witness: &PgPool) -> anyhow::Result<i64> {
 async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"], &[]).await?;
     let witness = deployment.witness().await?;
+    let operator = Operator { home: deployment.home() };
     let folder = tempfile::tempdir()?;
     let to = folder.path().display().to_string();
-    let ports = [free_ports(1)?, free_ports(1)?].map(|port| port.to_string());
+    let ports = free_ports::<2>()?.map(|port| port.to_string());
     let target = format!("tcp://127.0.0.1:{}", ports[0]);
     let path = format!("{TENANT}/{SITE}/p1");
     let add = ["poller", "add", &path, "--to", &to];
     let with = ["--leaf-port", &ports[0], "--health-port", &ports[1], "--target", &target];
-    operate(&deployment, 0, &[&add[..], &with[..], &["--dry-run"]].concat()).await?;
-    operate(&deployment, 4, &["poller", "show", &path]).await?;
-    let first = operate(&deployment, 0, &[&add[..], &with[..]].concat()).await?;
+    operator.expect(0, &[&add[..], &with[..], &["--dry-run"]].concat()).await?;
+    operator.expect(4, &["poller", "show", &path]).await?;
+    let (first, _) = operator.expect(0, &[&add[..], &with[..]].concat()).await?;
     let archive = |written: &[serde_json::Value]| written[0]["archive"].as_str().map(PathBuf::from).context("archive");
     let folder = first[0]["folder"].as_str().and_then(|folder| Path::new(folder).file_name()).context("folder")?;
     let machine = Machine::new(&folder.to_string_lossy())?;
@@ -298,7 +289,7 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     watched.await?;
 
     // Written anew without a word about ports and targets it has them still.
-    let again = operate(&deployment, 0, &add).await?;
+    let (again, _) = operator.expect(0, &add).await?;
     running.kill().await?;
     machine.unpack_archive(&archive(&again)?)?;
     let leaf = std::fs::read_to_string(machine.bundle.join("leaf.conf"))?;
@@ -307,8 +298,8 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     wait_for_more(&witness, &machine, had).await?;
 
     // Whoever is refused is refused from now on, and the other tenant's and the other site's results go on.
-    operate(&deployment, 4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
-    operate(&deployment, 0, &["poller", "revoke", &path]).await?;
+    operator.expect(4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
+    operator.expect(0, &["poller", "revoke", &path]).await?;
     let before = refused(&witness).await?;
     let waited = eventually("what the revoked poller signs among the refused", LIMIT, || async {
         match refused(&witness).await {
@@ -325,21 +316,21 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
 
     // Removed and added again it is somebody else: the old key stays refused.
     let key = async || -> anyhow::Result<String> {
-        let shown = operate(&deployment, 0, &["poller", "show", &path]).await?;
+        let (shown, _) = operator.expect(0, &["poller", "show", &path]).await?;
         Ok(shown[0]["record"]["batch_key"].as_str().context("a key")?.to_owned())
     };
     let old = key().await?;
-    operate(&deployment, 4, &add).await?;
-    operate(&deployment, 0, &["poller", "remove", &path]).await?;
-    operate(&deployment, 0, &add).await?;
+    operator.expect(4, &add).await?;
+    operator.expect(0, &["poller", "remove", &path]).await?;
+    operator.expect(0, &add).await?;
     ensure!(key().await? != old, "the key that was revoked is back");
 
     let site = format!("{TENANT}/{SITE}");
-    operate(&deployment, 4, &["site", "remove", &site]).await?;
-    let preview = operate(&deployment, 0, &["site", "remove", &site, "--with-pollers", "--dry-run"]).await?;
+    operator.expect(4, &["site", "remove", &site]).await?;
+    let (preview, _) = operator.expect(0, &["site", "remove", &site, "--with-pollers", "--dry-run"]).await?;
     let closing = preview[0]["closing"].as_array().context("closing")?;
     ensure!(closing.len() == 1 && closing[0]["kind"] == "leaf", "{preview:?}");
-    operate(&deployment, 0, &["site", "remove", &site, "--with-pollers"]).await?;
+    operator.expect(0, &["site", "remove", &site, "--with-pollers"]).await?;
     let log = || std::fs::read_to_string(machine.log(0)).unwrap_or_default();
     let closed = eventually("a leaf that is not admitted", LIMIT, || async {
         if log().to_lowercase().contains("authorization violation") { Ok(()) } else { Err(log()) }

@@ -1,7 +1,7 @@
 //! After a long outage what is new is current at once, and what waited passes at its own pace; who floods meets a limit of
 //! its own, and what does not pass stays at the leaf.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -47,9 +47,7 @@ async fn oldest_live_ms(witness: &PgPool) -> anyhow::Result<i64> {
 
 #[tokio::test]
 async fn after_half_an_hour_without_a_hub_live_results_are_current_while_the_backlog_drains() -> anyhow::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let port = listener.local_addr()?.port();
-    drop(listener);
+    let [port] = bulkhead_testkit::free_ports()?;
     let link = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     let home = TestDeployment::home_folder()?;
     std::fs::write(home.path().join("ports.json"), format!("{{\"hub-leaf\": {port}}}"))?;

@@ -21,7 +21,6 @@ use bulkhead_testkit::{GoTool, go_tool};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use server::Server;
 use tool::Nsc;
 
 fn now_s() -> i64 {
@@ -136,7 +135,7 @@ async fn a_store_of_nsc_is_taken_over_changed_and_used_by_nsc_again() -> anyhow:
     nsc.run(&["edit", "account", "acme-corp", "--description", "edited by nsc"])?;
     nsc.run(&["add", "user", "--account", "Orders", "--name", "packer", "-K", "reader"])?;
     nsc.validate_clean()?;
-    let server = Server::start(&folder.path().join("server"), &store, &nsc).await?;
+    let server = server::start(&folder.path().join("server"), &store, &nsc).await?;
     let pushed = nsc.run(&["push", "--all", "-u", &server.url])?;
     ensure!(pushed.contains("jwt updated") && !pushed.contains("error"), "{pushed}");
     for (account, user) in [("Orders", "clerk"), ("Orders", "packer"), ("acme-corp", "ada")] {
@@ -179,12 +178,12 @@ async fn a_store_of_ours_is_pushed_by_nsc() -> anyhow::Result<()> {
     let to = folder.path().join("copy");
     assert_eq!(bulkhead(&home, &["nsc", "export", "--to", &to.display().to_string()])?.0, 0);
     let nsc = Nsc::of_copy(&program, &to)?;
-    let server = Server::start(&folder.path().join("before"), &store, &nsc).await?;
+    let server = server::start(&folder.path().join("before"), &store, &nsc).await?;
     let refused = nsc.run(&["push", "--all", "-u", &server.url]);
     ensure!(refused.is_err(), "nsc pushes with a scoped key: {refused:?}");
     nsc.run(&["edit", "account", "sys", "--sk", "generate"])?;
     nsc.validate_clean()?;
-    let server = Server::start(&folder.path().join("after"), &store, &nsc).await?;
+    let server = server::start(&folder.path().join("after"), &store, &nsc).await?;
     let pushed = nsc.run(&["push", "--all", "-u", &server.url])?;
     ensure!(pushed.contains("jwt updated") && !pushed.contains("error"), "{pushed}");
     nsc.can_connect("acme-corp", "ada", &server.url)?;

@@ -1,7 +1,7 @@
 //! The whole story: a backup under load, more results, the loss of everything but the sites, and the platform again.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -189,9 +189,7 @@ async fn wait_for_balance(
 
 #[tokio::test]
 async fn a_platform_that_is_lost_comes_back_and_its_sites_go_on() -> anyhow::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let port = listener.local_addr()?.port();
-    drop(listener);
+    let [port] = bulkhead_testkit::free_ports()?;
     let link = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     let mut old = start_behind(port, &link).await?;
     let witness = old.witness().await?;
@@ -229,6 +227,9 @@ async fn a_platform_that_is_lost_comes_back_and_its_sites_go_on() -> anyhow::Res
 
     let home = TestDeployment::home_folder()?;
     done(home.path(), &["restore", text(&backup)?, "--identity", text(&safe.key())?]).await?;
+    // A server waits two seconds for each account that another one imports from: with many tenants for too long.
+    let log = std::fs::read_to_string(home.path().join("logs/hub.log"))?;
+    assert!(!log.contains("Can't locate account"), "pushed before what it imports from: {log}");
     let new = TestDeployment::start_in(home, &WITHOUT_SITES, |_| {}).await?;
     assert_eq!(new.up.hub_servers[0].place.leaf_port, port, "the sites would look for it in vain");
     wait_until_held(&new, |held| held == 0).await?;

@@ -6,4 +6,5 @@ pub mod bench;
 pub mod chaos;
 pub mod mounting;
 pub mod operator;
+pub mod operator_server;
 pub mod streams;

@@ -1,4 +1,4 @@
-//! `bulkhead push`, `pull` and `diff`: accounts on the hub's servers, against those of this home.
+//! `bulkhead push` and `pull`: accounts on the hub's servers, against those of this home.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

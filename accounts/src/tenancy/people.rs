@@ -86,9 +86,7 @@ impl Tenancy {
         );
         self.records.write(&record).map_err(TenancyError::Record)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            for issued in [&known.issued].into_iter().chain(&known.earlier) {
-                self.void(links, &AuthorityName::Tenant(slug.clone()), issued).await?;
-            }
+            self.void_all(links, &AuthorityName::Tenant(slug.clone()), &known.issued, &known.earlier).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -105,9 +103,7 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
-        for issued in [&issued].into_iter().chain(&earlier) {
-            self.void(links, &AuthorityName::Tenant(slug.clone()), issued).await?;
-        }
+        self.void_all(links, &AuthorityName::Tenant(slug.clone()), &issued, &earlier).await?;
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -124,9 +120,7 @@ impl Tenancy {
         let known = people.people.insert(person.name.clone(), entry);
         write_platform_people(&self.platform.layout, &people)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            for issued in [&known.issued].into_iter().chain(&known.earlier) {
-                self.void(links, &AuthorityName::Platform, issued).await?;
-            }
+            self.void_all(links, &AuthorityName::Platform, &known.issued, &known.earlier).await?;
         }
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
@@ -143,9 +137,7 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         write_platform_people(&self.platform.layout, &people)?;
-        for issued in [&issued].into_iter().chain(&earlier) {
-            self.void(links, &AuthorityName::Platform, issued).await?;
-        }
+        self.void_all(links, &AuthorityName::Platform, &issued, &earlier).await?;
         act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -202,14 +194,23 @@ impl Tenancy {
         Ok((path, issued))
     }
 
-    /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
-    /// Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
-    pub(super) async fn void(
+    /// Voids what is in use and what is good still of earlier times.
+    pub(super) async fn void_all(
         &self,
         links: &Links,
         issuer: &AuthorityName,
         issued: &Issued,
+        earlier: &[Issued],
     ) -> Result<(), TenancyError> {
+        for issued in std::iter::once(issued).chain(earlier) {
+            self.void(links, issuer, issued).await?;
+        }
+        Ok(())
+    }
+
+    /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
+    /// Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
+    async fn void(&self, links: &Links, issuer: &AuthorityName, issued: &Issued) -> Result<(), TenancyError> {
         self.platform.revoke_certificates(issuer, issued).map_err(TenancyError::Platform)?;
         let account = if let AuthorityName::Tenant(slug) = issuer { slug.as_str() } else { OPS };
         if issued.user_key.is_empty() {

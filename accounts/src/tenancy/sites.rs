@@ -256,9 +256,8 @@ impl Tenancy {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
         let site = removable_site(&record, path, with_pollers)?.clone();
         let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
-        for issued in [&site.leaf].into_iter().chain(&site.earlier_leaves) {
-            self.void(links, &AuthorityName::Tenant(path.tenant.clone()), issued).await?;
-        }
+        let issuer = AuthorityName::Tenant(path.tenant.clone());
+        self.void_all(links, &issuer, &site.leaf, &site.earlier_leaves).await?;
         for poller in site.pollers.values() {
             self.platform
                 .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)

@@ -1,6 +1,5 @@
 //! A real PostgreSQL for one test: its own cluster on a free loopback port, gone when it is dropped.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Context;
@@ -12,7 +11,7 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::find_test_tools;
+use crate::{find_test_tools, free_ports};
 
 const DATABASE: &str = "bulkhead";
 const PASSWORD: &str = "secret";
@@ -22,10 +21,6 @@ pub struct TestDatabase {
     // Before its folder: fields are dropped in order.
     server: Postgres,
     _folder: TempDir,
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("find a free port")?.port())
 }
 
 impl TestDatabase {
@@ -40,7 +35,8 @@ impl TestDatabase {
         for inner in ["logs", "run"] {
             std::fs::create_dir(folder.path().join(inner)).context("make a folder")?;
         }
-        let server = Postgres::start(folder.path(), &find_test_tools()?, free_port()?).await?;
+        let [port] = free_ports()?;
+        let server = Postgres::start(folder.path(), &find_test_tools()?, port).await?;
         Ok(Self { server, _folder: folder })
     }
 

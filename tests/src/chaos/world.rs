@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -11,7 +11,7 @@ use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::up::{CORE, Layout};
 use bulkhead_bus::{Lane, PollerName, Role, SiteName, StreamName};
 use bulkhead_runtime::BusSettings;
-use bulkhead_testkit::{TcpProxy, TestDeployment};
+use bulkhead_testkit::{TcpProxy, TestDeployment, free_ports};
 use nkeys::KeyPair;
 use sqlx::PgPool;
 
@@ -132,12 +132,6 @@ pub struct World {
     pub(super) ordered_from_ms: i64,
 }
 
-/// Ports for the hub's leaf listeners, so that links can lead there before the hub runs.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("find a free port")?.port())
-}
-
 impl World {
     /// Starts everything; what this machine does not allow is left out and said so.
     ///
@@ -148,7 +142,8 @@ impl World {
         let mut ports = BTreeMap::new();
         let mut links: BTreeMap<Tenant, Vec<TcpProxy>> = BTreeMap::new();
         for server in 0..hub_servers {
-            let port = free_port()?;
+            // Of the hub's leaf listener, so that links can lead there before the hub runs.
+            let [port] = free_ports()?;
             ports.insert(if server == 0 { "hub-leaf".to_owned() } else { format!("hub-{}-leaf", server + 1) }, port);
             for tenant in Tenant::ALL {
                 let link = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;

@@ -3,17 +3,16 @@
 //! The store is a copy of ours, which is laid out as nsc does; the server's folder of tokens is a copy of the hub's.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use bulkhead_runtime::eventually;
-use bulkhead_testkit::{LIMIT, find_test_tools};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::times::Times;
 use super::town::{Town, resident_bytes};
+use crate::operator_server::OperatorServer;
 
 /// The official tool at one size of its store.
 #[derive(Debug, Clone)]
@@ -33,20 +32,8 @@ pub struct OfficialTool {
 pub(super) struct Nsc {
     program: PathBuf,
     folder: TempDir,
-    server: Server,
+    server: OperatorServer,
     accounts: usize,
-}
-
-struct Server {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Nsc {
@@ -72,7 +59,7 @@ impl Nsc {
         if known.exists() {
             std::fs::remove_file(known)?;
         }
-        let server = Server::start(folder.path(), &operator.token, (system.as_str(), &token)).await?;
+        let server = OperatorServer::start(folder.path(), &operator.token, (system.as_str(), &token)).await?;
         Ok(Self { program: program.to_owned(), folder, server, accounts })
     }
 
@@ -92,7 +79,7 @@ impl Nsc {
             push: pushes.into_iter().collect(),
             both,
             accounts: self.accounts,
-            server_bytes: resident_bytes(self.server.process.id())?,
+            server_bytes: resident_bytes(self.server.pid())?,
         })
     }
 
@@ -112,32 +99,6 @@ fn run(program: &Path, folder: &Path, args: &[&str]) -> anyhow::Result<(String, 
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     ensure!(output.status.success(), "nsc {args:?}: {said}");
     Ok((said, took))
-}
-
-impl Server {
-    async fn start(folder: &Path, operator: &str, (system, token): (&str, &str)) -> anyhow::Result<Self> {
-        let log = folder.join("server.log");
-        let config = format!(
-            "listen: 127.0.0.1:-1\nlog_file: {log:?}\noperator: {operator}\nsystem_account: {system}\n\
-             resolver: {{ type: full, dir: {:?}, allow_delete: true }}\nresolver_preload: {{ {system}: {token} }}\n",
-            folder.join("jwt"),
-        );
-        let path = folder.join("server.conf");
-        write(&path, &config)?;
-        let mut command = Command::new(find_test_tools()?.nats_server.path);
-        command.arg("-c").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut server = Self { process: command.spawn().context("start nats-server")?, url: String::new() };
-        let listening = eventually("a nats-server that listens", LIMIT, || {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let address = text.lines().find_map(|line| Some(line.split_once("client connections on ")?.1.to_owned()));
-            std::future::ready(match address {
-                Some(address) if text.contains("Server is ready") => Ok(address),
-                Some(_) | None => Err(text),
-            })
-        });
-        server.url = format!("nats://{}", listening.await?.trim());
-        Ok(server)
-    }
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
