@@ -97,7 +97,7 @@ async fn a_hub_of_three_is_made_pushed_to_and_used_by_commands_alone() -> anyhow
     let (_, said) = place.operator().expect(6, &["status", "--profile", &profile]).await?;
     anyhow::ensure!(said.contains("nobody") || said.contains("Nobody"), "{said}");
     place.operator().expect(0, &["operator", "user", "revoke", "carol"]).await?;
-    let (_, said) = place.operator().expect(6, &["status", "--profile", &profile]).await?;
+    let (_, said) = place.operator().expect(7, &["status", "--profile", &profile]).await?;
     anyhow::ensure!(said.contains("authorization violation"), "{said}");
     place.operator().expect(4, &["operator", "user", "revoke", "dave"]).await?;
     let (_, said) = place.operator().expect(1, &["up", "--until-first-results"]).await?;
@@ -144,10 +144,11 @@ async fn bad_addresses_are_refused_with_the_rule_and_make_nothing() -> anyhow::R
 #[tokio::test]
 async fn shells_and_manuals_know_every_command() -> anyhow::Result<()> {
     let place = Place::new()?;
-    let script = String::from_utf8(place.operator().run(&["completions", "bash"]).await?.stdout)?;
+    let (printed, _) = place.operator().expect(0, &["completions", "bash"]).await?;
+    let script = printed[0]["script"].as_str().context("script")?;
     anyhow::ensure!(script.contains("server-config") && script.contains("rotate-key"), "{script}");
     let file = place.path("bulkhead.bash");
-    std::fs::write(&file, &script)?;
+    std::fs::write(&file, script)?;
     let asked = "source \"$0\"; COMP_WORDS=(bulkhead ten); COMP_CWORD=1; _bulkhead bulkhead ten bulkhead; echo \"${COMPREPLY[@]}\"";
     let answer = Command::new("bash").args(["-c", asked]).arg(&file).output().await?;
     anyhow::ensure!(String::from_utf8_lossy(&answer.stdout).trim() == "tenant", "{answer:?}");

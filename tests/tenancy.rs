@@ -22,7 +22,7 @@ async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::R
     anyhow::ensure!(preview[0]["fields"].to_string().contains("revocations"), "{preview:?}");
     operator.expect(0, &["results", "list", "--profile", &alice]).await?;
     operator.expect(0, &revoke).await?;
-    operator.expect(6, &["results", "list", "--profile", &alice]).await?;
+    operator.expect(7, &["results", "list", "--profile", &alice]).await?;
     // The control: somebody else of the same tenant is let in as before.
     operator.expect(0, &["results", "list", "--profile", &bob]).await?;
     for dry in [&[][..], &["--dry-run"]] {
@@ -41,7 +41,7 @@ async fn those_of_the_start_are_known(operator: &Operator<'_>) -> anyhow::Result
     let profile = operator.home.join("profiles/xyz-inc-admin.toml").display().to_string();
     operator.expect(0, &["results", "list", "--profile", &profile]).await?;
     operator.expect(0, &["tenant", "user", "revoke", "xyz-inc", "admin"]).await?;
-    operator.expect(6, &["results", "list", "--profile", &profile]).await.map(drop)
+    operator.expect(7, &["results", "list", "--profile", &profile]).await.map(drop)
 }
 
 async fn a_plan_is_changed(operator: &Operator<'_>) -> anyhow::Result<()> {
@@ -95,7 +95,7 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     };
     let old_key = batch_key().await?;
     operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
-    operator.expect(6, &["results", "list", "--profile", &bob]).await?;
+    operator.expect(7, &["results", "list", "--profile", &bob]).await?;
     operator.expect(4, &["tenant", "add", "north-bank"]).await?;
     operator.expect(0, &["tenant", "restore", "north-bank"]).await?;
     operator.expect(0, &["results", "list", "--profile", &bob]).await?;
@@ -114,7 +114,7 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     anyhow::ensure!(keys.is_empty(), "private keys of the old one are there: {keys:?}");
     operator.expect(0, &add).await?;
     anyhow::ensure!(batch_key().await? != old_key, "the poller's key of the old one");
-    operator.expect(6, &["results", "list", "--profile", &bob]).await?;
+    operator.expect(7, &["results", "list", "--profile", &bob]).await?;
     // The old one is still in the hub's memory, and the operator has signed why.
     operator.expect(0, &["doctor", "--area", "drift"]).await.map(drop)
 }

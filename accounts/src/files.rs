@@ -20,6 +20,8 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> FileE
     move |source| FileError { action, path: path.clone(), way_out: "", source }
 }
 
+/// How the name of a file ends that is not in its place yet, after that of its writer's process.
+const TEMPORARY: &str = ".new";
 const RESTORE: &str = ": restore it from a backup, or start anew with `bulkhead up --fresh`";
 
 /// Makes a folder and its parents, for its owner only.
@@ -80,6 +82,30 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     Staged::write(folder, path, bytes, mode)?.put()
 }
 
+/// Removes a file or folder, and what writers of it have left that were killed; that there is nothing is no error.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove_whole(path: &Path) -> Result<(), FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let begins = format!(".{name}.");
+    let siblings = std::fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
+    let is_leftover = |entry: &std::fs::DirEntry| {
+        let found = entry.file_name();
+        let middle = found.to_str().and_then(|found| found.strip_prefix(&begins)?.strip_suffix(TEMPORARY));
+        middle.is_some_and(|pid| pid.parse::<u32>().is_ok())
+    };
+    let leftovers = siblings.filter(is_leftover).map(|entry| entry.path());
+    for path in leftovers.chain([path.to_owned()]) {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// A file that is written and synced, and not in its place yet. Taking its place needs no more room on the disk.
 #[derive(Debug)]
 pub struct Staged {
@@ -99,7 +125,7 @@ impl Staged {
     fn write(folder: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<Self, FileError> {
         make_folder(folder)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+        let temporary = folder.join(format!(".{name}.{}{TEMPORARY}", std::process::id()));
         let staged = Self { temporary, path: path.to_owned() };
         let write = || -> std::io::Result<()> {
             let mut file =
@@ -130,5 +156,30 @@ impl Drop for Staged {
     fn drop(&mut self) {
         // In its place already, or not wanted any more.
         let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_takes_what_killed_writers_have_left_of_it_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("acme.json");
+        let stays = [".acme.json.1x.new", ".acme.json.new", ".acme-corp.json.7.new", "acme.json.old"];
+        for name in stays.iter().chain(&[".acme.json.71.new"]) {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        write_secret(&path, b"x").unwrap();
+        for _ in 0..2 {
+            remove_whole(&path).unwrap();
+        }
+        let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        let mut expected = stays.map(str::to_owned);
+        expected.sort();
+        assert_eq!(left, expected);
     }
 }

@@ -274,18 +274,28 @@ impl Plans {
     /// # Panics
     /// Never: a plan serializes.
     pub fn add(&self, plan: &Plan) -> Result<(), PlanError> {
-        let known = plan.plan_ref();
-        match self.get(known) {
-            Ok(same) if same == *plan => return Ok(()),
-            Ok(_) => {
-                let newest = self.choose(PlanChoice::Newest(known.name))?.version;
-                return Err(PlanError::Taken { known, next: newest + 1 });
-            }
-            Err(PlanError::NoVersion(_)) => {}
-            Err(error) => return Err(error),
+        if self.is_kept(plan)? {
+            return Ok(());
         }
         let text = toml::to_string(plan).expect("a plan serializes");
-        write_public(&self.path(known), text.as_bytes()).map_err(PlanError::File)
+        write_public(&self.path(plan.plan_ref()), text.as_bytes()).map_err(PlanError::File)
+    }
+
+    /// Whether this very plan is kept already.
+    ///
+    /// # Errors
+    /// When its version is there with other contents.
+    pub fn is_kept(&self, plan: &Plan) -> Result<bool, PlanError> {
+        let known = plan.plan_ref();
+        match self.get(known) {
+            Ok(same) if same == *plan => Ok(true),
+            Ok(_) => {
+                let newest = self.choose(PlanChoice::Newest(known.name))?.version;
+                Err(PlanError::Taken { known, next: newest + 1 })
+            }
+            Err(PlanError::NoVersion(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

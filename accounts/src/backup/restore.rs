@@ -97,8 +97,9 @@ impl Construction {
         Ok(Self { home: home.to_owned(), is_finished: false })
     }
 
+    /// What the servers said on the way stays in `logs`.
     fn finish(mut self) -> io::Result<()> {
-        for folder in [self.home.join("run"), self.home.join("logs"), unfinished_restore(&self.home)] {
+        for folder in [self.home.join("run"), unfinished_restore(&self.home)] {
             // The mark goes last: until then it is a home that nobody starts.
             fs::remove_dir_all(folder)?;
         }
@@ -320,6 +321,7 @@ mod tests {
         fs::create_dir_all(home.join("run")).unwrap();
         fs::create_dir_all(home.join("logs")).unwrap();
         construction.finish().unwrap();
-        assert!(home.join("ports.json").exists() && !unfinished_restore(&home).exists());
+        assert!(home.join("ports.json").exists() && home.join("logs").exists());
+        assert!(!home.join("run").exists() && !unfinished_restore(&home).exists());
     }
 }

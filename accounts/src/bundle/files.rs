@@ -16,9 +16,9 @@ use zeroize::Zeroizing;
 use crate::files::{FileError, make_folder, write_public, write_secret};
 
 const SUMS: &str = "SHA256SUMS";
-/// By which an earlier bundle is known.
 /// Where the programs of a site store what they have.
 const STATE: &str = "state";
+/// By which an earlier bundle is known.
 const MANIFEST: &str = "MANIFEST.json";
 
 /// Why a bundle was not collected or written.
@@ -154,7 +154,11 @@ impl BundleFiles {
     }
 }
 
-fn check_replaceable(folder: &Path) -> Result<(), BundleFilesError> {
+/// Whether a bundle may be written as `folder`.
+///
+/// # Errors
+/// When something else is there, or it cannot be listed.
+pub(super) fn check_replaceable(folder: &Path) -> Result<(), BundleFilesError> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(failed("list", folder))?,

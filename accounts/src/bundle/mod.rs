@@ -9,6 +9,7 @@ mod texts;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use bulkhead_bus::{BatchKey, PollerName, SiteName, TenantSlug};
 use bulkhead_claims::{KeyKind, SigningKey};
@@ -21,6 +22,7 @@ use crate::certificates::CertificateFiles;
 use crate::files::{FileError, make_folder, read_text, write_public};
 use crate::keys::{KeyError, write_key};
 use crate::nats_config::RenderError;
+use crate::tenancy::Issued;
 use crate::up::{
     CheckSetting, Platform, PollerPorts, Site, SiteError, SiteMaker, SitePlace, Target, checks, ensure_batch_key,
     order_for, poller_folder,
@@ -64,6 +66,28 @@ pub enum BundleError {
     Text(#[source] RenderError),
 }
 
+impl BundleError {
+    /// Whether what was asked for makes no bundle, however often it is tried.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        match self {
+            Self::NoPoller(_)
+            | Self::Twice(_)
+            | Self::Stranger(_)
+            | Self::NoUrl
+            | Self::Url(_)
+            | Self::Ports { .. } => true,
+            Self::Temporary { .. }
+            | Self::Site(..)
+            | Self::Key(..)
+            | Self::File(_)
+            | Self::Collect(_)
+            | Self::Facts(_)
+            | Self::Text(_) => false,
+        }
+    }
+}
+
 /// What differs from bundle to bundle beside the names.
 #[derive(Debug, Clone)]
 pub struct BundleOptions {
@@ -89,6 +113,8 @@ impl Default for BundleOptions {
 pub struct SiteBundle {
     pub files: BundleFiles,
     pub manifest: BundleManifest,
+    /// What its leaf shows to the hub.
+    pub leaf: Issued,
 }
 
 /// A bundle under way.
@@ -130,11 +156,20 @@ pub fn make_site_bundle(
     };
     let maker = Maker { platform, site: &site, options, place, health_ports };
     let leaf_urls = order_for(options.index, leaf_urls);
-    let (leaf, pollers) = maker.write_site(&leaf_urls)?;
+    let (issued, leaf, pollers) = maker.write_site(&leaf_urls)?;
     let manifest = BundleManifest::new(&site, platform.now, leaf_urls, leaf, pollers);
     maker.write_texts(&manifest)?;
     let files = BundleFiles::collect(folder.path(), &texts::bundle_name(&site), platform.now);
-    Ok(SiteBundle { files: files.map_err(BundleError::Collect)?, manifest })
+    Ok(SiteBundle { files: files.map_err(BundleError::Collect)?, manifest, leaf: issued })
+}
+
+/// Whether the bundle of a site can be written in `to`, before anything is made.
+///
+/// # Errors
+/// When something else is in its place.
+pub fn check_place(to: &Path, tenant: &TenantSlug, site: &SiteName) -> Result<(), BundleFilesError> {
+    let site = Site { tenant: tenant.clone(), site: site.clone(), pollers: vec![] };
+    files::check_replaceable(&to.join(texts::bundle_name(&site)))
 }
 
 fn check_request(site: &Site, leaf_urls: &[String], options: &BundleOptions) -> Result<(), BundleError> {
@@ -172,19 +207,19 @@ impl Maker<'_> {
         BundleError::Site(format!("{}/{}", self.site.tenant, self.site.site), error)
     }
 
-    fn facts(&self, folder: &std::path::Path, name: &str) -> Result<CertificateFacts, BundleError> {
+    fn facts(&self, folder: &Path, name: &str) -> Result<CertificateFacts, BundleError> {
         let file = CertificateFiles::named(&self.place.written.join(folder), name).cert_file;
         CertificateFacts::read(&file).map_err(BundleError::Facts)
     }
 
     /// Everything that runs, and what is said about it.
-    fn write_site(&self, leaf_urls: &[String]) -> Result<(LeafManifest, Vec<PollerManifest>), BundleError> {
+    fn write_site(&self, leaf_urls: &[String]) -> Result<(Issued, LeafManifest, Vec<PollerManifest>), BundleError> {
         let (platform, site, place) = (self.platform, self.site, &self.place);
         let now = platform.now;
         let credentials_expire = (now + Duration::days(CREDENTIALS_DAYS)).unix_timestamp();
         let (operator, authority) = (&platform.operator, &platform.authority);
         let maker = SiteMaker { operator, authority, now, credentials_expire };
-        let tls = std::path::Path::new("tls");
+        let tls = Path::new("tls");
         for (source, name) in [
             (authority.tenant_intermediate_file(&site.tenant), &place.tenant_intermediate_file),
             (authority.server_root_file(), &place.server_root_file),
@@ -193,12 +228,12 @@ impl Maker<'_> {
             write_public(&place.written.join(name), text.as_bytes()).map_err(BundleError::File)?;
         }
         let leaf = maker.write_leaf(site, place, self.options.leaf_port, leaf_urls);
-        let leaf = leaf.map_err(|error| self.site_failed(error))?;
+        let issued = leaf.map_err(|error| self.site_failed(error))?.issued;
         let leaf = LeafManifest {
             certificate: self.facts(tls, "leaf")?,
             listener: self.facts(tls, "listener")?,
-            user: leaf.user,
-            user_expires: leaf.user_expires,
+            user: issued.user_key.clone(),
+            user_expires: issued.credentials_expire,
         };
         let watched = self.checks();
         let mut pollers = Vec::new();
@@ -215,7 +250,7 @@ impl Maker<'_> {
                 batch_key,
             });
         }
-        Ok((leaf, pollers))
+        Ok((issued, leaf, pollers))
     }
 
     fn checks(&self) -> Vec<CheckSetting> {

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::names::AuthorityName;
 
 /// The services of design section 6 that connect with a certificate.
-const SERVICES: [&str; 5] = ["core", "registry", "poller-dispatch", "gatekeeper", "audit"];
+const SERVICES: [&str; 6] = ["core", "registry", "poller-dispatch", "gatekeeper", "audit", "provisioning"];
 /// What a leaf is called where a poller has its name.
 const LEAF: &str = "leaf";
 /// What stands where a site has its name when a person is meant.
@@ -177,13 +177,24 @@ impl ClientIdentity {
     }
 
     /// Two identities never share a DNS name: leaves and people are told from pollers by reserved words.
-    pub(super) fn check_plain(&self) -> Result<(), IdentityError> {
-        let is_ambiguous = match self {
-            Self::Poller { site, poller, .. } => poller.as_str() == LEAF || site.as_str() == USER,
-            Self::Leaf { site, .. } | Self::Forwarder { site, .. } => site.as_str() == USER,
-            Self::User { .. } | Self::PlatformUser { .. } | Self::Service { .. } => false,
-        };
-        if is_ambiguous { Err(IdentityError::Ambiguous(format!("{self:?}"))) } else { Ok(()) }
+    ///
+    /// # Errors
+    /// When it would share one.
+    pub fn check_plain(&self) -> Result<(), IdentityError> {
+        match self {
+            Self::Poller { tenant, site, poller } if poller.as_str() == LEAF || site.as_str() == USER => {
+                Err(IdentityError::Ambiguous(format!("poller {tenant}/{site}/{poller}")))
+            }
+            Self::Leaf { tenant, site } | Self::Forwarder { tenant, site } if site.as_str() == USER => {
+                Err(IdentityError::Ambiguous(format!("site {tenant}/{site}")))
+            }
+            Self::Poller { .. }
+            | Self::Leaf { .. }
+            | Self::Forwarder { .. }
+            | Self::User { .. }
+            | Self::PlatformUser { .. }
+            | Self::Service { .. } => Ok(()),
+        }
     }
 
     /// Whose intermediate vouches for it.

@@ -111,7 +111,7 @@ impl Authority {
     }
 
     /// What goes behind an end certificate in its file, and the keys of the roots to which that leads.
-    fn chain_behind(
+    pub(super) fn chain_behind(
         &self,
         issuer: &AuthorityName,
         signing: &SigningPair,

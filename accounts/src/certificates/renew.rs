@@ -13,7 +13,7 @@ use super::authority::Authority;
 use super::book::IssuedCertificate;
 use super::error::CertificateError;
 use super::facts::{CertificateFacts, InspectError, facts_in, is_signed_by, read_bundle, unreadable};
-use super::identity::read_identity;
+use super::identity::{ClientIdentity, read_identity};
 use super::make::{client_parameters, hub_parameters, key_hash, route_parameters};
 use super::names::AuthorityName;
 use crate::files::{read_state, write_public};
@@ -28,6 +28,25 @@ pub fn needs_renewal(cert_file: &Path, now: OffsetDateTime) -> Result<bool, Cert
 }
 
 impl Authority {
+    /// Whether a command may go on with a certificate of `identity` that is there: by the authority that signs now, with what goes
+    /// behind it now, not revoked, and not due for renewal. What cannot be read is not fit.
+    #[must_use]
+    pub fn is_fit(&self, files: &CertificateFiles, identity: &ClientIdentity, now: OffsetDateTime) -> bool {
+        let judge = || -> Result<bool, CertificateError> {
+            let pair = read_pair_of_end(files)?;
+            let bundle = read_bundle(&files.cert_file)?;
+            let Some((end, behind)) = bundle.split_first() else { return Ok(false) };
+            let name = identity.authority();
+            let signing = self.signing(&name)?;
+            let is_current = signing.certificates.first().is_some_and(|issuer| is_signed_by(end, issuer))
+                && self.chain_behind(&name, &signing)?.0 == behind;
+            let is_revoked = self.list_revoked(&name)?.iter().any(|record| record.serial == pair.facts.serial);
+            let is_theirs = read_identity(end, &self.domain).is_ok_and(|found| found == *identity);
+            Ok(is_theirs && is_current && !is_revoked && !needs_renewal(&files.cert_file, now)?)
+        };
+        judge().unwrap_or(false)
+    }
+
     /// A new certificate for the same identity and the same key, with a new serial and of the authority that signs now.
     ///
     /// # Errors

@@ -34,6 +34,13 @@ pub(super) async fn run(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<
     let path = args.file.display().to_string();
     let text = read_text(&args.file).map_err(|error| Failure::invalid("--file", error))?;
     let wanted = WantedTenants::parse(&text, &path).map_err(|error| Failure::invalid("--file", error))?;
+    if args.prune && wanted.0.is_empty() {
+        // More likely a file that was cut off than the end of everybody.
+        return Err(Failure::refused_change(format!(
+            "{path} names no tenant, and --prune would offboard all of them: nothing was changed; `bulkhead tenant offboard` \
+             ends one at a time"
+        )));
+    }
     let tenancy = open(home)?;
     let _lock = if args.dry_run { None } else { Some(tenancy.lock()?) };
     let records = tenancy.records.all().map_err(TenancyError::Record)?;

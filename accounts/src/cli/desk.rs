@@ -92,9 +92,9 @@ pub(super) fn show_preview(preview: &Preview, is_json: bool) -> Result<(), Failu
     }
     let mut text = String::new();
     if preview.fields.is_empty() {
-        text.push_str(&format!("account {}: nothing changes\n", preview.account));
+        text.push_str(&format!("{}: nothing changes\n", preview.account));
     } else {
-        text.push_str(&format!("account {}: {} fields change\n", preview.account, preview.fields.len()));
+        text.push_str(&format!("{}: {} fields change\n", preview.account, preview.fields.len()));
     }
     for field in &preview.fields {
         text.push_str(&format!(

@@ -30,6 +30,10 @@ pub(super) const REFUSED: u8 = 7;
 /// For whoever cannot reach the hub or core.
 const WAY_OUT: &str = "; `bulkhead doctor` says what is away and what to do";
 
+/// For whom the hub does not admit.
+const NOT_ADMITTED: &str = "; the hub does not admit this user: it was put out, its files have expired or were issued anew \
+                            since, or its tenant is suspended or gone; whoever gave out the profile can say which";
+
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
 pub struct Failure {
@@ -97,6 +101,10 @@ impl Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
+        if error.is_refused() {
+            let failure = Self::new(REFUSED, &error);
+            return Self { message: failure.message + NOT_ADMITTED, ..failure };
+        }
         let code = match &error {
             ConnectError::Connect { .. } => UNREACHABLE,
             ConnectError::Address(_)

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::exit::Failure;
-use super::show::{Row, print_rows};
+use super::show::{Row, print_rows, print_rows_or};
 use super::store::{open_store, refuse_existing, store_failure};
 use crate::operator::KeyRow;
 
@@ -86,7 +86,7 @@ impl Row for Moved {
 
 fn print_moved(publics: Vec<String>, done: &'static str, is_json: bool) -> Result<(), Failure> {
     let rows: Vec<Moved> = publics.into_iter().map(|public| Moved { public, done }).collect();
-    print_rows(&rows, is_json, now_ms())
+    print_rows_or("every key is there already", &rows, is_json, now_ms())
 }
 
 pub(super) fn run(home: &Path, command: KeysCommand, is_json: bool) -> Result<(), Failure> {

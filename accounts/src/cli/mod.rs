@@ -299,7 +299,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
         Command::Operator(command) => operator::run(&home, command, cli.json).await,
         Command::ServerConfig(args) => server_config::run(&home, &args, args.manner(cli.json)),
-        Command::Completions { shell } => shell::print_completions(shell),
+        Command::Completions { shell } => shell::print_completions(shell, cli.json),
         Command::Man(args) => shell::write_manual(&args, cli.json),
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use bulkhead_runtime::now_ms;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::json;
 
+use super::desk::{open, say};
 use super::exit::{FAILURES, Failure};
-use super::show::{Row, print_rows, write_lines};
+use super::show::{Row, print_rows};
 use super::store::{open_store, store_failure};
 use crate::files::write_public;
 use crate::operator::{KeyOwner, OperatorStore};
 
-const ROTATION: &str = "The identity key signs the first and the last step; it may be an external command (signers.toml).\n\n  1. bulkhead operator rotate-key add\n  2. restart every server with the new token of `bulkhead operator export`: it cannot be reloaded\n  3. bulkhead operator rotate-key use KEY\n  4. bulkhead operator rotate-key resign, then push all accounts\n  5. bulkhead operator rotate-key drop OLD-KEY, then restart the servers once more when convenient";
+const ROTATION: &str = "The identity key signs the first and the last step; it may be an external command (signers.toml).\n\n  1. bulkhead operator rotate-key add\n  2. restart every server with the new token of `bulkhead operator export`: it cannot be reloaded\n  3. bulkhead operator rotate-key use KEY\n  4. bulkhead operator rotate-key resign, then bulkhead push\n  5. bulkhead operator rotate-key drop OLD-KEY, then restart the servers once more when convenient";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorCommand {
@@ -54,10 +56,15 @@ pub(super) enum RotateCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Sign accounts with this key from now on. Every server must know it already.
-    #[command(after_help = "Example:\n  bulkhead operator rotate-key use OABC…")]
+    /// Sign accounts with this key from now on. Every server must know it already: they are asked.
+    #[command(
+        after_help = "Example:\n  bulkhead operator rotate-key use OABC…\n\nEnds with 5 when a server does not know it."
+    )]
     Use {
         key: String,
+        /// Do not ask the servers whether they know the key: one that does not goes on with what it has.
+        #[arg(long)]
+        offline: bool,
         /// Only say whether it could be done.
         #[arg(long)]
         dry_run: bool,
@@ -71,10 +78,15 @@ pub(super) enum RotateCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Take a key out of the operator's token; refused while an account is signed by it.
-    #[command(after_help = "Example:\n  bulkhead operator rotate-key drop OABC…")]
+    /// Take a key out of the operator's token; refused while an account is signed by it, here or on a server.
+    #[command(
+        after_help = "Example:\n  bulkhead operator rotate-key drop OABC…\n\nEnds with 5 when a server holds an account that it has signed."
+    )]
     Drop {
         key: String,
+        /// Do not ask the servers whether they hold what the key has signed.
+        #[arg(long)]
+        offline: bool,
         /// Only say whether it could be done.
         #[arg(long)]
         dry_run: bool,
@@ -121,11 +133,13 @@ fn show(store: &OperatorStore, is_json: bool) -> Result<(), Failure> {
     print_rows(&rows.map(row).collect::<Vec<_>>(), is_json, now_ms())
 }
 
-fn export(store: &OperatorStore, args: &ExportArgs) -> Result<(), Failure> {
-    match &args.to {
-        Some(path) => write_public(path, store.token.as_bytes()).map_err(Failure::failed),
-        None => write_lines(&format!("{}\n", store.token)),
-    }
+fn export(store: &OperatorStore, args: &ExportArgs, is_json: bool) -> Result<(), Failure> {
+    let Some(path) = &args.to else {
+        return say(is_json, &store.token, &json!({"token": store.token}));
+    };
+    write_public(path, store.token.as_bytes()).map_err(Failure::failed)?;
+    let text = format!("the token of operator {} is in {}", store.name(), path.display());
+    say(is_json, &text, &json!({"operator": store.name(), "file": path}))
 }
 
 /// What a step of the rotation came to.
@@ -148,7 +162,8 @@ fn print_step(step: &'static str, key: String, done: String, is_json: bool) -> R
     print_rows(&[Step { step, key, done }], is_json, now_ms())
 }
 
-fn rotate(mut store: OperatorStore, command: RotateCommand, is_json: bool) -> Result<(), Failure> {
+async fn rotate(home: &Path, command: RotateCommand, is_json: bool) -> Result<(), Failure> {
+    let mut store = open_store(home)?;
     let now = now_ms() / 1_000;
     match command {
         RotateCommand::Add { public, dry_run: true } => {
@@ -160,20 +175,28 @@ fn rotate(mut store: OperatorStore, command: RotateCommand, is_json: bool) -> Re
             let done = "added: restart every server with the new operator token, then `rotate-key use` it";
             print_step("add", key, done.to_owned(), is_json)
         }
-        RotateCommand::Use { key, dry_run: true } => {
+        RotateCommand::Use { key, offline, dry_run } => {
             store.check_use(&key).map_err(store_failure)?;
-            print_step("use", key, "would sign accounts from now on".to_owned(), is_json)
-        }
-        RotateCommand::Use { key, dry_run: false } => {
+            if !offline {
+                let tenancy = open(home)?;
+                tenancy.check_trusted(&tenancy.connect().await?, &key).await?;
+            }
+            if dry_run {
+                return print_step("use", key, "would sign accounts from now on".to_owned(), is_json);
+            }
             store.use_signing_key(&key).map_err(store_failure)?;
             print_step("use", key, "signs accounts from now on".to_owned(), is_json)
         }
         RotateCommand::Resign { dry_run } => resign(&store, dry_run, is_json),
-        RotateCommand::Drop { key, dry_run: true } => {
+        RotateCommand::Drop { key, offline, dry_run } => {
             store.check_drop(&key).map_err(store_failure)?;
-            print_step("drop", key, "would be taken out".to_owned(), is_json)
-        }
-        RotateCommand::Drop { key, dry_run: false } => {
+            if !offline {
+                let tenancy = open(home)?;
+                tenancy.check_unused(&tenancy.connect().await?, &key).await?;
+            }
+            if dry_run {
+                return print_step("drop", key, "would be taken out".to_owned(), is_json);
+            }
             store.drop_signing_key(&key, now).map_err(store_failure)?;
             print_step("drop", key, "taken out: servers forget it at their next restart".to_owned(), is_json)
         }
@@ -191,7 +214,10 @@ fn resign(store: &OperatorStore, dry_run: bool, is_json: bool) -> Result<(), Fai
     let mut rows = vec![Step {
         step: "resign",
         key: key.clone(),
-        done: format!("{} accounts signed, {} were already", outcome.signed, outcome.unchanged),
+        done: format!(
+            "{} accounts signed, {} were already; `bulkhead push` brings them to the servers",
+            outcome.signed, outcome.unchanged
+        ),
     }];
     let failed = |(name, error): &(String, crate::operator::OperatorError)| Step {
         step: "resign",
@@ -208,7 +234,7 @@ pub(super) async fn run(home: &Path, command: OperatorCommand, is_json: bool) ->
         OperatorCommand::Init(args) => super::init::run(home, args, is_json),
         OperatorCommand::User(command) => super::person::run_platform(home, command, is_json).await,
         OperatorCommand::Show => show(&open_store(home)?, is_json),
-        OperatorCommand::Export(args) => export(&open_store(home)?, &args),
-        OperatorCommand::RotateKey(command) => rotate(open_store(home)?, command, is_json),
+        OperatorCommand::Export(args) => export(&open_store(home)?, &args, is_json),
+        OperatorCommand::RotateKey(command) => rotate(home, command, is_json).await,
     }
 }

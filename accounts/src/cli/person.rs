@@ -11,7 +11,8 @@ use serde_json::json;
 use super::desk::{open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, print_rows};
-use crate::tenancy::{NewPerson, PersonRole, PlatformPerson, Standing, TenancyError};
+use crate::certificates::ClientIdentity;
+use crate::tenancy::{Issued, NewPerson, PersonRole, PlatformPerson, Standing, TenancyError};
 use crate::up::OPS;
 
 #[derive(Debug, Subcommand)]
@@ -115,16 +116,23 @@ impl Row for PersonLine {
     }
 }
 
-fn state(standing: Standing) -> &'static str {
+/// `keys` are those of the person's role.
+fn state(standing: Standing, issued: &Issued, keys: &[String]) -> &'static str {
     match standing {
-        Standing::Active => "active",
+        Standing::Active => issued.state(keys, now_ms() / 1_000).as_str(),
         Standing::Revoked => "revoked",
     }
 }
 
-fn say_would_add(who: &str, role: &str, is_known: bool, is_json: bool) -> Result<(), Failure> {
-    let verb = if is_known { "be issued anew" } else { "be let in" };
-    let text = format!("{who} would {verb} as {role}");
+/// `known` is the role that the person has.
+fn say_would_add(who: &str, role: &str, known: Option<&str>, is_json: bool) -> Result<(), Failure> {
+    let text = match known {
+        None => format!("{who} would be let in as {role}"),
+        Some(known) if known == role => {
+            format!("{who} would be issued anew as {role}, and disconnected where the present file is used")
+        }
+        Some(known) => format!("{who} would be issued anew as {role} instead of {known}, and disconnected"),
+    };
     say(is_json, &text, &json!({"user": who, "would": text}))
 }
 
@@ -135,7 +143,11 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
             let who = format!("{user} of {tenant}");
             if issue.dry_run {
                 let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
-                return say_would_add(&who, role.as_str(), record.people.contains_key(&user), is_json);
+                let identity = ClientIdentity::User { tenant, user: user.clone() };
+                let known = record.people.get(&user).filter(|known| known.standing == Standing::Active);
+                let known = known.map(|known| known.role.as_str());
+                tenancy.check_folder(&identity, &issue.person(user))?;
+                return say_would_add(&who, role.as_str(), known, is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
@@ -145,15 +157,19 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
         }
         UserCommand::List { tenant } => {
             let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
-            let line = |(name, person): (&UserName, &crate::tenancy::PersonRecord)| PersonLine {
-                tenant: tenant.to_string(),
-                user: name.to_string(),
-                role: person.role.as_str(),
-                state: state(person.standing),
-                credentials_expire: person.issued.credentials_expire,
-                user_key: person.issued.user_key.clone(),
-            };
-            print_rows(&record.people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())
+            let mut lines = Vec::new();
+            for (name, person) in &record.people {
+                let keys = tenancy.keys_of(tenant.as_str(), person.role.role())?;
+                lines.push(PersonLine {
+                    tenant: tenant.to_string(),
+                    user: name.to_string(),
+                    role: person.role.as_str(),
+                    state: state(person.standing, &person.issued, &keys),
+                    credentials_expire: person.issued.credentials_expire,
+                    user_key: person.issued.user_key.clone(),
+                });
+            }
+            print_rows(&lines, is_json, now_ms())
         }
         UserCommand::Revoke { tenant, user, dry_run } => {
             if dry_run {
@@ -175,8 +191,12 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
         PlatformUserCommand::Add { user, issue } => {
             let who = format!("{user} of the platform");
             if issue.dry_run {
-                let is_known = tenancy.platform_people()?.people.contains_key(&user);
-                return say_would_add(&who, Role::PlatformAdmin.name(), is_known, is_json);
+                let people = tenancy.platform_people()?.people;
+                let known = people.get(&user).filter(|known| known.standing == Standing::Active);
+                let role = Role::PlatformAdmin.name();
+                let identity = ClientIdentity::PlatformUser { user: user.clone() };
+                tenancy.check_folder(&identity, &issue.person(user))?;
+                return say_would_add(&who, role, known.map(|_| role), is_json);
             }
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
@@ -185,11 +205,12 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
             say(is_json, &text, &json!({"user": user, "profile": path}))
         }
         PlatformUserCommand::List => {
+            let keys = tenancy.keys_of(OPS, Role::PlatformAdmin)?;
             let line = |(name, person): (&UserName, &PlatformPerson)| PersonLine {
                 tenant: OPS.to_owned(),
                 user: name.to_string(),
                 role: Role::PlatformAdmin.name(),
-                state: state(person.standing),
+                state: state(person.standing, &person.issued, &keys),
                 credentials_expire: person.issued.credentials_expire,
                 user_key: person.issued.user_key.clone(),
             };

@@ -97,6 +97,7 @@ async fn apply(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<(), Failu
     let tenancy = open(home)?;
     let plan = read_plan(&args.file).map_err(TenancyError::Plan)?;
     let wanted = plan.plan_ref();
+    let is_kept = tenancy.plans.is_kept(&plan).map_err(TenancyError::Plan)?;
     let records = tenancy.records.all().map_err(TenancyError::Record)?;
     let is_concerned = |record: &&TenantRecord| {
         !args.keep_tenants
@@ -117,7 +118,9 @@ async fn apply(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<(), Failu
             }
         }
         if args.dry_run {
-            return Ok(());
+            let verb = if is_kept { "is kept already" } else { "would be kept" };
+            let text = format!("{wanted} {verb}, and {} tenants would move to it", concerned.len());
+            return say(is_json, &text, &json!({"plan": wanted, "is_kept": is_kept, "would_move": concerned.len()}));
         }
         check_disconnects(closing, args.max_disconnects)?;
     }

@@ -8,7 +8,7 @@ use bulkhead_runtime::now_ms;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::desk::{note, open, role_named, say};
+use super::desk::{note, open, role_named, say, show_preview};
 use super::exit::Failure;
 use super::number::whole;
 use super::show::{Row, moment, print_rows};
@@ -58,7 +58,7 @@ struct HowToRotate {
     /// How long to wait until nobody uses the old key, in seconds.
     #[arg(long, default_value_t = 60, value_parser = whole::<u64>(1..=86_400), requires = "finish")]
     wait_s: u64,
-    /// Take the old key out even if somebody uses it: they are disconnected.
+    /// Take the old key out even if somebody has nothing else: they are disconnected and locked out.
     #[arg(long, requires = "finish")]
     force: bool,
     /// Only say what would be done.
@@ -103,6 +103,17 @@ pub(super) async fn rotate_tenant(home: &Path, args: &RotateTenantArgs, is_json:
 
 async fn rotate(home: &Path, account: &str, roles: &[Role], how: &HowToRotate, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
+    if how.dry_run && how.finish {
+        let links = tenancy.connect().await?;
+        for &role in roles {
+            let (preview, dependents) = tenancy.preview_finish(&links, account, role).await?;
+            show_preview(&preview, is_json)?;
+            for dependent in dependents {
+                say(is_json, &format!("locked out: {dependent}"), &json!({"locked_out": dependent}))?;
+            }
+        }
+        return Ok(());
+    }
     if how.dry_run {
         let links = tenancy.connect().await?;
         let states = tenancy.roles(Some(&links), account).await?;

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::Cli;
 use super::desk::say;
 use super::exit::Failure;
-use super::show::write_lines;
 use crate::files::make_folder;
 
 #[derive(Debug, Args)]
@@ -20,17 +19,19 @@ pub(super) struct ManArgs {
 }
 
 /// Prints the script with which a shell completes our commands.
-pub(super) fn print_completions(shell: Shell) -> Result<(), Failure> {
+pub(super) fn print_completions(shell: Shell, is_json: bool) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bulkhead", &mut script);
-    write_lines(&String::from_utf8_lossy(&script))
+    let script = String::from_utf8_lossy(&script);
+    say(is_json, script.trim_end(), &json!({"shell": shell.to_string(), "script": script}))
 }
 
 pub(super) fn write_manual(args: &ManArgs, is_json: bool) -> Result<(), Failure> {
     let Some(folder) = &args.to else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::failed)?;
-        return write_lines(&String::from_utf8_lossy(&page));
+        let page = String::from_utf8_lossy(&page);
+        return say(is_json, page.trim_end(), &json!({"page": page}));
     };
     make_folder(folder).map_err(Failure::failed)?;
     clap_mangen::generate_to(Cli::command(), folder).map_err(Failure::failed)?;

@@ -52,10 +52,18 @@ pub(super) fn json_lines<T: Serialize>(rows: &[T]) -> Result<String, Failure> {
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn print_rows<T: Row>(rows: &[T], is_json: bool, now_ms: i64) -> Result<(), Failure> {
+    print_rows_or("nothing to show", rows, is_json, now_ms)
+}
+
+/// Prints rows, or `none` to people when there are none.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(super) fn print_rows_or<T: Row>(none: &str, rows: &[T], is_json: bool, now_ms: i64) -> Result<(), Failure> {
     let text = if is_json {
         json_lines(rows)?
     } else if rows.is_empty() {
-        "nothing to show\n".to_owned()
+        format!("{none}\n")
     } else {
         table(rows, now_ms)
     };

@@ -12,9 +12,11 @@ use super::desk::{open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, moment, print_rows};
 use super::{Scope, whole};
-use crate::tenancy::{BundleOrder, PollerPath, SitePath, Standing, Tenancy, TenancyError, TenantRecord, WrittenBundle};
+use crate::tenancy::{
+    BundleOrder, FileState, PollerPath, SitePath, Standing, Tenancy, TenancyError, TenantRecord, WrittenBundle,
+};
 use crate::up::Target;
-use bulkhead_bus::TenantSlug;
+use bulkhead_bus::{Role, TenantSlug};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SiteCommand {
@@ -124,12 +126,15 @@ struct SiteLine {
     site: String,
     pollers: Vec<String>,
     revoked: Vec<String>,
-    /// Unix seconds; 0 where `bulkhead up` runs the site.
+    /// Of its leaf's file; `None` where it has none.
+    leaf: Option<FileState>,
+    /// Unix seconds; 0 where nothing was issued.
     expires: i64,
 }
 
 impl SiteLine {
-    fn all(record: &TenantRecord) -> Vec<Self> {
+    /// `keys` are those of the tenant's leaves.
+    fn all(record: &TenantRecord, keys: &[String]) -> Vec<Self> {
         let names = |site: &crate::tenancy::SiteRecord, standing: Standing| {
             let of = site.pollers.iter().filter(|(_, poller)| poller.standing == standing);
             of.map(|(name, _)| name.to_string()).collect()
@@ -142,6 +147,7 @@ impl SiteLine {
                 site: name.to_string(),
                 pollers: names(site, Standing::Active),
                 revoked: names(site, Standing::Revoked),
+                leaf: (!site.leaf.user_key.is_empty()).then(|| site.leaf.state(keys, now_ms() / 1_000)),
                 expires: ends.filter(|&end| end > 0).min().unwrap_or(0),
             }
         };
@@ -150,7 +156,7 @@ impl SiteLine {
 }
 
 impl Row for SiteLine {
-    const HEADER: &'static [&'static str] = &["TENANT", "SITE", "POLLERS", "REVOKED", "EXPIRES (UTC)"];
+    const HEADER: &'static [&'static str] = &["TENANT", "SITE", "POLLERS", "REVOKED", "LEAF", "EXPIRES (UTC)"];
 
     fn cells(&self, now_ms: i64) -> Vec<String> {
         vec![
@@ -158,6 +164,7 @@ impl Row for SiteLine {
             self.site.clone(),
             self.pollers.join(", "),
             self.revoked.join(", "),
+            self.leaf.map_or("-", FileState::as_str).to_owned(),
             if self.expires == 0 { "-".to_owned() } else { moment(self.expires * 1_000, now_ms) },
         ]
     }
@@ -180,7 +187,12 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
                 Some(slug) => vec![tenancy.records.get(&slug).map_err(TenancyError::Record)?],
                 None => tenancy.records.all().map_err(TenancyError::Record)?,
             };
-            print_rows(&records.iter().flat_map(SiteLine::all).collect::<Vec<_>>(), is_json, now_ms())
+            let mut lines = Vec::new();
+            for record in &records {
+                let keys = tenancy.keys_of(record.slug.as_str(), Role::Leaf)?;
+                lines.extend(SiteLine::all(record, &keys));
+            }
+            print_rows(&lines, is_json, now_ms())
         }
         SiteCommand::Remove(args) => {
             let with = if args.with_pollers { WithPollers::Remove } else { WithPollers::Refuse };

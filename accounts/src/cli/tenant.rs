@@ -394,7 +394,15 @@ async fn offboard(home: &Path, args: &OffboardArgs, is_json: bool) -> Result<(),
     if args.dry_run {
         let links = tenancy.connect().await?;
         let closed = TenantRecord { stage: TenantStage::Offboarded, ..record };
-        return show_preview(&tenancy.preview(&links, &closed).await?, is_json);
+        show_preview(&tenancy.preview(&links, &closed).await?, is_json)?;
+        if args.purge {
+            let text = format!(
+                "all rows of {slug} in the database, its private keys and those of its people and pollers here would be \
+                 destroyed, for ever"
+            );
+            return say(is_json, &text, &json!({"tenant": slug, "would": text}));
+        }
+        return Ok(());
     }
     if args.purge && !args.yes && !confirmed(slug)? {
         return Err(Failure::refused_change(format!("tenant {slug} is as it was: say --yes, or type its slug")));

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::desk::open;
 use super::exit::{DRIFT, Failure};
 use super::number::whole;
-use super::show::{Row, moment, print_rows};
+use super::show::{Row, moment, print_rows_or};
 use crate::files::read_text;
 use crate::reason::reason;
 use crate::tenancy::{Standing, TenancyError};
@@ -97,7 +97,7 @@ pub(super) fn validate(home: &Path, args: &ValidateArgs, is_json: bool) -> Resul
     let all = found(home, args, now_ms() / 1_000)?;
     let is_bad = all.iter().any(|line| line.level != "warning");
     let shown: Vec<IssueLine> = all.into_iter().filter(|line| args.verbose || line.level != "warning").collect();
-    print_rows(&shown, is_json, now_ms())?;
+    print_rows_or("every rule holds", &shown, is_json, now_ms())?;
     if is_bad { Err(Failure::silent(DRIFT)) } else { Ok(()) }
 }
 
@@ -149,9 +149,18 @@ pub(super) fn expirations(home: &Path, args: &ExpirationsArgs, is_json: bool) ->
             whose: format!("leaf of {}/{name}", record.slug),
         }));
     }
+    let people = tenancy.platform_people()?.people;
+    lines.extend(people.iter().filter(|(_, person)| person.standing == Standing::Active).map(|(name, person)| {
+        EndLine {
+            ends: person.issued.credentials_expire,
+            what: "credentials",
+            whose: format!("{name} of the platform"),
+        }
+    }));
     let until = tenancy.now_s() + i64::from(args.within_days) * 86_400;
     lines.retain(|line| line.ends <= until);
     lines.sort_by(|one, other| (one.ends, &one.whose).cmp(&(other.ends, &other.whose)));
-    print_rows(&lines, is_json, now_ms())?;
+    let none = format!("nothing ends within {} days", args.within_days);
+    print_rows_or(&none, &lines, is_json, now_ms())?;
     if lines.is_empty() { Ok(()) } else { Err(Failure::silent(DRIFT)) }
 }

@@ -97,9 +97,10 @@ async fn in_force_finding(system: &Bus, servers: usize, record: &AccountRecord, 
 /// `servers` is how many answer: one that does not is another look, and waiting for it once an account takes for ever.
 async fn hub_findings(home: &Home, system: &Bus, servers: usize, records: &[AccountRecord]) -> Vec<Finding> {
     let advice = home.restart_advice();
-    let asked = records.iter().map(|record| in_force_finding(system, servers, record, &advice));
+    let wanted: Vec<&AccountRecord> = records.iter().filter(|record| !home.is_offboarded(&record.name)).collect();
+    let asked = wanted.iter().map(|record| in_force_finding(system, servers, record, &advice));
     let answers: Vec<Option<Finding>> = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
-    let mut findings = summed(&IN_FORCE, "accounts", records.len(), answers.into_iter().flatten().collect());
+    let mut findings = summed(&IN_FORCE, "accounts", wanted.len(), answers.into_iter().flatten().collect());
     findings.extend(match ask(system, ServerQuestion::Accounts, json!({}), servers).await {
         Ok(answers) => unknown_findings(home, &answers, records),
         Err(why) => vec![UNKNOWN.fail("hub", why, "look again")],
@@ -140,15 +141,15 @@ fn unknown_findings(home: &Home, answers: &[Said], records: &[AccountRecord]) ->
     }
     let count = known_by.len();
     let purged = purged_accounts(home);
-    let is_ours = |account: &str| records.iter().any(|record| record.key.as_str() == account);
     // A server remembers a deleted account, without any right, until it is started again. On a disk it has no place.
-    let is_purged = |account: &str, places: &[String]| {
-        purged.contains(account) && places.iter().all(|place| place.starts_with(IN_MEMORY))
+    let is_wanted = |account: &str, places: &[String]| {
+        let ours = records.iter().find(|record| record.key.as_str() == account);
+        let is_given_up = ours.map_or_else(|| purged.contains(account), |record| home.is_offboarded(&record.name));
+        if is_given_up { places.iter().all(|place| place.starts_with(IN_MEMORY)) } else { ours.is_some() }
     };
     // The server's own account for clients without one is not an account of ours; nobody is admitted to it.
-    let is_unknown = |(account, places): &(String, Vec<String>)| {
-        account.starts_with('A') && !is_ours(account) && !is_purged(account, places)
-    };
+    let is_unknown =
+        |(account, places): &(String, Vec<String>)| account.starts_with('A') && !is_wanted(account, places);
     let unknown = known_by.into_iter().filter(is_unknown);
     let advice = "find out who made it; delete the token from the hub's jwt folder and restart the hub, or restore nsc from a backup";
     let broken = unknown.map(|(account, places)| UNKNOWN.fail(&account, places.join(", "), advice));

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::certificates::Authority;
 use crate::files::read_text;
-use crate::tenancy::PlatformSettings;
+use crate::tenancy::{PlatformSettings, TenantRecords, TenantStage};
 use crate::up::{Layout, Site};
 
 /// Folders that hold what servers keep and what was fetched: not ours to look through.
@@ -39,6 +39,8 @@ pub(super) struct Home {
     pub(super) ports: BTreeMap<String, u16>,
     pub(super) hubs: Vec<HubFolder>,
     pub(super) sites: Vec<Site>,
+    /// Where each tenant is in its life, of those whose record can be read.
+    stages: BTreeMap<TenantSlug, TenantStage>,
 }
 
 impl Home {
@@ -47,7 +49,21 @@ impl Home {
         let ports = read_text(&layout.ports_file()).ok().and_then(|text| serde_json::from_str(&text).ok());
         let up = running_up(&layout.lock_file());
         let (hubs, sites) = (hub_folders(&layout), sites(folder));
-        Self { layout, now, up, ports: ports.unwrap_or_default(), hubs, sites }
+        let records = TenantRecords::new(&layout);
+        let stage = |slug: TenantSlug| Some((slug.clone(), records.find(&slug).ok()??.stage));
+        let stages = records.slugs().unwrap_or_default().into_iter().filter_map(stage).collect();
+        Self { layout, now, up, ports: ports.unwrap_or_default(), hubs, sites, stages }
+    }
+
+    /// Why nobody of a tenant is admitted, where that is wanted.
+    pub(super) fn closed(&self, tenant: &str) -> Option<&'static str> {
+        let stage = self.stages.get(&tenant.parse::<TenantSlug>().ok()?)?;
+        (!stage.is_open()).then(|| stage.as_str())
+    }
+
+    /// Whether servers are not to have the account of this name at all.
+    pub(super) fn is_offboarded(&self, account: &str) -> bool {
+        self.closed(account) == Some(TenantStage::Offboarded.as_str())
     }
 
     /// Its authorities; where the settings are damaged, with the usual trust domain.

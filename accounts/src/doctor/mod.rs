@@ -40,6 +40,7 @@ use self::known::Known;
 use self::reach::{Sources, reach};
 use self::servers::Hub;
 use self::stream_state::{StreamState, ask_streams};
+use crate::tenancy::PlatformSettings;
 use crate::up::Programs;
 
 /// What to look at.
@@ -54,9 +55,15 @@ pub struct Options {
 
 /// There is nothing to look at.
 #[derive(Debug, thiserror::Error)]
-#[error("{home} holds no deployment: start one with `bulkhead up`, or name its folder with --home")]
-pub struct NoDeployment {
-    home: String,
+pub enum NoDeployment {
+    #[error("{home} holds no deployment: start one with `bulkhead up`, or name its folder with --home")]
+    Nothing { home: String },
+    #[error(
+        "the servers of {home} run elsewhere (at {url}), and the doctor looks at what `bulkhead up` runs: `bulkhead diff` \
+         compares the servers with this home, `bulkhead hub status` asks them how they are, `bulkhead validate` and \
+         `bulkhead expirations` look at what is here"
+    )]
+    Elsewhere { home: String, url: String },
 }
 
 /// Every look that there is, for the page that describes them.
@@ -90,7 +97,11 @@ pub fn looks() -> Vec<&'static Look> {
 pub async fn examine(options: &Options, announce: &dyn Fn(&str)) -> Result<Report, NoDeployment> {
     let home = Home::read(&options.home, options.now);
     if !home.is_deployment() {
-        return Err(NoDeployment { home: options.home.display().to_string() });
+        return Err(NoDeployment::Nothing { home: options.home.display().to_string() });
+    }
+    // Settings that cannot be read are found further down.
+    if let Some(url) = PlatformSettings::read(&home.layout).ok().as_ref().and_then(PlatformSettings::elsewhere) {
+        return Err(NoDeployment::Elsewhere { home: options.home.display().to_string(), url: url.to_owned() });
     }
     announce("connecting as the users of the last start");
     let sources = reach(&home, &options.areas).await;

@@ -133,8 +133,8 @@ impl Book {
         self.roles.insert(role.name().to_owned(), keys);
     }
 
-    /// A role's keys, the current one first.
-    pub(super) fn keys_of(&self, role: Role) -> impl Iterator<Item = String> {
+    /// A role's public keys, the current one first.
+    pub fn keys_of(&self, role: Role) -> impl Iterator<Item = String> {
         let keys = self.roles.get(role.name());
         let keys = keys.into_iter().flat_map(|keys| [Some(&keys.current), keys.previous.as_ref()]).flatten();
         keys.map(|key| key.public.clone())

@@ -73,7 +73,7 @@ fn shown(differences: &[String]) -> String {
 }
 
 /// The first few of a list that may be long.
-fn some(items: &[String]) -> String {
+pub(crate) fn some(items: &[String]) -> String {
     const SHOWN: usize = 8;
     let first = items.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     if items.len() > SHOWN { format!("{first}; and {} more", items.len() - SHOWN) } else { first }

@@ -34,6 +34,7 @@ pub use accounts::AccountRecord;
 pub use book::{Book, HeldKey, RoleKeys};
 pub use compare::compare;
 pub use error::OperatorError;
+pub(crate) use error::some;
 pub use inventory::{KeyOwner, KeyRow};
 pub use nsc_check::{Drift, DriftKind};
 pub use nsc_export::NscCopy;

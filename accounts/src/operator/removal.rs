@@ -6,7 +6,7 @@ use bulkhead_claims::{AccountBody, UserBody, decode};
 
 use super::nsc_layout::files_in;
 use super::{OperatorError, OperatorStore, SYSTEM};
-use crate::files::make_folder;
+use crate::files::{make_folder, remove_whole};
 
 /// Where what is left of a removed account lies.
 #[derive(Debug, Clone)]
@@ -44,6 +44,7 @@ impl OperatorStore {
         move_aside(&folder, &aside.join("account"))?;
         move_aside(&credentials, &aside.join("creds"))?;
         move_aside(&book, &aside.join("book.json"))?;
+        remove_whole(&book).map_err(OperatorError::File)?;
         Ok(RemovedAccount { name: name.to_owned(), folder: aside, seeds })
     }
 

@@ -23,6 +23,8 @@ pub struct IssuedUser {
     /// The credentials file.
     pub text: Zeroizing<String>,
     pub public: String,
+    /// The public signing key that vouches for it.
+    pub signed_by: String,
     /// Unix seconds.
     pub iat: i64,
     /// Unix seconds.
@@ -47,6 +49,7 @@ impl OperatorStore {
         claims.exp = Some(user.expires);
         let token = encode(&mut claims, signer.as_ref()).map_err(not_signed)?;
         let text = Zeroizing::new(credentials_text(&token, &key).map_err(not_signed)?);
-        Ok(IssuedUser { text, public: key.public().to_owned(), iat: now, expires: user.expires })
+        let signed_by = signer.public().to_owned();
+        Ok(IssuedUser { text, public: key.public().to_owned(), signed_by, iat: now, expires: user.expires })
     }
 }

@@ -4,6 +4,7 @@ use bulkhead_bus::{PollerName, SiteName, Tenant, TenantSlug};
 use bulkhead_store::Provisioning;
 use uuid::Uuid;
 
+use super::first_people::renew;
 use super::{Issued, PollerRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::plan::{Plan, PlanName};
 use crate::up::Accounts;
@@ -69,6 +70,17 @@ impl Tenancy {
             tenants.push(written.map_err(TenancyError::Platform)?);
         }
         Ok(tenants)
+    }
+
+    /// Remembers what the leaf of a site was issued.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn remember_leaf(&self, slug: &TenantSlug, site: &SiteName, issued: Issued) -> Result<(), TenancyError> {
+        let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
+        let known = record.sites.entry(site.clone()).or_default();
+        renew(self.now_s(), &mut known.leaf, &mut known.earlier_leaves, issued);
+        self.records.write(&record).map_err(TenancyError::Record)
     }
 
     /// Remembers a poller that was made, and its site.

@@ -8,10 +8,12 @@ use bulkhead_store::ProvisioningError;
 use super::intake::IntakeError;
 use super::journal::JournalError;
 use super::record::RecordError;
+use super::rotate::Dependent;
 use super::settings::SettingsError;
+use crate::bundle::{BundleError, BundleFilesError};
 use crate::certificates::CertificateError;
 use crate::files::FileError;
-use crate::operator::OperatorError;
+use crate::operator::{OperatorError, some};
 use crate::plan::{PlanError, PlanRef};
 use crate::provisioning_lock::LockError;
 use crate::resolver::{Deletion, DeletionReport, DrainError, ProbeOutcome, ProbeResult, PushError};
@@ -76,6 +78,30 @@ pub enum TenancyError {
         "role {role} keeps both keys for now: give its users their new files, and finish again; or disconnect them with --force"
     )]
     NotDrained { role: &'static str, source: DrainError },
+    #[error(
+        "role {role} keeps both keys for now, because without the old one these are locked out: {}; give them new files and \
+         finish again, or lock them out with --force",
+        named(.dependents)
+    )]
+    LockedOut { role: &'static str, dependents: Vec<Dependent> },
+    #[error(
+        "operator key {key} is not known to {}: restart every server with the token of `bulkhead operator export` first \
+         (it is not read again while a server runs); --offline asks nobody",
+        .servers.join(", ")
+    )]
+    UnknownKey { key: String, servers: Vec<String> },
+    #[error(
+        "servers still hold {} accounts that operator key {key} has signed ({}): `bulkhead push` brings them the new \
+         tokens; --offline asks nobody",
+        .accounts.len(), some(.accounts)
+    )]
+    KeyHeld { key: String, accounts: Vec<String> },
+    #[error("what {} may hold cannot be asked, because it is away: say it again when all servers are there", .0.join(", "))]
+    ServersAway(Vec<String>),
+    #[error("bundle")]
+    Bundle(#[source] Box<BundleError>),
+    #[error("write the bundle")]
+    BundleFiles(#[source] BundleFilesError),
     #[error("sign")]
     Sign(#[source] SignError),
     #[error("tenant {slug} was not added, and what had been done is undone")]
@@ -99,6 +125,10 @@ fn refusals(outcome: &ProbeOutcome) -> String {
     told.join(", ")
 }
 
+fn named(dependents: &[Dependent]) -> String {
+    dependents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn leftovers(report: &DeletionReport) -> String {
     let refused = report.refused.iter().map(|(server, why)| match why {
         Some(why) => format!("{server} has it still ({why})"),
@@ -116,6 +146,8 @@ impl TenancyError {
         let is_refused = matches!(
             self,
             Self::Settings(_)
+                | Self::Operator(OperatorError::NoAccount(_) | OperatorError::NoRole(..))
+                | Self::BundleFiles(BundleFilesError::NotABundle(_))
                 | Self::Plan(_)
                 | Self::Invalid(_)
                 | Self::AlreadyThere(_)
@@ -123,7 +155,8 @@ impl TenancyError {
                 | Self::Offboarded(_)
                 | Self::Stage { .. }
         );
-        is_unknown || is_refused
+        let is_bad_bundle = matches!(self, Self::Bundle(error) if error.is_invalid());
+        is_unknown || is_refused || is_bad_bundle
     }
 
     /// Whether a server does not show what it was told: it may come about by itself, or when said again.
@@ -133,11 +166,18 @@ impl TenancyError {
             Self::Push { source, .. } => source.is_not_converged(),
             Self::HalfAdded { source, .. } | Self::Undone { source, .. } => source.is_not_converged(),
             Self::Platform(PlatformError::Push(source)) => source.is_not_converged(),
-            Self::StillConnected { .. } | Self::NotProved { .. } | Self::NotGone { .. } | Self::NotDrained { .. } => {
-                true
-            }
+            Self::StillConnected { .. }
+            | Self::NotProved { .. }
+            | Self::NotGone { .. }
+            | Self::NotDrained { .. }
+            | Self::LockedOut { .. }
+            | Self::UnknownKey { .. }
+            | Self::KeyHeld { .. }
+            | Self::ServersAway(_) => true,
             Self::Settings(_)
             | Self::Deletion(_)
+            | Self::Bundle(_)
+            | Self::BundleFiles(_)
             | Self::Sign(_)
             | Self::Lock(_)
             | Self::Operator(_)

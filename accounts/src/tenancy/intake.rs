@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use bulkhead_bus::{AccountKey, TenantSlug};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, make_folder, read_state, write_public};
+use crate::files::{FileError, make_folder, read_state, remove_whole, write_public};
 use crate::render::INTAKE_TENANTS;
 use crate::up::Layout;
 
@@ -97,7 +97,7 @@ impl Intake {
     pub fn unmark<'a>(&self, slugs: impl IntoIterator<Item = &'a TenantSlug>) {
         for slug in slugs {
             // A mark that stays is looked at once more.
-            let _ = std::fs::remove_file(self.waiting_folder().join(slug.as_str()));
+            let _ = remove_whole(&self.waiting_folder().join(slug.as_str()));
         }
     }
 

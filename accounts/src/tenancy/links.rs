@@ -52,8 +52,9 @@ impl Tenancy {
     /// # Errors
     /// When one of them cannot be reached.
     pub async fn connect(&self) -> Result<Links, TenancyError> {
-        let system = self.platform.connect_system().await.map_err(TenancyError::Platform)?;
-        Ok(self.link(system, self.connect_database().await?))
+        let system = async { self.platform.connect_system().await.map_err(TenancyError::Platform) };
+        let (system, database) = tokio::try_join!(system, self.connect_database())?;
+        Ok(self.link(system, database))
     }
 
     /// Over connections that are there already.

@@ -13,6 +13,7 @@ mod links;
 mod live;
 mod offboard;
 mod onboard;
+mod operator_keys;
 mod people;
 mod preview;
 mod pushed;
@@ -46,10 +47,10 @@ pub use onboard::{IfThere, NewTenant, Onboarded};
 pub use people::{NewPerson, PlatformPeople, PlatformPerson};
 pub use preview::{Closing, Preview};
 pub use record::{
-    Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing, TenantRecord,
-    TenantRecords, TenantStage,
+    FileState, Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing,
+    TenantRecord, TenantRecords, TenantStage,
 };
-pub use rotate::{RoleState, WhenUsed};
+pub use rotate::{Dependent, RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError, host_and_port};
 pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
 pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};

@@ -5,7 +5,7 @@
 //! accounts-and-nsc, finding 4).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_bus::{TenantSlug, TenantState};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
-use crate::files::write_secret;
+use crate::files::{remove_whole, write_secret};
 use crate::resolver::{DeletionReport, SYNC_INTERVAL, ensure_stays_deleted};
 use crate::up::tenant_row;
 
@@ -42,17 +42,6 @@ pub struct Ended {
     pub evidence: Evidence,
     /// The evidence as the operator has signed it.
     pub file: PathBuf,
-}
-
-/// Removes a file or a folder with all that is in it; one that is not there is removed already.
-pub(super) fn remove_whole(path: &Path) -> Result<(), TenancyError> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(TenancyError::Invalid(format!("destroy {}: {error}", path.display())))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 impl Tenancy {
@@ -188,13 +177,13 @@ impl Tenancy {
         authority.forget_tenant(slug, now).map_err(TenancyError::Certificate)?;
         authority.destroy_retired(slug).map_err(TenancyError::Certificate)?;
         for folder in self.platform.layout.of_tenant(slug) {
-            remove_whole(&folder)?;
+            remove_whole(&folder).map_err(TenancyError::File)?;
         }
         let removed = match self.platform.operator.remove_account(slug.as_str(), self.now_s()) {
             Err(OperatorError::NoAccount(_)) => return Ok(0),
             removed => removed.map_err(TenancyError::Operator)?,
         };
-        remove_whole(&removed.folder)?;
+        remove_whole(&removed.folder).map_err(TenancyError::File)?;
         Ok(removed.seeds)
     }
 

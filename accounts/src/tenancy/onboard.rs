@@ -3,9 +3,11 @@
 //! The database learns of a tenant before its account is usable, so that its first batch finds it there. The live import
 //! comes afterwards and apart (`live.rs`).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_bus::{Role, TenantSlug, UserName};
+use bulkhead_runtime::BusSettings;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -15,9 +17,22 @@ use crate::certificates::ClientIdentity;
 use crate::operator::{AccountRecord, UserRequest};
 use crate::plan::{PlanChoice, PlanName, PlanRef};
 use crate::resolver::probe;
+use crate::up::PlatformError;
 
 /// How long the user lives that proves an account.
 const PROBE_LIFE_S: i64 = 60;
+
+/// A user that is being issued to prove an account.
+pub(super) struct Proof(tokio::task::JoinHandle<Result<(BusSettings, Discarded), PlatformError>>);
+
+/// A folder that goes with this: worth nothing in a minute, and no reason to keep it.
+pub(super) struct Discarded(PathBuf);
+
+impl Drop for Discarded {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -146,6 +161,7 @@ impl Tenancy {
         let account = self.render(&record)?;
         record.account = Some(account.key.clone());
         act.step_with("account", json!({"account": account.key}), now).map_err(TenancyError::Journal)?;
+        let proof = self.prepare_proof(&record, &account)?;
         if let Some(database) = &links.database {
             announce("writing the tenant to the database");
             let written = self.platform.write_tenant_row(database, &record, &plan, &account.key).await;
@@ -156,7 +172,7 @@ impl Tenancy {
         links.push(&account).await?;
         act.step("in-force", now).map_err(TenancyError::Journal)?;
         announce("proving it with a user of the tenant");
-        self.prove(links, &record, &account).await?;
+        self.prove(links, &record, &account, proof).await?;
         // Before the record says that it is there: a mark without a tenant is harmless, a tenant without one is dark.
         self.intake.mark(&record.slug).map_err(TenancyError::Intake)?;
         record.stage = TenantStage::Active;
@@ -164,22 +180,36 @@ impl Tenancy {
         Ok(record)
     }
 
-    /// Connects to every server as a user of the tenant, who lives for a minute, and asks the servers as whom.
+    /// Issues a user of the tenant, who lives for a minute, while others of the onboarding's waits go on.
+    pub(super) fn prepare_proof(&self, record: &TenantRecord, account: &AccountRecord) -> Result<Proof, TenancyError> {
+        let platform = self.platform.reopen().map_err(TenancyError::Platform)?;
+        let name: UserName = "probe".parse().map_err(|error| TenancyError::Invalid(format!("{error}")))?;
+        let (tenant, account) = (record.slug.clone(), account.name.clone());
+        let expires = self.now_s() + PROBE_LIFE_S;
+        let issue = move || {
+            let folder = Discarded(platform.layout.provisioning().join("probe"));
+            let user = UserRequest { account: &account, role: Role::Viewer, name: name.as_str(), site: None, expires };
+            let identity = ClientIdentity::User { tenant, user: name.clone() };
+            let settings = platform.issue(&user, &identity, &folder.0)?;
+            Ok((settings, folder))
+        };
+        Ok(Proof(tokio::task::spawn_blocking(issue)))
+    }
+
+    /// Connects to every server as the user of the proof, and asks the servers as whom.
+    ///
+    /// # Panics
+    /// When issuing the user did.
     pub(super) async fn prove(
         &self,
         links: &Links,
         record: &TenantRecord,
         account: &AccountRecord,
+        proof: Proof,
     ) -> Result<(), TenancyError> {
-        let folder = self.platform.layout.provisioning().join("probe");
-        let name: UserName = "probe".parse().map_err(|error| TenancyError::Invalid(format!("{error}")))?;
-        let expires = self.now_s() + PROBE_LIFE_S;
-        let user = UserRequest { account: &account.name, role: Role::Viewer, name: name.as_str(), site: None, expires };
-        let identity = ClientIdentity::User { tenant: record.slug.clone(), user: name.clone() };
-        let settings = self.platform.issue(&user, &identity, &folder).map_err(TenancyError::Platform)?;
+        let issued = proof.0.await.expect("issuing a user does not panic");
+        let (settings, _folder) = issued.map_err(TenancyError::Platform)?;
         let outcome = probe(&links.system, &settings, account.key.as_str(), &links.known).await;
-        // Worth nothing in a minute, and no reason to keep it.
-        let _ = std::fs::remove_dir_all(&folder);
         if outcome.is_proved() { Ok(()) } else { Err(TenancyError::NotProved { slug: record.slug.clone(), outcome }) }
     }
 

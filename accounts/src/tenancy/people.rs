@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{Role, TenantSlug, UserName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use x509_parser::pem::parse_x509_pem;
 
 use super::{Act, Issued, Links, PersonRecord, PersonRole, Preview, Standing, Tenancy, TenancyError, TenantStage};
-use crate::certificates::{AuthorityName, ClientIdentity};
+use crate::certificates::{AuthorityName, CertificateFiles, ClientIdentity, read_identity};
 use crate::files::{read_state, write_secret};
 use crate::operator::UserRequest;
 use crate::profile::Profile;
@@ -77,8 +78,9 @@ impl Tenancy {
     ) -> Result<PathBuf, TenancyError> {
         let mut record = self.staged(slug, &[TenantStage::Active], "people are added to a tenant that is active")?;
         let about = format!("{slug}/{}", person.name);
-        let act = self.begin(Act::AddPerson, &about, json!({"role": role.as_str()}))?;
         let identity = ClientIdentity::User { tenant: slug.clone(), user: person.name.clone() };
+        self.check_folder(&identity, person)?;
+        let act = self.begin(Act::AddPerson, &about, json!({"role": role.as_str()}))?;
         let (path, issued) = self.issue_person(slug.as_str(), role.role(), &identity, person)?;
         let known = record.people.insert(
             person.name.clone(),
@@ -112,8 +114,9 @@ impl Tenancy {
     /// # Errors
     /// When a file cannot be written.
     pub async fn add_platform_person(&self, links: &Links, person: &NewPerson) -> Result<PathBuf, TenancyError> {
-        let act = self.begin(Act::AddPerson, &format!("{OPS}/{}", person.name), json!({}))?;
         let identity = ClientIdentity::PlatformUser { user: person.name.clone() };
+        self.check_folder(&identity, person)?;
+        let act = self.begin(Act::AddPerson, &format!("{OPS}/{}", person.name), json!({}))?;
         let (path, issued) = self.issue_person(OPS, Role::PlatformAdmin, &identity, person)?;
         let mut people = self.platform_people()?;
         let entry = PlatformPerson { standing: Standing::Active, issued: issued.clone(), earlier: vec![] };
@@ -166,6 +169,31 @@ impl Tenancy {
         let person = one_of(&mut people.people, name, "the platform")?;
         let issued: Vec<&Issued> = [&person.issued].into_iter().chain(&person.earlier).collect();
         self.preview_void(links, OPS, &issued).await
+    }
+
+    /// Refuses a folder with anything in it but what the same person was given before.
+    ///
+    /// # Errors
+    /// When there is something else.
+    pub fn check_folder(&self, identity: &ClientIdentity, person: &NewPerson) -> Result<(), TenancyError> {
+        let folder = &person.folder;
+        let is_free = match std::fs::read_dir(folder) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(error) => return Err(TenancyError::Invalid(format!("folder {}: {error}", folder.display()))),
+        };
+        let certificate = CertificateFiles::named(folder, person.name.as_str()).cert_file;
+        let shown = std::fs::read(certificate).ok().and_then(|text| parse_x509_pem(&text).ok().map(|(_, pem)| pem));
+        let domain = self.platform.authority.trust_domain();
+        let held = shown.and_then(|pem| read_identity(&pem.contents, domain).ok());
+        if is_free || held.as_ref() == Some(identity) {
+            return Ok(());
+        }
+        Err(TenancyError::Invalid(format!(
+            "folder {} is not empty and holds nothing of {}: nothing in it was touched; name a new folder",
+            folder.display(),
+            person.name
+        )))
     }
 
     fn issue_person(

@@ -2,7 +2,7 @@
 
 use bulkhead_claims::AccountBody;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Issued, Links, Tenancy, TenancyError, TenantRecord};
 use crate::operator::AccountRecord;
@@ -29,6 +29,14 @@ pub struct Preview {
     pub closing: Vec<Closing>,
 }
 
+/// What is known of a tenant beside its account: to people, and in the database.
+fn beside(record: &TenantRecord, plan: &Plan) -> Value {
+    json!({"tenant": {
+        "name": record.display_name, "plan": plan.plan_ref(), "state": record.stage,
+        "retention_days": plan.retention_days, "allows_unsigned": plan.allows_unsigned,
+    }})
+}
+
 fn json_of(body: &AccountBody) -> Value {
     serde_json::to_value(body).unwrap_or(Value::Null)
 }
@@ -39,9 +47,7 @@ impl Tenancy {
     /// # Errors
     /// When the store is damaged, or the servers cannot be asked.
     pub async fn preview(&self, links: &Links, record: &TenantRecord) -> Result<Preview, TenancyError> {
-        let plan = self.plan_of(record)?;
-        let (now, wanted) = self.platform.preview_tenant(record, &plan).map_err(TenancyError::Platform)?;
-        self.preview_body(links, &now, &wanted).await
+        self.preview_plan(links, record, &self.plan_of(record)?).await
     }
 
     /// The same for a plan that is not kept yet.
@@ -55,7 +61,11 @@ impl Tenancy {
         plan: &Plan,
     ) -> Result<Preview, TenancyError> {
         let (now, wanted) = self.platform.preview_tenant(record, plan).map_err(TenancyError::Platform)?;
-        self.preview_body(links, &now, &wanted).await
+        let known = self.records.get(&record.slug).map_err(TenancyError::Record)?;
+        let (old, new) = (beside(&known, &self.plan_of(&known)?), beside(record, plan));
+        let mut preview = self.preview_body(links, &now, &wanted).await?;
+        preview.fields.extend(field_differences(&new, &old));
+        Ok(preview)
     }
 
     /// What voiding credentials of an account would change, and whom it would disconnect.

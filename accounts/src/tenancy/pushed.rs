@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, read_text, write_public};
+use crate::files::{FileError, read_text, remove_whole, write_public};
 use crate::resolver::Base;
 use crate::up::Layout;
 
@@ -107,7 +107,7 @@ impl PushedTokens {
     /// The account is gone from the servers.
     pub(super) fn forget(&self, account: &str) {
         // What stays is the base of an account that no server has: harmless.
-        let _ = std::fs::remove_file(self.path(account));
+        let _ = remove_whole(&self.path(account));
     }
 }
 

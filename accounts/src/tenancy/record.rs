@@ -8,7 +8,7 @@ use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, TenantId, TenantSlug,
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::files::{FileError, read_state, write_secret};
+use crate::files::{FileError, read_state, remove_whole, write_secret};
 use crate::plan::PlanRef;
 use crate::up::{Layout, Target};
 
@@ -75,12 +75,62 @@ pub struct Issued {
     /// Unix seconds.
     #[serde(default)]
     pub credentials_expire: i64,
+    /// Public signing key of the credentials; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signed_by: String,
     /// Serials of certificates, hexadecimal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serials: Vec<String>,
     /// Unix seconds until which the certificates are good.
     #[serde(default)]
     pub certificates_expire: i64,
+}
+
+/// Whether servers let whoever shows it in, as far as it depends on the file and its signer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileState {
+    Active,
+    Expired,
+    /// Its signing key was taken out of the account.
+    NeedsNewFile,
+}
+
+impl FileState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::NeedsNewFile => "needs-new-file",
+        }
+    }
+}
+
+impl Issued {
+    /// `keys` are the public signing keys of the role that it was issued for.
+    #[must_use]
+    pub fn state(&self, keys: &[String], now_s: i64) -> FileState {
+        if !self.is_good(now_s) {
+            FileState::Expired
+        } else if self.signed_by.is_empty() || keys.contains(&self.signed_by) {
+            FileState::Active
+        } else {
+            FileState::NeedsNewFile
+        }
+    }
+
+    /// Whether its credentials are good until `key` is taken out of its account: a signer that is not known may be that one.
+    #[must_use]
+    pub fn depends_on(&self, key: &str, now_s: i64) -> bool {
+        self.is_good(now_s) && (self.signed_by.is_empty() || self.signed_by == key)
+    }
+
+    /// Whether it has credentials that have not expired.
+    #[must_use]
+    pub fn is_good(&self, now_s: i64) -> bool {
+        !self.user_key.is_empty() && self.credentials_expire > now_s
+    }
 }
 
 /// A person.
@@ -297,10 +347,7 @@ impl TenantRecords {
     /// # Errors
     /// When it is there and cannot be removed.
     pub fn remove(&self, slug: &TenantSlug) -> Result<(), RecordError> {
-        match std::fs::remove_file(self.path(slug)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RecordError::List(error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_whole(&self.path(slug)).map_err(RecordError::File)
     }
 }
 

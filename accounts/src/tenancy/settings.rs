@@ -74,6 +74,15 @@ impl PlatformSettings {
         }
     }
 
+    /// Where the hub is, when its servers are none that `bulkhead up` runs.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&str> {
+        // Of a home that was restored, the name of the database's file is that of another home.
+        let is_of_up = |path: &PathBuf| path.ends_with("secrets/postgres-provisioning.url");
+        let is_here = self.database_url_file.as_ref().is_some_and(is_of_up);
+        self.hub_urls.first().map(String::as_str).filter(|_| !is_here)
+    }
+
     /// Whether every value is one that commands can work with; the rule that is broken, otherwise.
     ///
     /// # Errors

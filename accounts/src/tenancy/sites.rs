@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{PollerName, SiteName, Tenant, TenantSlug};
-use bulkhead_runtime::Chain;
 use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
-use super::offboard::remove_whole;
+use super::first_people::renew;
 use super::{
     Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
     TenantStage,
 };
-use crate::bundle::{BundleManifest, BundleOptions, make_site_bundle};
-use crate::certificates::AuthorityName;
+use crate::bundle::{BundleManifest, BundleOptions, SiteBundle, check_place, make_site_bundle};
+use crate::certificates::{AuthorityName, ClientIdentity, IdentityError};
+use crate::files::remove_whole;
 use crate::up::{Target, tenant_row};
 
 /// A poller by its whole name: `acme-corp/oslo/p1`.
@@ -39,6 +39,8 @@ pub enum PathError {
     Form { value: String, form: &'static str, example: &'static str },
     #[error("{0}")]
     Name(#[source] bulkhead_bus::NameError),
+    #[error("{0}")]
+    Taken(#[source] IdentityError),
 }
 
 impl std::str::FromStr for PollerPath {
@@ -50,11 +52,14 @@ impl std::str::FromStr for PollerPath {
             let value = text.chars().take(60).collect();
             return Err(PathError::Form { value, form: "a poller", example: "acme-corp/oslo/p1" });
         };
-        Ok(Self {
+        let path = Self {
             tenant: tenant.parse().map_err(PathError::Name)?,
             site: site.parse().map_err(PathError::Name)?,
             poller: poller.parse().map_err(PathError::Name)?,
-        })
+        };
+        let Self { tenant, site, poller } = path.clone();
+        ClientIdentity::Poller { tenant, site, poller }.check_plain().map_err(PathError::Taken)?;
+        Ok(path)
     }
 }
 
@@ -67,7 +72,11 @@ impl std::str::FromStr for SitePath {
             let value = text.chars().take(60).collect();
             return Err(PathError::Form { value, form: "a site", example: "acme-corp/oslo" });
         };
-        Ok(Self { tenant: tenant.parse().map_err(PathError::Name)?, site: site.parse().map_err(PathError::Name)? })
+        let path =
+            Self { tenant: tenant.parse().map_err(PathError::Name)?, site: site.parse().map_err(PathError::Name)? };
+        let Self { tenant, site } = path.clone();
+        ClientIdentity::Leaf { tenant, site }.check_plain().map_err(PathError::Taken)?;
+        Ok(path)
     }
 }
 
@@ -141,6 +150,7 @@ impl Tenancy {
             let problem = format!("poller {path} is revoked: remove it first (`bulkhead poller remove {path}`)");
             return Err(TenancyError::Invalid(problem));
         }
+        check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::AddPoller, &path.to_string(), json!({}))?;
         let written = self.bundle(links, record, (&path.site, Some(&path.poller)), BTreeSet::new(), order).await?;
         act.finish(json!({"sha256": written.sha256}), self.now_s()).map_err(TenancyError::Journal)?;
@@ -161,6 +171,7 @@ impl Tenancy {
         let record =
             self.staged(&path.tenant, &[TenantStage::Active], "only pollers of an active tenant are rotated")?;
         known_poller(&record, path)?;
+        check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "new key"}))?;
         let new_keys = BTreeSet::from([path.poller.clone()]);
         let written = self.bundle(links, record, (&path.site, Some(&path.poller)), new_keys, order).await?;
@@ -296,7 +307,7 @@ impl Tenancy {
     /// So that a poller of the same name is somebody else: whoever has the old key speaks for nobody.
     fn destroy_batch_key(&self, path: &PollerPath) -> Result<(), TenancyError> {
         let keys = self.platform.layout.batch_keys(&path.tenant, &path.site, &path.poller);
-        keys.iter().try_for_each(|key| remove_whole(key))
+        keys.iter().try_for_each(|key| remove_whole(key)).map_err(TenancyError::File)
     }
 
     fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
@@ -340,9 +351,10 @@ impl Tenancy {
             ..usual
         };
         let made = make_site_bundle(&self.platform, &self.settings.leaf_urls, &record.slug, site, &pollers, &options);
-        let made = made.map_err(|error| TenancyError::Invalid(Chain(&error).to_string()))?;
+        let made = made.map_err(|error| TenancyError::Bundle(Box::new(error)))?;
         // The record first: what was issued must be known before it leaves this machine.
-        record.sites.insert(site.clone(), site_record(SiteRecord { settings, ..known }, &made.manifest));
+        let site_record = site_record(SiteRecord { settings, ..known }, &made, self.now_s());
+        record.sites.insert(site.clone(), site_record);
         self.records.write(&record).map_err(TenancyError::Record)?;
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = &links.database {
@@ -386,32 +398,22 @@ fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a P
 }
 
 /// What is known of a site once the bundle exists.
-fn site_record(known: SiteRecord, manifest: &BundleManifest) -> SiteRecord {
-    let leaf = Issued {
-        user_key: manifest.leaf.user.clone(),
-        credentials_expire: manifest.leaf.user_expires,
-        serials: vec![manifest.leaf.certificate.serial.clone()],
-        certificates_expire: manifest.leaf.certificate.not_after,
-    };
-    let mut earlier_leaves = known.earlier_leaves;
-    if !known.leaf.user_key.is_empty() {
-        earlier_leaves.push(known.leaf);
-    }
-    let mut pollers = known.pollers;
-    for poller in &manifest.pollers {
+fn site_record(mut known: SiteRecord, made: &SiteBundle, now_s: i64) -> SiteRecord {
+    renew(now_s, &mut known.leaf, &mut known.earlier_leaves, made.leaf.clone());
+    let pollers = &mut known.pollers;
+    for poller in &made.manifest.pollers {
         let before = pollers.get(&poller.poller).map(|before| before.issued.serials.clone()).unwrap_or_default();
         let own = [poller.certificate.serial.clone(), poller.forwarder.serial.clone()];
         let issued = Issued {
-            user_key: String::new(),
-            credentials_expire: 0,
             serials: before.into_iter().chain(own).collect(),
             certificates_expire: poller.certificate.not_after,
+            ..Issued::default()
         };
         let record =
             PollerRecord { standing: Standing::Active, batch_key: poller.batch_key.as_str().to_owned(), issued };
         pollers.insert(poller.poller.clone(), record);
     }
-    SiteRecord { settings: known.settings, leaf, earlier_leaves, pollers }
+    known
 }
 
 fn write_bundle(
@@ -419,12 +421,11 @@ fn write_bundle(
     to: &Path,
     manifest: BundleManifest,
 ) -> Result<WrittenBundle, TenancyError> {
-    let failed = |error| TenancyError::Invalid(Chain(&error).to_string());
     let to = std::path::absolute(to).map_err(|error| TenancyError::Invalid(format!("{}: {error}", to.display())))?;
     crate::files::make_folder(&to).map_err(TenancyError::File)?;
     let folder = to.join(files.name());
     let archive = to.join(format!("{}.tar.gz", files.name()));
-    files.write_folder(&folder).map_err(failed)?;
-    let sha256 = files.write_archive(&archive).map_err(failed)?;
+    files.write_folder(&folder).map_err(TenancyError::BundleFiles)?;
+    let sha256 = files.write_archive(&archive).map_err(TenancyError::BundleFiles)?;
     Ok(WrittenBundle { folder, archive, sha256, manifest })
 }

@@ -74,8 +74,9 @@ impl Tenancy {
         self.write_row(links, &record).await?;
         self.set_state(links, &record, TenantState::Active).await?;
         let account = self.render(&record)?;
+        let proof = self.prepare_proof(&record, &account)?;
         links.push(&account).await?;
-        self.prove(links, &record, &account).await?;
+        self.prove(links, &record, &account, proof).await?;
         self.intake.mark(&slug).map_err(TenancyError::Intake)?;
         let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant];
         // Before this one is done: cut short in between, it is said again and they go then.

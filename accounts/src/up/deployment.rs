@@ -23,6 +23,7 @@ use super::site::{Site, SiteError};
 use super::start::{MadeSite, Starter, child_spec, health_ports, server_spec};
 use super::target::Target;
 use super::tools::Tools;
+use super::wanted::drop_ended;
 use crate::certificates::CertificateError;
 use crate::files::{FileError, make_folder};
 use crate::hub_files::HubFilesError;
@@ -132,11 +133,12 @@ impl DeploymentError {
 /// A home that was made for servers elsewhere is not turned into one of this machine.
 fn refuse_elsewhere(layout: &Layout) -> Result<(), DeploymentError> {
     let Ok(known) = PlatformSettings::read(layout) else { return Ok(()) };
-    // Of a home that was restored, the name of the database's file is that of another home.
-    let is_ours = known.database_url_file.is_some_and(|path| path.ends_with("secrets/postgres-provisioning.url"));
-    match known.hub_urls.into_iter().next() {
-        Some(url) if !is_ours => Err(DeploymentError::Elsewhere { home: layout.home().display().to_string(), url }),
-        Some(_) | None => Ok(()),
+    match known.elsewhere() {
+        Some(url) => {
+            let (home, url) = (layout.home().display().to_string(), url.to_owned());
+            Err(DeploymentError::Elsewhere { home, url })
+        }
+        None => Ok(()),
     }
 }
 
@@ -169,7 +171,7 @@ impl Deployment {
     ///
     /// # Errors
     /// [`DeploymentError`] names what did not start and why.
-    pub async fn start(options: Options, announce: &dyn Fn(&str)) -> Result<Self, DeploymentError> {
+    pub async fn start(mut options: Options, announce: &dyn Fn(&str)) -> Result<Self, DeploymentError> {
         for program in [&options.programs.core, &options.programs.poller] {
             if !program.is_file() {
                 return Err(DeploymentError::Program(program.display().to_string()));
@@ -187,6 +189,8 @@ impl Deployment {
             return Err(DeploymentError::Unrestored(layout.home().display().to_string()));
         }
         refuse_elsewhere(&layout)?;
+        let ended = drop_ended(&layout, &mut options.tenants);
+        notes.extend(ended.map_err(|error| DeploymentError::tenancy(TenancyError::Record(error)))?);
         for folder in [layout.run(), layout.home().join("logs"), layout.hub(), layout.core()] {
             make_folder(&folder).map_err(DeploymentError::File)?;
         }

@@ -20,6 +20,7 @@ mod site;
 mod start;
 mod target;
 mod tools;
+mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{AccountKey, Role, StreamName, Tenant, TenantSlug, TenantState, UserName};
-use bulkhead_claims::AccountBody;
-use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, EnsureError, LimitReached, TlsFiles, eventually};
+use bulkhead_claims::{AccountBody, Claims, UserBody, decode};
+use bulkhead_runtime::{
+    Bus, BusSettings, Chain, ConnectError, Credentials, EnsureError, LimitReached, TlsFiles, eventually,
+};
 use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
 
@@ -20,7 +22,7 @@ use crate::certificates::{
 };
 use crate::files::{FileError, write_secret};
 use crate::hub_size::HubSize;
-use crate::operator::{AccountRecord, OperatorError, OperatorStore, UserRequest};
+use crate::operator::{AccountRecord, OperatorError, OperatorStore, SYSTEM, UserRequest};
 use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
 use crate::render::{RoleKey, closed, core_account, intake_account, tenant_account};
@@ -37,6 +39,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const STREAMS_LIMIT: Duration = Duration::from_secs(30);
 /// Credentials are issued anew at every start of `up`, so they need not live long.
 const CREDENTIALS_DAYS: i64 = 30;
+/// Credentials of an earlier command are good for this one when they live so much longer.
+const FIT_DAYS: i64 = 1;
+/// What provisioning is called as a service.
+const PROVISIONING: &str = "provisioning";
 /// Who uses `bulkhead` on this machine, in OPS and in each tenant.
 const PERSON: &str = "admin";
 
@@ -199,6 +205,7 @@ impl Platform {
         let issued = Issued {
             user_key: issued.public,
             credentials_expire: issued.expires,
+            signed_by: issued.signed_by,
             serials: vec![certificate.serial],
             certificates_expire: certificate.not_after.unix_timestamp(),
         };
@@ -309,9 +316,51 @@ impl Platform {
     /// # Errors
     /// When the hub does not admit the system operator in time.
     pub async fn connect_system(&self) -> Result<Bus, PlatformError> {
+        const WHO: &str = "the system operator";
+        if let Some(settings) = self.fit_system_settings() {
+            match Bus::connect(&settings, WHO).await {
+                Ok(system) => return Ok(system),
+                // The servers know better than this home: what it has is replaced.
+                Err(error) if error.is_refused() => {}
+                Err(_) => return connect_eventually(&settings, WHO).await,
+            }
+        }
         let folder = self.layout.provisioning();
-        let settings = self.issue_service("sys", Role::SystemOperator, "provisioning", &folder)?;
-        connect_eventually(&settings, "the system operator").await
+        let settings = self.issue_service(SYSTEM, Role::SystemOperator, PROVISIONING, &folder)?;
+        connect_eventually(&settings, WHO).await
+    }
+
+    /// What an earlier command was issued to connect to SYS, if the next one may go on with it.
+    fn fit_system_settings(&self) -> Option<BusSettings> {
+        let (folder, role) = (self.layout.provisioning(), Role::SystemOperator);
+        let identity = ClientIdentity::Service { service: PROVISIONING };
+        if !self.authority.is_fit(&CertificateFiles::named(&folder, role.name()), &identity, self.now) {
+            return None;
+        }
+        let account = self.operator.account(SYSTEM).ok().flatten()?;
+        let token = Credentials::read(&credentials_file(&folder, role.name())).ok()?.jwt;
+        let user: Claims<UserBody> = decode(&token).ok()?;
+        let is_fit = Some(user.iss.as_str()) == account.role_key(role)
+            && user.exp.is_some_and(|end| end > self.now_s() + FIT_DAYS * 86_400)
+            && !account.claims.nats.revocations.contains_key(&user.sub);
+        is_fit.then(|| issued_settings(&folder, role.name(), &self.authority, self.hub_urls.clone()))
+    }
+
+    /// The same, for another thread.
+    ///
+    /// # Errors
+    /// When the operator store cannot be read.
+    pub fn reopen(&self) -> Result<Self, PlatformError> {
+        let folder = self.layout.operator();
+        let operator = OperatorStore::read(folder).map_err(PlatformError::Operator)?;
+        let gone = || PlatformError::Operator(OperatorError::NoAccount(SYSTEM.to_owned()));
+        Ok(Self {
+            layout: self.layout.clone(),
+            operator: operator.ok_or_else(gone)?,
+            authority: self.authority.clone(),
+            hub_urls: self.hub_urls.clone(),
+            now: self.now,
+        })
     }
 
     /// Pushes every account and waits until it is in force on every server of the hub.

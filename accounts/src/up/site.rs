@@ -9,12 +9,13 @@ use time::OffsetDateTime;
 
 use super::layout::Layout;
 use super::target::CheckSetting;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity};
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, IssuedCertificate};
 use crate::files::{FileError, make_folder, write_public, write_secret};
 use crate::keys::{KeyError, read_key, write_key};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::operator::{OperatorError, OperatorStore, UserRequest};
 use crate::seal::seal;
+use crate::tenancy::Issued;
 
 /// Both streams of a leaf, and room for their bookkeeping.
 const LEAF_STORE_BYTES: u64 = 1_152 << 20;
@@ -94,10 +95,8 @@ pub(crate) fn poller_folder(poller: &PollerName) -> PathBuf {
 /// A leaf that was written.
 pub(crate) struct WrittenLeaf {
     pub config: PathBuf,
-    /// The public key of the user that the leaf's credentials admit.
-    pub user: String,
-    /// Unix seconds.
-    pub user_expires: i64,
+    /// What it shows to the hub.
+    pub issued: Issued,
 }
 
 /// What a site is made from.
@@ -158,9 +157,9 @@ impl TlsFile {
 }
 
 impl SiteMaker<'_> {
-    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<(), SiteError> {
+    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<IssuedCertificate, SiteError> {
         let files = CertificateFiles::named(folder, name);
-        self.authority.issue_client(identity, &files, self.now).map(drop).map_err(SiteError::Certificate)
+        self.authority.issue_client(identity, &files, self.now).map_err(SiteError::Certificate)
     }
 
     /// Writes the leaf's configuration, certificates and credentials. How many sites
@@ -183,7 +182,7 @@ impl SiteMaker<'_> {
             .issue_site_listener(&site.tenant, &site.site, &listener, self.now)
             .map_err(SiteError::Certificate)?;
         let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
-        self.client(&identity, &tls, "leaf")?;
+        let certificate = self.client(&identity, &tls, "leaf")?;
         let creds_file = folder.join("leaf.creds");
         let user = UserRequest {
             account: site.tenant.as_str(),
@@ -199,7 +198,14 @@ impl SiteMaker<'_> {
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
-        Ok(WrittenLeaf { config: path, user: issued.public, user_expires: issued.expires })
+        let issued = Issued {
+            user_key: issued.public,
+            credentials_expire: issued.expires,
+            signed_by: issued.signed_by,
+            serials: vec![certificate.serial],
+            certificates_expire: certificate.not_after.unix_timestamp(),
+        };
+        Ok(WrittenLeaf { config: path, issued })
     }
 
     /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.

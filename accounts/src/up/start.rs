@@ -242,6 +242,8 @@ impl Starter<'_> {
                 let known = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
                 let place = SitePlace::in_home(self.layout, &platform.authority, &site);
                 let leaf = maker.write_leaf(&site, &place, port, &order_for(made.len(), known)).map_err(failed)?;
+                let remembered = tenancy.remember_leaf(&tenant.slug, &site.site, leaf.issued);
+                remembered.map_err(DeploymentError::tenancy)?;
                 let mut written = Vec::new();
                 for poller in pollers {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;

@@ -47,6 +47,15 @@ pub enum ConnectError {
     Connect { urls: String, source: async_nats::ConnectError },
 }
 
+impl ConnectError {
+    /// Whether a server was there and does not admit this user.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation
+    }
+}
+
 /// Why a message was not published.
 #[derive(Debug, thiserror::Error)]
 #[error("publish to {subject}")]

@@ -7,6 +7,7 @@
 //! carriage return in a header (async-nats 0.51), and a client without its task says that it is connected and does
 //! nothing ever again: one sender would stop everybody whose messages come over the same connection.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Duration;
 
@@ -174,6 +175,11 @@ fn signed_in(path: &std::path::Path, nonce: &[u8]) -> Result<Auth, AuthError> {
     Ok(auth)
 }
 
+fn reconnect_delay(attempt: usize) -> Duration {
+    let doubled = RECONNECT_FIRST * 2_u32.saturating_pow(u32::try_from(attempt).unwrap_or(8).min(8));
+    doubled.min(RECONNECT_MOST)
+}
+
 fn options(
     settings: &BusSettings,
     name: &str,
@@ -200,9 +206,13 @@ fn options(
         .connection_timeout(CONNECT_LIMIT)
         .ping_interval(PING_EVERY)
         .ignore_discovered_servers()
-        .reconnect_delay_callback(|attempt| {
-            let doubled = RECONNECT_FIRST * 2_u32.saturating_pow(u32::try_from(attempt).unwrap_or(8).min(8));
-            doubled.min(RECONNECT_MOST)
+        .reconnect_delay_callback({
+            // The library asks before the very first attempt as well. Later ones wait, also after a connection that was
+            // made: what ended it may end the next one at once.
+            let is_first = AtomicBool::new(true);
+            move |attempt| {
+                if is_first.swap(false, Ordering::Relaxed) { Duration::ZERO } else { reconnect_delay(attempt) }
+            }
         })
         .event_callback(move |event| {
             // Dropped with the client's task, which is how its end is noticed.

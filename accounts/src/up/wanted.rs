@@ -1,0 +1,73 @@
+//! Which tenants of its list `bulkhead up` still runs: one that was ended by an operator stays ended.
+
+use bulkhead_bus::TenantSlug;
+
+use super::deployment::TenantOptions;
+use super::layout::Layout;
+use crate::tenancy::{RecordError, TenantRecords, TenantStage};
+
+/// Leaves out who was offboarded or purged; says who and how to have them back.
+///
+/// # Errors
+/// When a record is damaged.
+pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> Result<Vec<String>, RecordError> {
+    let records = TenantRecords::new(layout);
+    let mut notes = Vec::new();
+    for tenant in std::mem::take(tenants) {
+        let slug = &tenant.slug;
+        match records.find(slug)?.map(|record| record.stage) {
+            Some(TenantStage::Offboarded) => {
+                notes.push(format!(
+                    "tenant {slug} is offboarded and not started: `bulkhead tenant restore {slug}` brings it back"
+                ));
+            }
+            None if was_purged(layout, slug) => {
+                notes.push(format!(
+                    "tenant {slug} was purged and is not made anew: `bulkhead tenant add {slug}` does that"
+                ));
+            }
+            Some(TenantStage::Adding | TenantStage::Active | TenantStage::Suspended) | None => tenants.push(tenant),
+        }
+    }
+    Ok(notes)
+}
+
+/// Evidence is called `<slug>-<8 characters of the account>-purged-<time>.jwt`.
+fn was_purged(layout: &Layout, slug: &TenantSlug) -> bool {
+    let entries = std::fs::read_dir(layout.evidence()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_of = |name: &str| {
+        let rest = name.strip_prefix(slug.as_str()).and_then(|rest| rest.strip_prefix('-'));
+        rest.and_then(|rest| rest.get(8..)).is_some_and(|rest| rest.starts_with("-purged-"))
+    };
+    names.into_iter().any(|name| is_of(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, PlanName};
+    use crate::tenancy::TenantRecord;
+
+    #[test]
+    fn who_was_ended_stays_ended_and_others_with_like_names_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned());
+        std::fs::create_dir_all(layout.evidence()).unwrap();
+        for name in ["acme-corp-AAAAAAAA-purged-7.jwt", "north-AAAAAAAA-offboarded-7.jwt"] {
+            std::fs::write(layout.evidence().join(name), "").unwrap();
+        }
+        let slugs = ["acme", "acme-corp", "north", "south"];
+        let plan = Plan::of(PlanName::Free).plan_ref();
+        for (slug, stage) in [("north", TenantStage::Offboarded), ("south", TenantStage::Suspended)] {
+            let record = TenantRecord::new(slug.parse().unwrap(), uuid::Uuid::nil(), plan, 0);
+            TenantRecords::new(&layout).write(&TenantRecord { stage, ..record }).unwrap();
+        }
+        let tenant = |slug: &str| TenantOptions { slug: slug.parse().unwrap(), plan: PlanName::Free, sites: vec![] };
+        let mut tenants: Vec<TenantOptions> = slugs.into_iter().map(tenant).collect();
+        let notes = drop_ended(&layout, &mut tenants).unwrap();
+        let left: Vec<&str> = tenants.iter().map(|tenant| tenant.slug.as_str()).collect();
+        assert_eq!(left, ["acme", "south"]);
+        assert!(notes[0].contains("acme-corp was purged") && notes[1].contains("tenant restore north"), "{notes:?}");
+    }
+}
