@@ -7,9 +7,13 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
 use bulkhead_accounts::bundle::{BundleOptions, SiteBundle, make_site_bundle};
+use bulkhead_accounts::client::query;
 use bulkhead_accounts::files::read_secret;
+use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::tenancy::PlatformSettings;
-use bulkhead_runtime::eventually;
+use bulkhead_bus::CoreVerb;
+use bulkhead_bus::payload::{LiveRow, Query};
+use bulkhead_runtime::{Bus, eventually};
 use bulkhead_store::Provisioning;
 use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools, free_ports};
@@ -299,6 +303,13 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
 
     // Whoever is refused is refused from now on, and the other tenant's and the other site's results go on.
     operator.expect(4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
+    let ops = Profile::read(&deployment.up.layout.profile("ops"))?;
+    let bus = Bus::connect(&ops.bus_settings(), "watcher").await?;
+    let live = async || -> anyhow::Result<usize> {
+        let rows: Vec<LiveRow> = query(&bus, &ops.user, CoreVerb::ListLive, &Query::default()).await?;
+        Ok(rows.iter().filter(|row| row.site.as_str() == SITE).count())
+    };
+    ensure!(live().await? > 0, "the live view shows nothing of the site");
     operator.expect(0, &["poller", "revoke", &path]).await?;
     let before = refused(&witness).await?;
     let waited = eventually("what the revoked poller signs among the refused", LIMIT, || async {
@@ -313,6 +324,7 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
         deployment.wait_for_results(&witness).await?;
     }
     ensure!(slots(&witness, TENANT).await? == accepted, "a revoked poller's results are stored");
+    ensure!(live().await? == 0, "a revoked poller is shown live");
 
     // Removed and added again it is somebody else: the old key stays refused.
     let key = async || -> anyhow::Result<String> {

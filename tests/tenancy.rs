@@ -288,3 +288,30 @@ fn traces_of(home: &Path, slug: &str) -> anyhow::Result<Vec<String>> {
     }
     Ok(traces)
 }
+
+/// The next start of the platform changes nothing about who was suspended or ended, and the doctor takes it as it is.
+#[tokio::test]
+async fn a_start_leaves_the_suspended_and_the_ended_as_they_are() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start().await?;
+    let operator = Operator { home: deployment.home() };
+    operator.expect(0, &["tenant", "suspend", "acme-corp"]).await?;
+    operator.expect(0, &["tenant", "offboard", "xyz-inc", "--purge", "--yes"]).await?;
+    let deployment = deployment.pause().await?.start().await?;
+    let operator = Operator { home: deployment.home() };
+    anyhow::ensure!(deployment.up.checks == 0, "{} checks are waited for in vain", deployment.up.checks);
+    anyhow::ensure!(operator.state_of("xyz-inc").await?.is_none(), "who was purged is there again");
+    let (state, _) = operator.state_of("acme-corp").await?.context("a suspended tenant")?;
+    anyhow::ensure!(state == "suspended", "{state}");
+    for area in ["links", "streams", "lag", "drift"] {
+        operator.expect(0, &["doctor", "--area", area]).await?;
+    }
+    operator.expect(0, &["tenant", "resume", "acme-corp"]).await?;
+    let witness = deployment.witness().await?;
+    let before = deployment.stored(&witness, "acme-corp").await?;
+    let went_on = async || match deployment.stored(&witness, "acme-corp").await {
+        Ok(now) if now > before + 5 => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    };
+    bulkhead_runtime::eventually("results of the resumed tenant", LIMIT, went_on).await?;
+    deployment.stop().await
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{PollerName, SiteName, TenantSlug};
 use time::OffsetDateTime;
 
+use super::finding::{Finding, Level};
 use crate::certificates::Authority;
 use crate::files::read_text;
 use crate::tenancy::{PlatformSettings, TenantRecords, TenantStage};
@@ -59,6 +60,17 @@ impl Home {
     pub(super) fn closed(&self, tenant: &str) -> Option<&'static str> {
         let stage = self.stages.get(&tenant.parse::<TenantSlug>().ok()?)?;
         (!stage.is_open()).then(|| stage.as_str())
+    }
+
+    /// What has to be so where nobody is admitted: results wait at the site, and none is stored. `site` begins with the tenant.
+    pub(super) fn excused(&self, finding: Finding, site: &str) -> Finding {
+        let tenant = site.split('/').next().unwrap_or_default();
+        match self.closed(tenant) {
+            Some(stage) if finding.level > Level::Skip => {
+                finding.look.skip(&finding.subject, format!("tenant {tenant} is {stage}"))
+            }
+            Some(_) | None => finding,
+        }
     }
 
     /// Whether servers are not to have the account of this name at all.

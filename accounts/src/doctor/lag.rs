@@ -118,7 +118,10 @@ async fn site_findings(home: &Home, person: Option<&Person>) -> Vec<Finding> {
             }
             (Err(why), _) => NEWEST.warn(&subject, why, home.restart_advice()),
             (Ok(0), _) => NEWEST.skip(&subject, "its first poller measures nothing"),
-            (Ok(interval), Ok(newest_ms)) => judge_newest(&subject, newest_ms, interval, bulkhead_runtime::now_ms()),
+            (Ok(interval), Ok(newest_ms)) => {
+                let finding = judge_newest(&subject, newest_ms, interval, bulkhead_runtime::now_ms());
+                home.excused(finding, site.tenant.as_str())
+            }
         });
     }
     findings
@@ -169,7 +172,11 @@ async fn ready_finding(home: &Home, lost: Option<String>) -> Finding {
 }
 
 pub(super) async fn look(home: &Home, sources: &Sources, states: &[StreamState], core_answers: bool) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = states.iter().filter(|state| state.info.is_ok()).map(judge_oldest).collect();
+    let mut findings: Vec<Finding> = states
+        .iter()
+        .filter(|state| state.info.is_ok())
+        .map(|state| home.excused(judge_oldest(state), &state.holder))
+        .collect();
     if sources.provisioner.get().is_none() {
         findings.push(OLDEST.skip("hub", "the hub cannot be asked"));
     }

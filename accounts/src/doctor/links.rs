@@ -239,14 +239,9 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: Optio
     findings.extend(server_findings(home, hub));
     let mut connections = Vec::new();
     for site in &home.sites {
-        if let Some(stage) = home.closed(site.tenant.as_str()) {
-            let subject = format!("{}/{}", site.tenant, site.site);
-            connections
-                .push(LINKED.skip(&subject, format!("tenant {} is {stage}: its leaf is not admitted", site.tenant)));
-            continue;
-        }
         let account = known.and_then(|known| known.named(site.tenant.as_str()));
-        connections.push(linked_finding(home, site, account, &hub.leaves));
+        let finding = linked_finding(home, site, account, &hub.leaves);
+        connections.push(home.excused(finding, site.tenant.as_str()));
     }
     if let Some(known) = known {
         connections.extend(connected_findings(home, system, sources.presence.there(), known).await);

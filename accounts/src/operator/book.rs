@@ -32,6 +32,9 @@ pub struct Book {
     /// Whether we render it. What another tool made is listed and never touched.
     pub managed: bool,
     pub roles: BTreeMap<String, RoleKeys>,
+    /// Public keys of roles that were taken out: their seeds go with the account.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<String>,
     /// Signing keys that another tool added and an operator accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_keys: Vec<ScopedKey>,
@@ -76,6 +79,7 @@ impl Book {
             key,
             managed: true,
             roles: BTreeMap::new(),
+            retired: vec![],
             kept_keys: vec![],
             revocations: BTreeMap::new(),
             iat: 0,
@@ -123,6 +127,7 @@ impl Book {
             }
         }
         self.managed |= known.managed;
+        self.retired.clone_from(&known.retired);
         // What we sign next must be newer than all that servers may have seen.
         self.iat = self.iat.max(known.iat);
     }

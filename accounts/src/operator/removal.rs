@@ -52,6 +52,7 @@ impl OperatorStore {
         let mut keys: Vec<String> = Vec::new();
         if let Ok(Some(book)) = self.read_book(name) {
             keys.push(book.key);
+            keys.extend(book.retired);
             let roles = book.roles.into_values();
             keys.extend(roles.flat_map(|role| [Some(role.current), role.previous]).flatten().map(|key| key.public));
         }

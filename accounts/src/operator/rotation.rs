@@ -42,6 +42,7 @@ impl OperatorStore {
             let not_rotating = || OperatorError::NotRotating(account.to_owned(), role.name().to_owned());
             let previous = previous.ok_or_else(not_rotating)?;
             body.signing_keys.retain(|key| key.key() != previous.public);
+            book.retired.push(previous.public);
             Ok(())
         })
     }

@@ -129,6 +129,9 @@ fn a_rotated_role_has_both_keys_until_the_end_and_rendering_keeps_them() {
     assert_eq!(keys_of(&finished, Role::Admin), keys_of(&before, Role::Admin), "other roles keep theirs");
     assert!(matches!(store.finish_role_rotation("acme-corp", Role::Leaf, 1_000), Err(OperatorError::NotRotating(..))));
     assert_eq!(tenant(&store, PlanName::Free, 1_000).token, finished.token);
+    // The seed of the key that is out stays until the account goes.
+    let removed = store.remove_account("acme-corp", 1_000).unwrap();
+    assert!(removed.folder.join("keys").join(format!("{old}.nk")).exists());
     assert!(finished.claims.iat > rotated.claims.iat && rotated.claims.iat > before.claims.iat);
 }
 

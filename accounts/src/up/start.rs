@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_bus::{PollerName, Role};
+use bulkhead_bus::{PollerName, Role, TenantState};
 use bulkhead_store::Provisioning;
 use bulkhead_store::admin::{self, Passwords};
 use serde::Serialize;
@@ -260,7 +260,7 @@ impl Starter<'_> {
                     site,
                     leaf_config: leaf.config,
                     pollers: written,
-                    checks: if tenant.state.is_open() { watched.len() } else { 0 },
+                    checks: if tenant.state == TenantState::Active { watched.len() } else { 0 },
                 });
             }
         }

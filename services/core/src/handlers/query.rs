@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use super::store;
+use crate::admission::Registered;
 use crate::directory::Directory;
 use crate::live_view::LiveView;
 use crate::metrics::{Metrics, add};
@@ -182,7 +183,7 @@ impl Answering {
                 }
                 Ok(self.answer_rows(rows))
             }
-            CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked))),
+            CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked).await)),
             CoreVerb::ShowStatus => {
                 let mut rows = Vec::new();
                 for (_, tenant) in own {
@@ -200,14 +201,32 @@ impl Answering {
         encoded(&Reply::Rows(rows))
     }
 
-    fn live_rows(&self, tenants: &[(AccountKey, Tenant)], asked: &Query) -> Vec<LiveRow> {
-        let since = now_ms() - self.dark_after_ms;
+    async fn live_rows(&self, tenants: &[(AccountKey, Tenant)], asked: &Query) -> Vec<LiveRow> {
         let is_wanted = |row: &LiveRow| {
             asked.site.as_ref().is_none_or(|site| row.site == *site)
                 && asked.check.as_ref().is_none_or(|check| row.measured.check == *check)
         };
-        let all = tenants.iter().flat_map(|(_, tenant)| self.view.rows(tenant, since));
-        all.filter(is_wanted).collect()
+        let mut rows = Vec::new();
+        for (_, tenant) in tenants {
+            rows.extend(self.live_of(tenant).await.into_iter().filter(is_wanted));
+        }
+        rows
+    }
+
+    /// What a tenant's pollers show, without those whose batches are refused. A database that is away hides nobody: this is
+    /// display only.
+    async fn live_of(&self, tenant: &Tenant) -> Vec<LiveRow> {
+        let mut rows = self.view.rows(tenant, now_ms() - self.dark_after_ms);
+        if !rows.is_empty()
+            && let Ok(keys) = self.directory.batch_keys(tenant).await
+        {
+            rows.retain(|row| match keys.get(&(row.site.clone(), row.poller.clone())) {
+                Some(Registered::Revoked) => false,
+                Some(Registered::Key(_) | Registered::Unreadable) => true,
+                None => tenant.allows_unsigned,
+            });
+        }
+        rows
     }
 
     async fn tenant_row(&self, key: &AccountKey, tenant: &Tenant) -> Result<TenantRow, StoreError> {
@@ -227,7 +246,7 @@ impl Answering {
     async fn status_row(&self, tenant: &Tenant) -> Result<StatusRow, StoreError> {
         let mut tx = self.store.begin(tenant).await?;
         let glance = store::glance_at(&mut tx, tenant).await?;
-        let live = self.view.rows(tenant, now_ms() - self.dark_after_ms);
+        let live = self.live_of(tenant).await;
         Ok(StatusRow {
             tenant: tenant.slug.clone(),
             plan: tenant.plan.clone(),
