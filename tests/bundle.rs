@@ -279,7 +279,11 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     let with = ["--leaf-port", &ports[0], "--health-port", &ports[1], "--target", &target];
     operator.expect(0, &[&add[..], &with[..], &["--dry-run"]].concat()).await?;
     operator.expect(4, &["poller", "show", &path]).await?;
+    // Of a command that was killed.
+    let killed = deployment.home().join(".bundle-killed");
+    std::fs::create_dir(&killed)?;
     let (first, _) = operator.expect(0, &[&add[..], &with[..]].concat()).await?;
+    ensure!(!killed.exists(), "the keys of a bundle that was killed are still there");
     let archive = |written: &[serde_json::Value]| written[0]["archive"].as_str().map(PathBuf::from).context("archive");
     let folder = first[0]["folder"].as_str().and_then(|folder| Path::new(folder).file_name()).context("folder")?;
     let machine = Machine::new(&folder.to_string_lossy())?;

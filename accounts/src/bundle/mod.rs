@@ -31,6 +31,8 @@ use texts::{PollerText, SiteText};
 
 /// As long as the certificates: one day on which the site needs a new bundle.
 const CREDENTIALS_DAYS: i64 = 90;
+/// How the folder of a bundle under way begins.
+const UNDER_WAY: &str = ".bundle-";
 const LEAF_PORT: u16 = 4222;
 /// Of the first poller; the next ones follow.
 const HEALTH_PORT: u16 = 9101;
@@ -145,7 +147,7 @@ pub fn make_site_bundle(
     let home = platform.layout.home();
     make_folder(home).map_err(BundleError::File)?;
     let private = std::fs::Permissions::from_mode(0o700);
-    let folder = tempfile::Builder::new().prefix(".bundle-").permissions(private).tempdir_in(home);
+    let folder = tempfile::Builder::new().prefix(UNDER_WAY).permissions(private).tempdir_in(home);
     let folder = folder.map_err(|source| BundleError::Temporary { path: home.display().to_string(), source })?;
     let place = SitePlace {
         written: folder.path().to_owned(),
@@ -170,6 +172,17 @@ pub fn make_site_bundle(
 pub fn check_place(to: &Path, tenant: &TenantSlug, site: &SiteName) -> Result<(), BundleFilesError> {
     let site = Site { tenant: tenant.clone(), site: site.clone(), pollers: vec![] };
     files::check_replaceable(&to.join(texts::bundle_name(&site)))
+}
+
+/// Removes what a bundle has left in the home whose making was killed: it holds private keys. Only for whoever may change the
+/// platform alone.
+pub fn remove_leftovers(home: &Path) {
+    for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNDER_WAY) {
+            // One that cannot be removed is in nobody's way, and the next bundle tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn check_request(site: &Site, leaf_urls: &[String], options: &BundleOptions) -> Result<(), BundleError> {

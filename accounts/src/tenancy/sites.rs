@@ -12,7 +12,7 @@ use super::{
     Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
     TenantStage,
 };
-use crate::bundle::{BundleManifest, BundleOptions, SiteBundle, check_place, make_site_bundle};
+use crate::bundle::{BundleManifest, BundleOptions, SiteBundle, check_place, make_site_bundle, remove_leftovers};
 use crate::certificates::{AuthorityName, ClientIdentity, IdentityError};
 use crate::files::remove_whole;
 use crate::up::{Target, tenant_row};
@@ -335,6 +335,7 @@ impl Tenancy {
         new_keys: BTreeSet<PollerName>,
         order: &BundleOrder,
     ) -> Result<WrittenBundle, TenancyError> {
+        remove_leftovers(self.platform.layout.home());
         let known = record.sites.get(site).cloned().unwrap_or_default();
         let is_active =
             |(name, poller): (&PollerName, &PollerRecord)| (poller.standing == Standing::Active).then(|| name.clone());
