@@ -264,6 +264,36 @@ async fn refused(witness: &PgPool) -> anyhow::Result<i64> {
     sqlx::query_scalar(sql).bind(TENANT).fetch_one(witness).await.context("count dead letters")
 }
 
+/// Whoever is refused is refused from now on, and the other tenant's and the other site's results go on.
+async fn a_poller_is_revoked(deployment: &TestDeployment, witness: &PgPool, machine: &Machine) -> anyhow::Result<()> {
+    let operator = Operator { home: deployment.home() };
+    let path = format!("{TENANT}/{SITE}/p1");
+    operator.expect(4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
+    let ops = Profile::read(&deployment.up.layout.profile("ops"))?;
+    let bus = Bus::connect(&ops.bus_settings(), "watcher").await?;
+    let live = async || -> anyhow::Result<usize> {
+        let rows: Vec<LiveRow> = query(&bus, &ops.user, CoreVerb::ListLive, &Query::default()).await?;
+        Ok(rows.iter().filter(|row| row.site.as_str() == SITE).count())
+    };
+    ensure!(live().await? > 0, "the live view shows nothing of the site");
+    operator.expect(0, &["poller", "revoke", &path]).await?;
+    let before = refused(witness).await?;
+    let waited = eventually("what the revoked poller signs among the refused", LIMIT, || async {
+        match refused(witness).await {
+            Ok(now) if now > before + CHECKS => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+    waited.await.with_context(|| machine.logs())?;
+    let accepted = slots(witness, TENANT).await?;
+    for _ in 0..2 {
+        deployment.wait_for_results(witness).await?;
+    }
+    ensure!(slots(witness, TENANT).await? == accepted, "a revoked poller's results are stored");
+    ensure!(live().await? == 0, "a revoked poller is shown live");
+    Ok(())
+}
+
 /// From the first command to the last: added, used, moved to other ports, revoked, removed.
 #[tokio::test]
 async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
@@ -305,30 +335,7 @@ async fn a_site_lives_by_commands_alone() -> anyhow::Result<()> {
     let running = machine.start()?;
     wait_for_more(&witness, &machine, had).await?;
 
-    // Whoever is refused is refused from now on, and the other tenant's and the other site's results go on.
-    operator.expect(4, &["poller", "revoke", &format!("{TENANT}/{SITE}/p9"), "--dry-run"]).await?;
-    let ops = Profile::read(&deployment.up.layout.profile("ops"))?;
-    let bus = Bus::connect(&ops.bus_settings(), "watcher").await?;
-    let live = async || -> anyhow::Result<usize> {
-        let rows: Vec<LiveRow> = query(&bus, &ops.user, CoreVerb::ListLive, &Query::default()).await?;
-        Ok(rows.iter().filter(|row| row.site.as_str() == SITE).count())
-    };
-    ensure!(live().await? > 0, "the live view shows nothing of the site");
-    operator.expect(0, &["poller", "revoke", &path]).await?;
-    let before = refused(&witness).await?;
-    let waited = eventually("what the revoked poller signs among the refused", LIMIT, || async {
-        match refused(&witness).await {
-            Ok(now) if now > before + CHECKS => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        }
-    });
-    waited.await.with_context(|| machine.logs())?;
-    let accepted = slots(&witness, TENANT).await?;
-    for _ in 0..2 {
-        deployment.wait_for_results(&witness).await?;
-    }
-    ensure!(slots(&witness, TENANT).await? == accepted, "a revoked poller's results are stored");
-    ensure!(live().await? == 0, "a revoked poller is shown live");
+    a_poller_is_revoked(&deployment, &witness, &machine).await?;
 
     // Removed and added again it is somebody else: the old key stays refused.
     let key = async || -> anyhow::Result<String> {
