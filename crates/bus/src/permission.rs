@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::question::{
-    ClaimsRequest, ServerQuestion, WHO_IS_THERE, consumer_info, kick, stored_account, stored_message, stream_info,
-    stream_restore, stream_snapshot,
+    ClaimsRequest, ServerQuestion, consumer_info, kick, stored_account, stored_message, stream_info, stream_restore,
+    stream_snapshot,
 };
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
@@ -184,7 +184,7 @@ pub fn role_permissions(role: Role) -> Permissions {
         Role::Backup => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(backup_rights)),
         Role::SystemOperator => {
             permissions.publish.extend(ClaimsRequest::ALL.map(|request| request.subject().to_owned()));
-            permissions.publish.extend([stored_account("*"), WHO_IS_THERE.to_owned(), kick("*")]);
+            permissions.publish.extend([stored_account("*"), kick("*")]);
             // Each by its name: below SERVER.PING are also memory profiles and what every connection subscribes.
             permissions.publish.extend(ServerQuestion::ALL.map(|question| question.subject().to_owned()));
         }

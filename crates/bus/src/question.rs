@@ -37,9 +37,6 @@ impl ServerQuestion {
     }
 }
 
-/// Every server of the hub says its name, its id and its version.
-pub const WHO_IS_THERE: &str = "$SYS.REQ.SERVER.PING";
-
 /// What the servers' resolvers are told and asked about all accounts. [`ClaimsRequest::Update`] and
 /// [`ClaimsRequest::Delete`] change what is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,7 +125,6 @@ mod tests {
             assert!(system.contains(&request.subject().to_owned()), "{request:?}");
         }
         assert!(system.contains(&stored_account("*")) && system.contains(&kick("*")));
-        assert!(system.contains(&WHO_IS_THERE.to_owned()));
         let provisioner = role_permissions(Role::Provisioner).publish;
         for stream in StreamName::HUB {
             assert!(provisioner.contains(&stream_info(stream)) && provisioner.contains(&consumer_info(stream)));
