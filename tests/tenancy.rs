@@ -315,3 +315,62 @@ async fn a_start_leaves_the_suspended_and_the_ended_as_they_are() -> anyhow::Res
     bulkhead_runtime::eventually("results of the resumed tenant", LIMIT, went_on).await?;
     deployment.stop().await
 }
+
+/// A poller that `up` runs has one key, whoever asks for it: a rotation outlives the next start, and so does a removal.
+#[tokio::test]
+async fn what_an_operator_changes_of_a_running_site_outlives_the_next_start() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start_with(&["acme-corp pro oslo/p1", "xyz-inc pro lima/p1 lima/p2"], &[]).await?;
+    let operator = Operator { home: deployment.home() };
+    let folder = tempfile::tempdir()?;
+    let to = folder.path().display().to_string();
+    let key = async |operator: &Operator<'_>| -> anyhow::Result<Value> {
+        let (shown, _) = operator.expect(0, &["poller", "show", "acme-corp/oslo/p1"]).await?;
+        Ok(shown[0]["record"]["batch_key"].clone())
+    };
+    let first = key(&operator).await?;
+    operator.expect(0, &["poller", "add", "acme-corp/oslo/p1", "--to", &to]).await?;
+    anyhow::ensure!(key(&operator).await? == first, "a bundle has changed the key of a poller that runs");
+    operator.expect(0, &["poller", "rotate", "acme-corp/oslo/p1", "--to", &to]).await?;
+    let second = key(&operator).await?;
+    anyhow::ensure!(second != first, "it was not rotated");
+    operator.expect(0, &["poller", "revoke", "xyz-inc/lima/p2"]).await?;
+    operator.expect(4, &["poller", "rotate", "xyz-inc/lima/p2", "--to", &to]).await?;
+    operator.expect(0, &["tenant", "user", "revoke", "acme-corp", "admin"]).await?;
+
+    let deployment = deployment.pause().await?.start().await?;
+    let operator = Operator { home: deployment.home() };
+    anyhow::ensure!(key(&operator).await? == second, "the key that was rotated out is back");
+    let pollers: Vec<&str> = deployment.up.pollers.iter().map(|(_, poller, _)| poller.as_str()).collect();
+    anyhow::ensure!(pollers == ["p1", "p1"], "who was revoked was started: {pollers:?}");
+    let (people, _) = operator.expect(0, &["tenant", "user", "list", "acme-corp"]).await?;
+    anyhow::ensure!(people[0]["state"] == "revoked", "{people:?}");
+    let witness = deployment.witness().await?;
+    deployment.wait_for_results(&witness).await?;
+
+    operator.expect(0, &["site", "remove", "xyz-inc/lima", "--with-pollers"]).await?;
+    // Twice is once.
+    for _ in 0..2 {
+        operator.expect(0, &["tenant", "add", "north-bank", "--if-absent"]).await?;
+    }
+    for _ in 0..2 {
+        operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
+    }
+    operator.expect(0, &["diff"]).await?;
+    // Another tool's change of one tenant keeps nobody else from starting, and is not overwritten.
+    let path = operator.home.join("nsc/stores/bulkhead/accounts/xyz-inc/xyz-inc.jwt");
+    let book = operator.home.join("nsc/books/xyz-inc.json");
+    let ours = std::fs::read(&book)?;
+    deployment.change_account("xyz-inc", |body| body.limits.conn = 7).await?;
+    std::fs::write(&book, ours)?;
+    let theirs = std::fs::read(&path)?;
+    let deployment = deployment.pause().await?.start().await?;
+    let notes = deployment.up.notes.join("; ");
+    anyhow::ensure!(
+        notes.contains("nsc restore xyz-inc") && notes.contains("site xyz-inc/lima was removed"),
+        "{notes}"
+    );
+    anyhow::ensure!(std::fs::read(&path)? == theirs, "another tool's change is overwritten");
+    let witness = deployment.witness().await?;
+    deployment.wait_for_results(&witness).await?;
+    deployment.stop().await
+}

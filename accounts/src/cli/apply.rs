@@ -11,7 +11,8 @@ use super::exit::{DONE, Failure, NOT_READY, PARTIAL};
 use crate::files::read_text;
 use crate::plan::PlanChoice;
 use crate::tenancy::{
-    IfThere, Links, NewTenant, Prune, Step, Tenancy, TenancyError, TenantRecord, TenantStage, WantedTenants, steps,
+    Closing, IfThere, Links, NewTenant, Prune, Step, Tenancy, TenancyError, TenantRecord, TenantStage, WantedTenants,
+    steps,
 };
 
 #[derive(Debug, Args)]
@@ -55,16 +56,22 @@ pub(super) async fn run(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<
         let mut closing = 0;
         for step in &steps {
             let closes = closed_by(&tenancy, &links, &records, step).await?;
-            closing += closes;
+            closing += closes.len();
             if args.dry_run {
-                let text = format!("would {step}; {closes} connections would close");
+                let mut text = format!("would {step}; {} connections would close", closes.len());
+                for one in &closes {
+                    text.push_str(&format!(
+                        "\n  {} {} ({}) on {}: {}",
+                        one.kind, one.user, one.role, one.server, one.why
+                    ));
+                }
                 say(is_json, &text, &json!({"step": step, "closing": closes}))?;
             }
         }
+        check_disconnects(closing, args.max_disconnects)?;
         if args.dry_run {
             return Ok(());
         }
-        check_disconnects(closing, args.max_disconnects)?;
     }
     let mut codes = Vec::new();
     for step in &steps {
@@ -90,24 +97,24 @@ pub(super) async fn run(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<
     }
 }
 
-/// How many connections a step closes.
+/// The connections that a step closes.
 async fn closed_by(
     tenancy: &Tenancy,
     links: &Links,
     records: &[TenantRecord],
     step: &Step,
-) -> Result<usize, TenancyError> {
-    let Some(record) = records.iter().find(|record| record.slug == *step.tenant()) else { return Ok(0) };
+) -> Result<Vec<Closing>, TenancyError> {
+    let Some(record) = records.iter().find(|record| record.slug == *step.tenant()) else { return Ok(vec![]) };
     let wanted = match step {
-        Step::Add { .. } | Step::Restore { .. } | Step::Resume { .. } => return Ok(0),
+        Step::Add { .. } | Step::Restore { .. } | Step::Resume { .. } => return Ok(vec![]),
         Step::Change { plan, .. } => TenantRecord { plan: plan.unwrap_or(record.plan), ..record.clone() },
         Step::Suspend { .. } => TenantRecord { stage: TenantStage::Suspended, ..record.clone() },
         Step::Offboard { .. } => TenantRecord { stage: TenantStage::Offboarded, ..record.clone() },
     };
     if matches!(record.stage, TenantStage::Adding | TenantStage::Offboarded) {
-        return Ok(0);
+        return Ok(vec![]);
     }
-    Ok(tenancy.preview(links, &wanted).await?.closing.len())
+    Ok(tenancy.preview(links, &wanted).await?.closing)
 }
 
 async fn take(tenancy: &Tenancy, links: &Links, step: &Step, is_json: bool) -> Result<(), TenancyError> {

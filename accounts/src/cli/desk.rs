@@ -97,11 +97,16 @@ pub(super) fn show_preview(preview: &Preview, is_json: bool) -> Result<(), Failu
         text.push_str(&format!("{}: {} fields change\n", preview.account, preview.fields.len()));
     }
     for field in &preview.fields {
+        // A token leaves out what is zero, and of a limit nothing reads like everything.
+        let shown = |value: Option<&Value>| match value {
+            None if field.field.contains("limits.") => "0".to_owned(),
+            value => short(value),
+        };
         text.push_str(&format!(
             "  {}: {} -> {}\n",
             field.field,
-            short(field.theirs.as_ref()),
-            short(field.ours.as_ref())
+            shown(field.theirs.as_ref()),
+            shown(field.ours.as_ref())
         ));
     }
     text.push_str(&format!("{} connections would close\n", preview.closing.len()));

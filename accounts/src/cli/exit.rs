@@ -32,7 +32,7 @@ const WAY_OUT: &str = "; `bulkhead doctor` says what is away and what to do";
 
 /// For whom the hub does not admit.
 const NOT_ADMITTED: &str = "; the hub does not admit this user: it was put out, its files have expired or were issued anew \
-                            since, or its tenant is suspended or gone; whoever gave out the profile can say which";
+                            since, or its tenant is suspended, gone, or has all the connections that its plan allows; whoever gave out the profile can say which";
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]

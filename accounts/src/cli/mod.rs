@@ -45,7 +45,7 @@ use self::number::whole;
 
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  doctor: warnings; hub status: a server is away or misses something\n  3  doctor: failures; hub status: so many that nothing is stored\n  4  invalid input\n  5  not ready in time\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this, or certificates would be cut off";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  diff, validate, expirations, nsc check: something differs, breaks a rule or ends soon; doctor: warnings; hub status: a server misses something\n  3  apply, plan apply, push: some is done and some not; doctor: failures; hub status: nothing is stored\n  4  invalid input\n  5  not ready in time, or not in force on every server: say it again\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this or is not admitted, or certificates would be cut off";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]

@@ -77,8 +77,8 @@ pub(super) struct IssueArgs {
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// How long the credentials are good.
-    #[arg(long, default_value_t = 90, value_parser = super::number::whole::<u32>(1..=3_660))]
+    /// How long the credentials are good; the certificate beside them is good for 90 days.
+    #[arg(long, default_value_t = 90, value_parser = super::number::whole::<u32>(1..=90))]
     days: u32,
     /// Only say what would be done.
     #[arg(long)]

@@ -133,7 +133,7 @@ async fn apply(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<(), Failu
         }
     }
     let moved = concerned.len() - failed.len();
-    let text = format!("{wanted} is kept, and {moved} of {} tenants are on it", concerned.len());
+    let text = format!("{wanted} is kept; {moved} of {} tenants that were to move to it did", concerned.len());
     say(is_json, &text, &json!({"plan": wanted, "moved": moved, "failed": failed}))?;
     if failed.is_empty() { Ok(()) } else { Err(Failure::with(PARTIAL, failed.join("; "))) }
 }

@@ -115,16 +115,29 @@ async fn rotate(home: &Path, account: &str, roles: &[Role], how: &HowToRotate, i
         return Ok(());
     }
     if how.dry_run {
-        let links = tenancy.connect().await?;
-        let states = tenancy.roles(Some(&links), account).await?;
-        let concerned = states.into_iter().filter(|state| roles.iter().any(|role| role.name() == state.role));
-        return print_rows(&concerned.collect::<Vec<_>>(), is_json, now_ms());
+        for state in tenancy.roles(None, account).await? {
+            if !roles.iter().any(|role| role.name() == state.role) {
+                continue;
+            }
+            let text = match &state.previous {
+                None => format!(
+                    "role {} of {account} would sign with a new key; the old one stays good and nobody is disconnected",
+                    state.role
+                ),
+                Some(_) => format!("role {} of {account} has a new key already: nothing would be done", state.role),
+            };
+            let would = state.previous.is_none();
+            say(is_json, &text, &json!({"account": account, "role": state.role, "would_rotate": would}))?;
+        }
+        return Ok(());
     }
     let _lock = tenancy.lock()?;
     let links = tenancy.connect().await?;
     for &role in roles {
-        rotate_one(&tenancy, &links, (account, role), how).await?;
-        let text = if how.finish {
+        let is_done = rotate_one(&tenancy, &links, (account, role), how).await?;
+        let text = if !is_done && !how.finish {
+            format!("role {} of {account} has a new key already; --finish takes the old one out", role.name())
+        } else if how.finish {
             format!("the old key of role {} of {account} is out", role.name())
         } else {
             format!("role {} of {account} signs with a new key; the old one is still good", role.name())
@@ -134,31 +147,29 @@ async fn rotate(home: &Path, account: &str, roles: &[Role], how: &HowToRotate, i
     Ok(())
 }
 
+/// Whether anything was done: said again, it may be done already.
 async fn rotate_one(
     tenancy: &Tenancy,
     links: &Links,
     (account, role): (&str, Role),
     how: &HowToRotate,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let state = tenancy.roles(None, account).await?.into_iter().find(|state| state.role == role.name());
     let is_rotating = state.is_some_and(|state| state.previous.is_some());
     match (how.finish, is_rotating) {
         // Said again: what was cut short is done already.
-        (true, false) => return Ok(()),
-        (false, true) => {
-            note(&format!("role {} of {account} has a new key already; --finish takes the old one out", role.name()));
-            return Ok(());
-        }
+        (true, false) | (false, true) => return Ok(false),
         (false, false) => tenancy.rotate_role(links, account, role).await?,
         (true, true) => {
             let when = if how.force { WhenUsed::Disconnect } else { WhenUsed::Wait(Duration::from_secs(how.wait_s)) };
+            let said = std::cell::Cell::new(0);
             let progress = |left: usize| {
-                if left > 0 {
+                if left > 0 && said.replace(left) != left {
                     note(&format!("{left} connections use the old key of role {}", role.name()));
                 }
             };
             tenancy.finish_rotation(links, (account, role), when, &progress).await?;
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{open, say, show_preview};
+use super::desk::{note, open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, moment, print_rows};
 use super::{Scope, whole};
@@ -245,7 +245,11 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
         PollerCommand::Add(args) => {
             let tenancy = open(home)?;
             if args.dry_run {
-                let text = format!("poller {} would be added, and its site's bundle written", args.poller);
+                let record = tenancy.records.get(&args.poller.tenant).map_err(TenancyError::Record)?;
+                let text = match tenancy.poller(&record, &args.poller) {
+                    Ok(_) => format!("poller {} is there, and its site's bundle would be written anew", args.poller),
+                    Err(_) => format!("poller {} would be added, and its site's bundle written", args.poller),
+                };
                 return would(&tenancy, &args.poller.tenant, text, is_json);
             }
             let _lock = tenancy.lock()?;
@@ -263,6 +267,9 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             let _lock = tenancy.lock()?;
             let links = tenancy.connect().await?;
             let bundle = tenancy.rotate_poller(&links, &args.poller, &args.order()).await?;
+            if tenancy.runs_here(&args.poller) {
+                note("`bulkhead up` runs this poller: what it measures is refused until `up` is started again");
+            }
             written(&bundle, &format!("poller {} has a new key", args.poller), is_json)
         }
         PollerCommand::Revoke(args) => {
@@ -300,7 +307,10 @@ fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
         "poller        {path}\nstate         {state}\nbatch key     {}\ncertificates  {}\nexpires       {}",
         poller.batch_key,
         if poller.issued.serials.is_empty() { "by `bulkhead up`".to_owned() } else { poller.issued.serials.join(", ") },
-        moment(poller.issued.certificates_expire * 1_000, now_ms()),
+        match poller.issued.certificates_expire {
+            0 => "-".to_owned(),
+            end => moment(end * 1_000, now_ms()),
+        },
     );
     say(is_json, &text, &json!({"poller": path.to_string(), "record": poller}))
 }

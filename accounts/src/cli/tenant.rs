@@ -14,7 +14,7 @@ use super::exit::Failure;
 use super::show::{Row, json_lines, print_rows, write_lines};
 use crate::operator::OperatorError;
 use crate::plan::PlanChoice;
-use crate::tenancy::{Ended, IfThere, NewTenant, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::tenancy::{Act, Ended, IfThere, NewTenant, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
@@ -156,8 +156,8 @@ impl TenantLine {
             state: record.stage.as_str(),
             isolation: bulkhead_store::isolation_of(record.plan.name.as_str()).as_str(),
             sites: record.sites.len(),
-            pollers: record.pollers(),
-            people: record.people.len(),
+            pollers: record.active_pollers(),
+            people: record.people.values().filter(|person| person.standing == Standing::Active).count(),
             account: record.account.as_ref().map_or_else(String::new, ToString::to_string),
         }
     }
@@ -224,7 +224,7 @@ async fn add(home: &Path, args: AddArgs, is_json: bool) -> Result<(), Failure> {
     let took = started.elapsed();
     drop(lock);
     let text = if added.was_there {
-        format!("tenant {slug} was there already")
+        format!("tenant {slug} was there already, with plan {}", added.record.plan)
     } else {
         let plan = added.record.plan;
         format!("tenant {slug} is in force with plan {plan} after {} ms", took.as_millis())
@@ -250,7 +250,8 @@ fn preview_add(tenancy: &Tenancy, order: &NewTenant, is_json: bool) -> Result<()
         }
         Some(TenantStage::Adding) => format!("the onboarding of tenant {} would be completed", order.slug),
         Some(TenantStage::Active | TenantStage::Suspended) if order.if_there == IfThere::Leave => {
-            format!("tenant {} is there already: nothing would be done", order.slug)
+            let plan = known.as_ref().map_or_else(String::new, |record| format!(" with plan {}", record.plan));
+            format!("tenant {} is there already{plan}: nothing would be done", order.slug)
         }
         Some(TenantStage::Active | TenantStage::Suspended) => {
             return Err(TenancyError::AlreadyThere(order.slug.clone()).into());
@@ -403,6 +404,12 @@ async fn offboard(home: &Path, args: &OffboardArgs, is_json: bool) -> Result<(),
             return say(is_json, &text, &json!({"tenant": slug, "would": text}));
         }
         return Ok(());
+    }
+    let is_done = record.stage == TenantStage::Offboarded && !tenancy.is_under_way(Act::OffboardTenant, slug)?;
+    if is_done && !args.purge {
+        let text =
+            format!("tenant {slug} is offboarded already: `bulkhead tenant offboard {slug} --purge` destroys it");
+        return done(is_json, &text, &record);
     }
     if args.purge && !args.yes && !confirmed(slug)? {
         return Err(Failure::refused_change(format!("tenant {slug} is as it was: say --yes, or type its slug")));

@@ -30,7 +30,7 @@ pub(super) struct ValidateArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExpirationsArgs {
     /// What comes to its end within so many days.
-    #[arg(long, default_value_t = 30, value_parser = whole::<u32>(0..=36_600))]
+    #[arg(long, default_value_t = 14, value_parser = whole::<u32>(0..=36_600))]
     within_days: u32,
 }
 

@@ -84,19 +84,46 @@ async fn stored_trouble(system: &Bus, record: &AccountRecord) -> Option<String> 
     }
 }
 
-async fn in_force_finding(system: &Bus, servers: usize, record: &AccountRecord, advice: &str) -> Option<Finding> {
+/// What puts an account right.
+struct Advice {
+    restart: String,
+    /// Accounts that another tool changed: a start does not touch them.
+    foreign: BTreeSet<String>,
+}
+
+impl Advice {
+    fn new(home: &Home, records: &[AccountRecord]) -> Self {
+        let operator = OperatorStore::read(home.layout.operator()).ok().flatten();
+        let is_foreign =
+            |name: &str| operator.as_ref().is_some_and(|operator| matches!(operator.foreign_edit(name), Ok(Some(_))));
+        let foreign = records.iter().map(|record| record.name.clone()).filter(|name| is_foreign(name));
+        Self { restart: home.restart_advice(), foreign: foreign.collect() }
+    }
+
+    fn about(&self, account: &str) -> String {
+        if self.foreign.contains(account) {
+            return format!(
+                "another tool changed it in the operator store (`bulkhead nsc check`): `bulkhead nsc import --accept {account}` \
+                 takes the change, `bulkhead nsc restore {account}` takes it back; then `bulkhead push`"
+            );
+        }
+        self.restart.clone()
+    }
+}
+
+async fn in_force_finding(system: &Bus, servers: usize, record: &AccountRecord, advice: &Advice) -> Option<Finding> {
     let mut trouble: Vec<String> = match ask_account(system, record.key.as_str(), servers).await {
         Ok(answers) if answers.len() < servers => vec![format!("{} of {servers} servers answered", answers.len())],
         Ok(answers) => answers.iter().filter_map(|said| memory_trouble(said, &record.token)).collect(),
         Err(why) => vec![why],
     };
     trouble.extend(stored_trouble(system, record).await);
-    (!trouble.is_empty()).then(|| IN_FORCE.fail(&record.name, trouble.join("; "), advice))
+    (!trouble.is_empty()).then(|| IN_FORCE.fail(&record.name, trouble.join("; "), advice.about(&record.name)))
 }
 
 /// `servers` is how many answer: one that does not is another look, and waiting for it once an account takes for ever.
 async fn hub_findings(home: &Home, system: &Bus, servers: usize, records: &[AccountRecord]) -> Vec<Finding> {
-    let advice = home.restart_advice();
+    let advice = Advice::new(home, records);
     let wanted: Vec<&AccountRecord> = records.iter().filter(|record| !home.is_offboarded(&record.name)).collect();
     let asked = wanted.iter().map(|record| in_force_finding(system, servers, record, &advice));
     let answers: Vec<Option<Finding>> = futures_util::stream::iter(asked).buffered(AT_ONCE).collect().await;
@@ -114,11 +141,13 @@ const IN_MEMORY: &str = "memory of ";
 fn purged_accounts(home: &Home) -> BTreeSet<String> {
     let operator = OperatorStore::read(home.layout.operator()).ok().flatten();
     let Some(operator) = operator else { return BTreeSet::new() };
-    let signers = &operator.claims().nats.signing_keys;
+    // A key that was rotated out has signed what was ended before; its seed stays here.
+    let (signers, seeds) = (&operator.claims().nats.signing_keys, operator.keys().seeds());
     let entries = std::fs::read_dir(home.layout.evidence()).into_iter().flatten().flatten();
     let evidence = entries.filter_map(|entry| decode_json(&std::fs::read_to_string(entry.path()).ok()?).ok());
     let is_purge = |claims: &Claims<Value>| {
-        signers.contains(&claims.iss) && claims.nats["offboarding"]["is_purged"] == Value::Bool(true)
+        (signers.contains(&claims.iss) || seeds.contains(&claims.iss))
+            && claims.nats["offboarding"]["is_purged"] == Value::Bool(true)
     };
     evidence.filter(is_purge).map(|claims| claims.sub).collect()
 }
@@ -237,7 +266,9 @@ fn rendered_findings(home: &Home, records: &[AccountRecord]) -> Vec<Finding> {
         .filter_map(|record| Some((record, body_trouble(&rendered(record, core, &wanted)?, &record.claims.nats))))
         .collect();
     let broken = judged.iter().filter(|(_, trouble)| !trouble.is_empty());
-    let broken = broken.map(|(record, trouble)| RENDERED.fail(&record.name, trouble.join("; "), home.restart_advice()));
+    let advice = Advice::new(home, records);
+    let broken =
+        broken.map(|(record, trouble)| RENDERED.fail(&record.name, trouble.join("; "), advice.about(&record.name)));
     summed(&RENDERED, "accounts", judged.len(), broken.collect())
 }
 

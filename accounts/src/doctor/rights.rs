@@ -82,7 +82,20 @@ fn key_findings(home: &Home, known: &Known) -> Vec<Finding> {
     let renew = home.restart_advice();
     let wrong = known.accounts.iter().filter_map(|record| {
         let trouble = key_trouble(record);
-        (!trouble.is_empty()).then(|| KEYS.fail(&record.name, trouble.join("; "), renew.clone()))
+        let plain = record.claims.nats.signing_keys.iter().find(|key| matches!(key, ScopedKey::Plain(_)));
+        // One that nsc made and that was taken over with its account: a start keeps it.
+        let advice = plain.map_or_else(
+            || renew.clone(),
+            |key| {
+                format!(
+                    "take it out with nsc: `nsc edit account {0} --rm-sk {1}`, then `bulkhead nsc import --accept {0}` and \
+                     `bulkhead push {0}`",
+                    record.name,
+                    key.key()
+                )
+            },
+        );
+        (!trouble.is_empty()).then(|| KEYS.fail(&record.name, trouble.join("; "), advice))
     });
     let unreadable = known.unreadable.iter().map(|(name, why)| KEYS.fail(name, why, RESTORE));
     summed(&KEYS, "accounts", known.accounts.len() + known.unreadable.len(), wrong.chain(unreadable).collect())

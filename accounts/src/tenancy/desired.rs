@@ -8,7 +8,7 @@ use bulkhead_bus::AccountKey;
 use bulkhead_claims::AccountBody;
 
 use super::intake::{Shard, intake_name, intake_number};
-use super::{Tenancy, TenancyError, TenantRecord, TenantStage};
+use super::{Act, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::operator::{AccountRecord, OperatorError, SYSTEM};
 use crate::plan::{Plan, PlanRef};
 use crate::up::{CORE, OPS, Source};
@@ -38,6 +38,8 @@ struct Ground {
     records: BTreeMap<String, TenantRecord>,
     plans: BTreeMap<PlanRef, Plan>,
     shards: BTreeMap<u32, Shard>,
+    /// Tenants whose onboarding is being taken back: their accounts are on their way out.
+    undone: BTreeSet<String>,
     /// CORE's key, which every tenant's imports name.
     core: Option<AccountKey>,
 }
@@ -52,7 +54,10 @@ impl Ground {
             }
         }
         let core = tenancy.platform.operator.account(CORE).ok().flatten().map(|core| core.key);
+        let open = tenancy.journal.under_way().map_err(TenancyError::Journal)?;
+        let undone = open.iter().filter_map(|lines| lines.first()).filter(|first| first.act == Act::UndoTenant);
         Ok(Self {
+            undone: undone.map(|first| first.about.clone()).collect(),
             records: records.into_iter().map(|record| (record.slug.to_string(), record)).collect(),
             plans,
             shards: tenancy.intake.shards().map_err(TenancyError::Intake)?,
@@ -69,7 +74,7 @@ impl Ground {
         let all = store.into_iter().chain(tenants).chain(shards).chain(own);
         let is_offboarded =
             |name: &String| self.records.get(name).is_some_and(|record| record.stage == TenantStage::Offboarded);
-        all.filter(|name| !is_offboarded(name)).collect()
+        all.filter(|name| !is_offboarded(name) && !self.undone.contains(name)).collect()
     }
 
     fn source(&self, name: &str, tenancy: &Tenancy) -> Option<Source<'_>> {

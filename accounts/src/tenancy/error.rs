@@ -159,6 +159,13 @@ impl TenancyError {
         is_unknown || is_refused || is_bad_bundle
     }
 
+    /// Whether another tool changed an account, which nobody here may overwrite.
+    #[must_use]
+    pub fn is_foreign_edit(&self) -> bool {
+        let (Self::Operator(error) | Self::Platform(PlatformError::Operator(error))) = self else { return false };
+        matches!(error, OperatorError::ForeignEdit { .. })
+    }
+
     /// Whether a server does not show what it was told: it may come about by itself, or when said again.
     #[must_use]
     pub fn is_not_converged(&self) -> bool {

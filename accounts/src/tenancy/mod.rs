@@ -28,6 +28,7 @@ mod waves;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bulkhead_runtime::Chain;
 use time::OffsetDateTime;
 
 use crate::certificates::{Authority, TrustDomain};
@@ -141,17 +142,21 @@ impl Tenancy {
         let platform = &self.platform;
         let core = platform.render_core(self.settings.hub_servers).map_err(TenancyError::Platform)?;
         let ops = platform.render_ops().map_err(TenancyError::Platform)?;
-        let mut tenants = Vec::new();
+        let (mut tenants, mut left) = (Vec::new(), Vec::new());
         for record in self.records.all().map_err(TenancyError::Record)? {
             if record.stage != TenantStage::Offboarded {
-                let account = self.render(&record)?;
-                tenants.push((record, account));
+                match self.render(&record) {
+                    Ok(account) => tenants.push((record, account)),
+                    // Servers go on with what they have, and so do all other tenants.
+                    Err(error) if error.is_foreign_edit() => left.push(Chain(&error).to_string()),
+                    Err(error) => return Err(error),
+                }
             }
         }
         let mut intake = std::collections::BTreeMap::new();
         for (number, shard) in self.intake.shards().map_err(TenancyError::Intake)? {
             intake.insert(number, platform.render_intake(number, &shard).map_err(TenancyError::Platform)?);
         }
-        Ok(Accounts { core, intake, ops, tenants })
+        Ok(Accounts { core, intake, ops, tenants, left })
     }
 }

@@ -130,7 +130,11 @@ impl Tenancy {
         self.open_again(links, record, Act::RestoreTenant).await
     }
 
-    fn is_under_way(&self, act: Act, slug: &TenantSlug) -> Result<bool, TenancyError> {
+    /// Whether an act about a tenant was begun and is not done.
+    ///
+    /// # Errors
+    /// When its file is damaged.
+    pub fn is_under_way(&self, act: Act, slug: &TenantSlug) -> Result<bool, TenancyError> {
         self.journal.find(act, slug.as_str()).map(|found| found.is_some()).map_err(TenancyError::Journal)
     }
 

@@ -1,6 +1,6 @@
 //! What a tenant should be: one file each, `<home>/tenants/<slug>.json`. Accounts are rendered from it, whole, every time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -244,6 +244,9 @@ pub struct TenantRecord {
     pub people: BTreeMap<UserName, PersonRecord>,
     #[serde(default)]
     pub sites: BTreeMap<SiteName, SiteRecord>,
+    /// Sites that an operator has removed: they come back by a command and not by a start.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub removed_sites: BTreeSet<SiteName>,
 }
 
 impl TenantRecord {
@@ -259,6 +262,7 @@ impl TenantRecord {
             added_at: now,
             people: BTreeMap::new(),
             sites: BTreeMap::new(),
+            removed_sites: BTreeSet::new(),
         }
     }
 
@@ -267,9 +271,11 @@ impl TenantRecord {
         TenantId::new(self.id)
     }
 
+    /// How many pollers it has that are not revoked.
     #[must_use]
-    pub fn pollers(&self) -> usize {
-        self.sites.values().map(|site| site.pollers.len()).sum()
+    pub fn active_pollers(&self) -> usize {
+        let pollers = self.sites.values().flat_map(|site| site.pollers.values());
+        pollers.filter(|poller| poller.standing == Standing::Active).count()
     }
 }
 

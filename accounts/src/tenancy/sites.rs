@@ -144,11 +144,8 @@ impl Tenancy {
         let record =
             self.staged(&path.tenant, &[TenantStage::Active], "pollers are added to a tenant that is active")?;
         self.check_sites(&record, &path.site)?;
-        if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller))
-            && known.standing == Standing::Revoked
-        {
-            let problem = format!("poller {path} is revoked: remove it first (`bulkhead poller remove {path}`)");
-            return Err(TenancyError::Invalid(problem));
+        if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller)) {
+            refuse_revoked(known, path)?;
         }
         check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::AddPoller, &path.to_string(), json!({}))?;
@@ -170,7 +167,7 @@ impl Tenancy {
     ) -> Result<WrittenBundle, TenancyError> {
         let record =
             self.staged(&path.tenant, &[TenantStage::Active], "only pollers of an active tenant are rotated")?;
-        known_poller(&record, path)?;
+        refuse_revoked(known_poller(&record, path)?, path)?;
         check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "new key"}))?;
         let new_keys = BTreeSet::from([path.poller.clone()]);
@@ -228,6 +225,12 @@ impl Tenancy {
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
 
+    /// Whether `bulkhead up` runs this poller.
+    #[must_use]
+    pub fn runs_here(&self, path: &PollerPath) -> bool {
+        self.platform.layout.poller(&path.tenant, &path.site, &path.poller).exists()
+    }
+
     /// A poller of a tenant.
     ///
     /// # Errors
@@ -250,6 +253,7 @@ impl Tenancy {
             database.put_site(&tenant, &path.site).await.map_err(TenancyError::Rows)?;
         }
         record.sites.entry(path.site.clone()).or_default();
+        record.removed_sites.remove(&path.site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -284,6 +288,7 @@ impl Tenancy {
             self.destroy_batch_key(&PollerPath { tenant, site, poller: poller.clone() })?;
         }
         record.sites.remove(&path.site);
+        record.removed_sites.insert(path.site.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -356,6 +361,7 @@ impl Tenancy {
         // The record first: what was issued must be known before it leaves this machine.
         let site_record = site_record(SiteRecord { settings, ..known }, &made, self.now_s());
         record.sites.insert(site.clone(), site_record);
+        record.removed_sites.remove(site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = &links.database {
@@ -385,6 +391,16 @@ fn removable_site<'a>(
         return Err(TenancyError::Invalid(problem));
     }
     Ok(site)
+}
+
+/// What is revoked stays so: a new key under the same entry would be refused as well.
+fn refuse_revoked(known: &PollerRecord, path: &PollerPath) -> Result<(), TenancyError> {
+    match known.standing {
+        Standing::Active => Ok(()),
+        Standing::Revoked => Err(TenancyError::Invalid(format!(
+            "poller {path} is revoked: remove it first (`bulkhead poller remove {path}`), then add it"
+        ))),
+    }
 }
 
 fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {

@@ -12,13 +12,13 @@ use super::child::{Child, ChildError};
 use super::deployment::DeploymentError;
 use super::hub::HubServer;
 use super::layout::Layout;
-use super::platform::Accounts;
+use super::platform::{Accounts, PERSON};
 use super::postgres::Postgres;
 use super::start::Starter;
 use crate::client::{ClientError, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
-use crate::tenancy::{Tenancy, remember_people};
+use crate::tenancy::{Standing, Tenancy, remember_people};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,7 +52,14 @@ impl Starter<'_> {
         let mut accounts = tenancy.render_all().map_err(DeploymentError::tenancy)?;
         tenancy.place_all(&mut accounts).await.map_err(DeploymentError::tenancy)?;
         let platform = &tenancy.platform;
-        let slugs: Vec<TenantSlug> = self.options.tenants.iter().map(|tenant| tenant.slug.clone()).collect();
+        // Whoever was put out stays out; only of the platform somebody has to be able to ask.
+        let is_put_out = |slug: &TenantSlug| {
+            let record = accounts.tenants.iter().map(|(record, _)| record).find(|record| record.slug == *slug);
+            let person = record.and_then(|record| record.people.iter().find(|(name, _)| name.as_str() == PERSON));
+            person.is_some_and(|(_, person)| person.standing == Standing::Revoked)
+        };
+        let slugs = self.options.tenants.iter().map(|tenant| tenant.slug.clone());
+        let slugs: Vec<TenantSlug> = slugs.filter(|slug| !is_put_out(slug)).collect();
         let people = platform.write_profiles(&slugs).map_err(DeploymentError::Platform)?;
         remember_people(self.layout, &people, tenancy.now_s()).map_err(DeploymentError::tenancy)?;
         (self.announce)(match size {

@@ -203,6 +203,7 @@ impl Deployment {
         announce("starting leaves and pollers");
         let places: Vec<HubPlace> = backbone.hub.iter().map(|server| server.place).collect();
         let (tenancy, tenants) = (&backbone.tenancy, &backbone.tenants);
+        notes.extend(backbone.accounts.left.iter().cloned());
         let Base { postgres, passwords, database } = base;
         let sites = starter.write_sites(tenancy, &database, tenants, &places, postgres.port).await?;
         let mut deployment = Self {

@@ -44,7 +44,7 @@ const FIT_DAYS: i64 = 1;
 /// What provisioning is called as a service.
 const PROVISIONING: &str = "provisioning";
 /// Who uses `bulkhead` on this machine, in OPS and in each tenant.
-const PERSON: &str = "admin";
+pub(super) const PERSON: &str = "admin";
 
 /// What went wrong while provisioning.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,8 @@ pub struct Accounts {
     pub intake: BTreeMap<u32, AccountRecord>,
     pub ops: AccountRecord,
     pub tenants: Vec<(TenantRecord, AccountRecord)>,
+    /// Why a tenant is not among them: another tool changed its account, which is left as it is.
+    pub left: Vec<String>,
 }
 
 impl Accounts {

@@ -255,6 +255,17 @@ impl SiteMaker<'_> {
     }
 }
 
+/// A poller that runs here has one key, that of its bundles: a rotation outlives the next start.
+pub(crate) fn settle_batch_key(layout: &Layout, site: &Site, poller: &PollerName) -> Result<(), SiteError> {
+    let [kept, running] = layout.batch_keys(&site.tenant, &site.site, poller);
+    if !kept.exists() && running.exists() {
+        let key = read_key(&running, KeyKind::User).map_err(SiteError::Key)?;
+        write_key(&kept, &key).map_err(SiteError::Key)?;
+    }
+    let key = ensure_batch_key(&kept)?;
+    write_key(&running, &key).map_err(SiteError::Key)
+}
+
 /// The batch key in `path`; a new one when there is none.
 pub(crate) fn ensure_batch_key(path: &Path) -> Result<SigningKey, SiteError> {
     if path.exists() {

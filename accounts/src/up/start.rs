@@ -18,7 +18,9 @@ use super::layout::Layout;
 use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::site::{BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, write_settings};
+use super::site::{
+    BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, settle_batch_key, write_settings,
+};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
 use crate::files::{make_folder, read_secret, write_secret};
@@ -248,6 +250,7 @@ impl Starter<'_> {
                 for poller in pollers {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;
                     let ports = PollerPorts { leaf: port, health };
+                    settle_batch_key(self.layout, &site, poller).map_err(failed)?;
                     let (path, key) = maker.write_poller((&site, &place), poller, ports, &watched).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;

@@ -4,7 +4,7 @@ use bulkhead_bus::TenantSlug;
 
 use super::deployment::TenantOptions;
 use super::layout::Layout;
-use crate::tenancy::{RecordError, TenantRecords, TenantStage};
+use crate::tenancy::{RecordError, Standing, TenantRecord, TenantRecords, TenantStage};
 
 /// Leaves out who was offboarded or purged; says who and how to have them back.
 ///
@@ -13,9 +13,10 @@ use crate::tenancy::{RecordError, TenantRecords, TenantStage};
 pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> Result<Vec<String>, RecordError> {
     let records = TenantRecords::new(layout);
     let mut notes = Vec::new();
-    for tenant in std::mem::take(tenants) {
+    for mut tenant in std::mem::take(tenants) {
         let slug = &tenant.slug;
-        match records.find(slug)?.map(|record| record.stage) {
+        let record = records.find(slug)?;
+        match record.as_ref().map(|record| record.stage) {
             Some(TenantStage::Offboarded) => {
                 notes.push(format!(
                     "tenant {slug} is offboarded and not started: `bulkhead tenant restore {slug}` brings it back"
@@ -26,10 +27,43 @@ pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> R
                     "tenant {slug} was purged and is not made anew: `bulkhead tenant add {slug}` does that"
                 ));
             }
-            Some(TenantStage::Adding | TenantStage::Active | TenantStage::Suspended) | None => tenants.push(tenant),
+            Some(TenantStage::Adding | TenantStage::Active | TenantStage::Suspended) | None => {
+                if let Some(record) = &record {
+                    notes.extend(drop_parts(&mut tenant, record));
+                }
+                tenants.push(tenant);
+            }
         }
     }
     Ok(notes)
+}
+
+/// Leaves out sites that were removed and pollers that were revoked.
+fn drop_parts(tenant: &mut TenantOptions, record: &TenantRecord) -> Vec<String> {
+    let slug = &tenant.slug;
+    let mut notes = Vec::new();
+    tenant.sites.retain_mut(|(site, pollers)| {
+        if record.removed_sites.contains(site) {
+            notes.push(format!(
+                "site {slug}/{site} was removed and is not started: `bulkhead site add {slug}/{site}` takes it back"
+            ));
+            return false;
+        }
+        let known = record.sites.get(site);
+        pollers.retain(|poller| {
+            let is_revoked = known
+                .and_then(|site| site.pollers.get(poller))
+                .is_some_and(|poller| poller.standing == Standing::Revoked);
+            if is_revoked {
+                notes.push(format!(
+                    "poller {slug}/{site}/{poller} is revoked and not started: `bulkhead poller remove` forgets that"
+                ));
+            }
+            !is_revoked
+        });
+        !pollers.is_empty()
+    });
+    notes
 }
 
 /// Evidence is called `<slug>-<8 characters of the account>-purged-<time>.jwt`.
@@ -47,7 +81,6 @@ fn was_purged(layout: &Layout, slug: &TenantSlug) -> bool {
 mod tests {
     use super::*;
     use crate::plan::{Plan, PlanName};
-    use crate::tenancy::TenantRecord;
 
     #[test]
     fn who_was_ended_stays_ended_and_others_with_like_names_do_not() {

@@ -51,8 +51,10 @@ impl ConnectError {
     /// Whether a server was there and does not admit this user.
     #[must_use]
     pub fn is_refused(&self) -> bool {
+        // What a server says to whom it knows and has no place for; the library has no kind for it.
+        const NO_PLACE: &str = "maximum account active connections exceeded";
         let Self::Connect { source, .. } = self else { return false };
-        source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation
+        source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation || source.to_string().contains(NO_PLACE)
     }
 }
 
