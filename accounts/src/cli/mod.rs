@@ -72,13 +72,13 @@ enum Command {
     #[command(after_help = "Example:\n  bulkhead tools --json")]
     Tools(ToolArgs),
     /// The servers of the hub of this machine's deployment.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead hub status")]
     Hub(HubCommand),
     /// The authorities that issue certificates: list, replace, revoke.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead ca list")]
     Ca(ca::CaCommand),
     /// Tenants: NATS accounts and all that belongs to them (nsc: account).
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead tenant add acme-corp --plan pro")]
     Tenant(tenant::TenantCommand),
     /// Judge the operator's and every account's token, or one in a file. Changes nothing.
     #[command(
@@ -107,19 +107,19 @@ enum Command {
     #[command(after_help = "Example:\n  bulkhead diff acme-corp --json\n\nEnds with 2 when anything differs.")]
     Diff(diff::DiffArgs),
     /// Plans: what tenants may use.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead plan list")]
     Plan(plan::PlanCommand),
     /// Roles: scoped signing keys and their rotation (nsc: signing-key).
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead role list acme-corp")]
     Role(role::RoleCommand),
     /// Pollers.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead poller add acme-corp/oslo/p1 --to bundles")]
     Poller(site::PollerCommand),
     /// Sites: a leaf and its pollers.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead site list --tenant acme-corp")]
     Site(site::SiteCommand),
     /// Results.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead results tail --tenant acme-corp")]
     Results(ResultsCommand),
     /// Every tenant at a glance: checks, results, dead letters, live view.
     #[command(after_help = "Examples:\n  bulkhead status\n  bulkhead status --tenant acme-corp --json")]
@@ -136,13 +136,13 @@ enum Command {
     )]
     Doctor(DoctorArgs),
     /// The operator: who it is, and the keys that sign accounts.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead operator show")]
     Operator(operator::OperatorCommand),
     /// Keys and where their private halves are.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead keys list --orphans")]
     Keys(keys::KeysCommand),
     /// To nsc and back.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead nsc export --to nsc")]
     Nsc(nsc::NscCommand),
     /// Write what each server of the hub is started with: configuration, certificates, roots (nsc: generate config).
     #[command(after_help = server_config::HELP)]

@@ -22,7 +22,7 @@ pub(super) enum OperatorCommand {
     #[command(after_help = super::init::HELP)]
     Init(super::init::InitArgs),
     /// People of the platform, who see every tenant.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead operator user add carol --to carol")]
     User(super::person::PlatformUserCommand),
     /// The operator: its keys, where their private halves are, and which one signs accounts.
     #[command(after_help = "Example:\n  bulkhead operator show --json")]

@@ -59,7 +59,7 @@ pub(super) enum TenantCommand {
     #[command(after_help = "Example:\n  bulkhead tenant restore acme-corp")]
     Restore(ChangeArgs),
     /// People of a tenant.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bulkhead tenant user add acme-corp alice --to alice")]
     User(super::person::UserCommand),
 }
 

@@ -79,12 +79,15 @@ const OTHERWISE: &[&str] = &["up", "restore", "backup"];
 
 /// Every command that does something, by its words.
 fn leaves() -> Vec<(String, clap::Command)> {
+    commands().into_iter().filter(|(_, command)| !command.is_subcommand_required_set()).collect()
+}
+
+/// Groups of commands as well.
+fn commands() -> Vec<(String, clap::Command)> {
     fn walk(words: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let words = format!("{words} {}", sub.get_name()).trim().to_owned();
-            if !sub.is_subcommand_required_set() {
-                found.push((words.clone(), sub.clone()));
-            }
+            found.push((words.clone(), sub.clone()));
             walk(&words, sub, found);
         }
     }
@@ -114,10 +117,10 @@ fn examples(words: &str, command: &clap::Command) -> Vec<Vec<String>> {
 
 #[test]
 fn every_command_shows_an_example_that_it_takes() {
-    let without = leaves().into_iter().filter(|(words, command)| examples(words, command).is_empty());
+    let without = commands().into_iter().filter(|(words, command)| examples(words, command).is_empty());
     let without: Vec<String> = without.map(|(words, _)| words).collect();
     assert!(without.is_empty(), "no example in the help of: {without:?}");
-    for (words, command) in leaves() {
+    for (words, command) in commands() {
         let shown = examples(&words, &command);
         for line in shown {
             // A redirection is the shell's.
