@@ -14,7 +14,7 @@ use super::store::{open_store, store_failure};
 use crate::files::write_public;
 use crate::operator::{KeyOwner, OperatorStore};
 
-const ROTATION: &str = "The identity key signs the first and the last step; it may be an external command (signers.toml).\n\n  1. bulkhead operator rotate-key add\n  2. restart every server with the new token of `bulkhead operator export`: it cannot be reloaded\n  3. bulkhead operator rotate-key use KEY\n  4. bulkhead operator rotate-key resign, then bulkhead push\n  5. bulkhead operator rotate-key drop OLD-KEY, then restart the servers once more when convenient";
+const ROTATION: &str = "Example:\n  bulkhead operator rotate-key add\n\nThe identity key signs the first and the last step; it may be an external command (signers.toml).\n\n  1. bulkhead operator rotate-key add\n  2. restart every server with the new token of `bulkhead operator export`: it cannot be reloaded\n  3. bulkhead operator rotate-key use KEY\n  4. bulkhead operator rotate-key resign, then bulkhead push\n  5. bulkhead operator rotate-key drop OLD-KEY, then restart the servers once more when convenient";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorCommand {
