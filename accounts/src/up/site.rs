@@ -258,12 +258,16 @@ impl SiteMaker<'_> {
 /// A poller that runs here has one key, that of its bundles: a rotation outlives the next start.
 pub(crate) fn settle_batch_key(layout: &Layout, site: &Site, poller: &PollerName) -> Result<(), SiteError> {
     let [kept, running] = layout.batch_keys(&site.tenant, &site.site, poller);
-    if !kept.exists() && running.exists() {
-        let key = read_key(&running, KeyKind::User).map_err(SiteError::Key)?;
-        write_key(&kept, &key).map_err(SiteError::Key)?;
+    // One that is damaged, or that others could read, is told and not replaced in silence.
+    let own = running.exists().then(|| read_key(&running, KeyKind::User)).transpose().map_err(SiteError::Key)?;
+    if let Some(own) = own.as_ref().filter(|_| !kept.exists()) {
+        write_key(&kept, own).map_err(SiteError::Key)?;
     }
     let key = ensure_batch_key(&kept)?;
-    write_key(&running, &key).map_err(SiteError::Key)
+    match own {
+        Some(own) if own.public() == key.public() => Ok(()),
+        Some(_) | None => write_key(&running, &key).map_err(SiteError::Key),
+    }
 }
 
 /// The batch key in `path`; a new one when there is none.
