@@ -20,6 +20,8 @@ const CHUNK_BYTES: usize = 128 * 1024;
 const WINDOW_BYTES: usize = 4 << 20;
 /// A server that says nothing for so long has stopped.
 const CHUNK_LIMIT: Duration = Duration::from_secs(20);
+/// Servers of a hub of three choose a leader 4 to 9 s after their start, and answer nothing before.
+const LEADER_LIMIT: Duration = Duration::from_secs(30);
 /// The server reads everything back before it says that a stream is restored.
 const RESTORED_LIMIT: Duration = Duration::from_secs(120);
 
@@ -120,7 +122,13 @@ impl Bus {
         bytes: &mut dyn Read,
     ) -> Result<u64, SnapshotError> {
         let name = stream.as_str();
-        let asked = self.ask::<Place>(stream_restore(stream), &json!(snapshot)).await;
+        let asked = eventually("a leader of the hub's streams", LEADER_LIMIT, || async {
+            match self.ask::<Place>(stream_restore(stream), &json!(snapshot)).await {
+                Err(error @ (RequestError::Timeout { .. } | RequestError::NobodyAnswers(_))) => Err(error.to_string()),
+                answer => Ok(answer),
+            }
+        });
+        let asked = asked.await.map_err(|source| SnapshotError::Send { stream: name, source })?;
         let place = asked.map_err(|source| SnapshotError::Ask { stream: name, source })?.deliver_subject;
         loop {
             let mut piece = Vec::with_capacity(CHUNK_BYTES);
