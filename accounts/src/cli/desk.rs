@@ -22,7 +22,10 @@ pub(super) struct Manner {
 
 impl From<TenancyError> for Failure {
     fn from(error: TenancyError) -> Self {
-        let is_away = matches!(&error, TenancyError::Platform(PlatformError::Admit(..) | PlatformError::Apart(_)));
+        let is_away = matches!(
+            &error,
+            TenancyError::NotAsked(_) | TenancyError::Platform(PlatformError::Admit(..) | PlatformError::Apart(_))
+        );
         let code = if error.is_not_converged() {
             NOT_READY
         } else if is_away {

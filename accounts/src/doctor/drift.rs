@@ -22,9 +22,9 @@ use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorStore, SYSTEM};
 use crate::plan::Plans;
 use crate::render::{RoleKey, closed, core_account, intake_account, system_account, tenant_account};
-use crate::tenancy::{Intake, Shard, TenantRecords, intake_number, is_intake};
+use crate::tenancy::{Intake, Shard, TenantRecords, intake_number, is_intake, purges};
 use crate::up::{CORE, OPS, hub_size, ops_plan};
-use bulkhead_claims::{AccountBody, Claims, decode_json};
+use bulkhead_claims::AccountBody;
 
 static IN_FORCE: Look = Look {
     area: Area::Drift,
@@ -137,21 +137,6 @@ async fn hub_findings(home: &Home, system: &Bus, servers: usize, records: &[Acco
 
 const IN_MEMORY: &str = "memory of ";
 
-/// Accounts of which the operator has signed that they were purged.
-fn purged_accounts(home: &Home) -> BTreeSet<String> {
-    let operator = OperatorStore::read(home.layout.operator()).ok().flatten();
-    let Some(operator) = operator else { return BTreeSet::new() };
-    // A key that was rotated out has signed what was ended before; its seed stays here.
-    let (signers, seeds) = (&operator.claims().nats.signing_keys, operator.keys().seeds());
-    let entries = std::fs::read_dir(home.layout.evidence()).into_iter().flatten().flatten();
-    let evidence = entries.filter_map(|entry| decode_json(&std::fs::read_to_string(entry.path()).ok()?).ok());
-    let is_purge = |claims: &Claims<Value>| {
-        (signers.contains(&claims.iss) || seeds.contains(&claims.iss))
-            && claims.nats["offboarding"]["is_purged"] == Value::Bool(true)
-    };
-    evidence.filter(is_purge).map(|claims| claims.sub).collect()
-}
-
 /// Accounts in the servers' memory and in their folders that are not in the store.
 fn unknown_findings(home: &Home, answers: &[Said], records: &[AccountRecord]) -> Vec<Finding> {
     let mut known_by: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -169,7 +154,7 @@ fn unknown_findings(home: &Home, answers: &[Said], records: &[AccountRecord]) ->
         }
     }
     let count = known_by.len();
-    let purged = purged_accounts(home);
+    let purged: BTreeSet<String> = purges(&home.layout).into_iter().map(|purge| purge.account).collect();
     // A server remembers a deleted account, without any right, until it is started again. On a disk it has no place.
     let is_wanted = |account: &str, places: &[String]| {
         let ours = records.iter().find(|record| record.key.as_str() == account);

@@ -16,7 +16,7 @@ use crate::files::FileError;
 use crate::operator::{OperatorError, some};
 use crate::plan::{PlanError, PlanRef};
 use crate::provisioning_lock::LockError;
-use crate::resolver::{Deletion, DeletionReport, DrainError, ProbeOutcome, ProbeResult, PushError};
+use crate::resolver::{Deletion, DeletionReport, DrainError, NotAsked, ProbeOutcome, ProbeResult, PushError};
 use crate::up::PlatformError;
 
 /// Names what was asked for, the rule, and the way out.
@@ -98,6 +98,8 @@ pub enum TenancyError {
     KeyHeld { key: String, accounts: Vec<String> },
     #[error("what {} may hold cannot be asked, because it is away: say it again when all servers are there", .0.join(", "))]
     ServersAway(Vec<String>),
+    #[error("servers")]
+    NotAsked(#[source] NotAsked),
     #[error("bundle")]
     Bundle(#[source] Box<BundleError>),
     #[error("write the bundle")]
@@ -183,6 +185,7 @@ impl TenancyError {
             | Self::ServersAway(_) => true,
             Self::Settings(_)
             | Self::Deletion(_)
+            | Self::NotAsked(_)
             | Self::Bundle(_)
             | Self::BundleFiles(_)
             | Self::Sign(_)

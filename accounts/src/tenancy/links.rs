@@ -168,7 +168,7 @@ impl Links {
             orders.push(Order { name: &account.name, account: &account.key, token: &account.token, base });
         }
         let done = push_many(&self.system, &orders, &self.known, EACH_LIMIT, progress).await;
-        let mut done = done.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
+        let mut done = done.map_err(TenancyError::NotAsked)?;
         for (account, begun) in accounts.iter().zip(&begun) {
             // One whose push was cut short before has two bases.
             for base in begun.bases().into_iter().skip(1) {
@@ -193,7 +193,7 @@ impl Links {
     /// When the servers cannot be asked.
     pub async fn connections(&self, account: &str) -> Result<Vec<ConnectionFacts>, TenancyError> {
         let all = connections(&self.system, Some(account), self.known.count()).await;
-        all.map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))
+        all.map_err(TenancyError::NotAsked)
     }
 
     /// The account is gone from every server: the next push of its name begins anew.

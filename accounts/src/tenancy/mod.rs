@@ -16,6 +16,7 @@ mod onboard;
 mod operator_keys;
 mod people;
 mod preview;
+pub(crate) mod purges;
 mod pushed;
 mod record;
 mod rotate;
@@ -47,6 +48,7 @@ pub use offboard::{Ended, Evidence};
 pub use onboard::{IfThere, NewTenant, Onboarded};
 pub use people::{NewPerson, PlatformPeople, PlatformPerson};
 pub use preview::{Closing, Preview};
+pub use purges::{Purge, purges};
 pub use record::{
     FileState, Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing,
     TenantRecord, TenantRecords, TenantStage,

@@ -1,14 +1,8 @@
 //! Rotation of the keys that sign accounts, with the servers asked before a step that they would not survive.
 
-use bulkhead_runtime::Chain;
-
 use super::{Links, Tenancy, TenancyError};
 use crate::operator::OperatorError;
-use crate::resolver::{NotAsked, accounts_signed_by, servers_without_key};
-
-fn not_asked(error: NotAsked) -> TenancyError {
-    TenancyError::Invalid(Chain(&error).to_string())
-}
+use crate::resolver::{accounts_signed_by, servers_without_key};
 
 impl Tenancy {
     /// Refuses when a server would not take what this key signs.
@@ -16,7 +10,7 @@ impl Tenancy {
     /// # Errors
     /// [`TenancyError::UnknownKey`] names the servers.
     pub async fn check_trusted(&self, links: &Links, key: &str) -> Result<(), TenancyError> {
-        let servers = servers_without_key(&links.system, key, &links.known).await.map_err(not_asked)?;
+        let servers = servers_without_key(&links.system, key, &links.known).await.map_err(TenancyError::NotAsked)?;
         if servers.is_empty() { Ok(()) } else { Err(TenancyError::UnknownKey { key: key.to_owned(), servers }) }
     }
 
@@ -25,7 +19,8 @@ impl Tenancy {
     /// # Errors
     /// [`TenancyError::KeyHeld`] names the accounts, [`TenancyError::ServersAway`] the servers.
     pub async fn check_unused(&self, links: &Links, key: &str) -> Result<(), TenancyError> {
-        let there = crate::resolver::servers(&links.system, links.known.count()).await.map_err(not_asked)?;
+        let there =
+            crate::resolver::servers(&links.system, links.known.count()).await.map_err(TenancyError::NotAsked)?;
         let away = links.known.absent(&there);
         if !away.is_empty() {
             return Err(TenancyError::ServersAway(away));
@@ -38,7 +33,7 @@ impl Tenancy {
             names.insert(account.key.to_string(), name);
         }
         let keys: Vec<String> = names.keys().cloned().collect();
-        let held = accounts_signed_by(&links.system, &keys, key, &links.known).await.map_err(not_asked)?;
+        let held = accounts_signed_by(&links.system, &keys, key, &links.known).await.map_err(TenancyError::NotAsked)?;
         let accounts: Vec<String> = held.iter().filter_map(|key| names.get(key).cloned()).collect();
         if accounts.is_empty() { Ok(()) } else { Err(TenancyError::KeyHeld { key: key.to_owned(), accounts }) }
     }

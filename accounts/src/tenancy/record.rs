@@ -8,7 +8,9 @@ use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, TenantId, TenantSlug,
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::certificates::IssuedCertificate;
 use crate::files::{FileError, read_state, remove_whole, write_secret};
+use crate::operator::IssuedUser;
 use crate::plan::PlanRef;
 use crate::up::{Layout, Target};
 
@@ -108,6 +110,18 @@ impl FileState {
 }
 
 impl Issued {
+    /// Credentials and a certificate of somebody, issued together.
+    #[must_use]
+    pub fn new(user: &IssuedUser, certificate: IssuedCertificate) -> Self {
+        Self {
+            user_key: user.public.clone(),
+            credentials_expire: user.expires,
+            signed_by: user.signed_by.clone(),
+            certificates_expire: certificate.not_after.unix_timestamp(),
+            serials: vec![certificate.serial],
+        }
+    }
+
     /// `keys` are the public signing keys of the role that it was issued for.
     #[must_use]
     pub fn state(&self, keys: &[String], now_s: i64) -> FileState {

@@ -204,14 +204,7 @@ impl Platform {
         let creds_file = credentials_file(folder, user.name);
         write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
         let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
-        let issued = Issued {
-            user_key: issued.public,
-            credentials_expire: issued.expires,
-            signed_by: issued.signed_by,
-            serials: vec![certificate.serial],
-            certificates_expire: certificate.not_after.unix_timestamp(),
-        };
-        Ok((settings, issued))
+        Ok((settings, Issued::new(&issued, certificate)))
     }
 
     /// Takes back the certificates that `issuer` has issued to somebody.

@@ -198,14 +198,7 @@ impl SiteMaker<'_> {
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
-        let issued = Issued {
-            user_key: issued.public,
-            credentials_expire: issued.expires,
-            signed_by: issued.signed_by,
-            serials: vec![certificate.serial],
-            certificates_expire: certificate.not_after.unix_timestamp(),
-        };
-        Ok(WrittenLeaf { config: path, issued })
+        Ok(WrittenLeaf { config: path, issued: Issued::new(&issued, certificate) })
     }
 
     /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.

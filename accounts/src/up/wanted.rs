@@ -1,17 +1,15 @@
 //! Which tenants of its list `bulkhead up` still runs: one that was ended by an operator stays ended.
 
-use bulkhead_bus::TenantSlug;
-
 use super::deployment::TenantOptions;
 use super::layout::Layout;
-use crate::tenancy::{RecordError, Standing, TenantRecord, TenantRecords, TenantStage};
+use crate::tenancy::{RecordError, Standing, TenantRecord, TenantRecords, TenantStage, purges};
 
 /// Leaves out who was offboarded or purged; says who and how to have them back.
 ///
 /// # Errors
 /// When a record is damaged.
 pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> Result<Vec<String>, RecordError> {
-    let records = TenantRecords::new(layout);
+    let (records, purged) = (TenantRecords::new(layout), purges(layout));
     let mut notes = Vec::new();
     for mut tenant in std::mem::take(tenants) {
         let slug = &tenant.slug;
@@ -22,7 +20,7 @@ pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> R
                     "tenant {slug} is offboarded and not started: `bulkhead tenant restore {slug}` brings it back"
                 ));
             }
-            None if was_purged(layout, slug) => {
+            None if purged.iter().any(|purge| purge.tenant == slug.as_str()) => {
                 notes.push(format!(
                     "tenant {slug} was purged and is not made anew: `bulkhead tenant add {slug}` does that"
                 ));
@@ -66,30 +64,19 @@ fn drop_parts(tenant: &mut TenantOptions, record: &TenantRecord) -> Vec<String> 
     notes
 }
 
-/// Evidence is called `<slug>-<8 characters of the account>-purged-<time>.jwt`.
-fn was_purged(layout: &Layout, slug: &TenantSlug) -> bool {
-    let entries = std::fs::read_dir(layout.evidence()).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_of = |name: &str| {
-        let rest = name.strip_prefix(slug.as_str()).and_then(|rest| rest.strip_prefix('-'));
-        rest.and_then(|rest| rest.get(8..)).is_some_and(|rest| rest.starts_with("-purged-"))
-    };
-    names.into_iter().any(|name| is_of(&name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::OperatorStore;
     use crate::plan::{Plan, PlanName};
+    use crate::tenancy::purges::tests::write_evidence;
 
     #[test]
     fn who_was_ended_stays_ended_and_others_with_like_names_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path().to_owned());
-        std::fs::create_dir_all(layout.evidence()).unwrap();
-        for name in ["acme-corp-AAAAAAAA-purged-7.jwt", "north-AAAAAAAA-offboarded-7.jwt"] {
-            std::fs::write(layout.evidence().join(name), "").unwrap();
-        }
+        let operator = OperatorStore::open(layout.operator(), 1_000).unwrap();
+        write_evidence(&layout, "acme-corp", true, operator.signer().unwrap().as_ref());
         let slugs = ["acme", "acme-corp", "north", "south"];
         let plan = Plan::of(PlanName::Free).plan_ref();
         for (slug, stage) in [("north", TenantStage::Offboarded), ("south", TenantStage::Suspended)] {
