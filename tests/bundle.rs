@@ -30,11 +30,15 @@ const CHECKS: i64 = 2;
 
 /// The first of `count` neighbouring ports that are free now.
 fn neighbouring_ports(count: u16) -> anyhow::Result<u16> {
-    for _ in 0..100 {
-        let first = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..=u16::MAX).take(count.into()).filter(|&port| is_free(port)).count() == usize::from(count) {
-            return Ok(first);
+    let mut row: Vec<u16> = Vec::new();
+    for _ in 0..1_000 {
+        let [port] = free_ports()?;
+        if row.last().is_some_and(|last| last + 1 != port) {
+            row.clear();
+        }
+        row.push(port);
+        if row.len() == usize::from(count) {
+            return Ok(row[0]);
         }
     }
     anyhow::bail!("no {count} neighbouring ports are free")

@@ -30,6 +30,7 @@ pub use layout::Layout;
 pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
+pub use ports::{PortError, free_port};
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};

@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use uuid::Uuid;
 
 use crate::files::{FileError, read_text, write_public};
 
@@ -15,6 +19,11 @@ pub enum PortError {
     NoneFree(#[source] std::io::Error),
 }
 
+/// Below those that systems give to outgoing connections: one of these would take a port between our choice and the start of
+/// whoever is to listen there.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+
 /// Ports by what listens there, such as `hub-client`.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
@@ -25,6 +34,26 @@ pub(super) struct Ports {
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A port of the loopback interface that nobody listens on. This process gives each to one asker only, and processes begin
+/// at different ones.
+///
+/// # Errors
+/// When none is free.
+pub fn free_port() -> Result<u16, PortError> {
+    static BEGIN: OnceLock<usize> = OnceLock::new();
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let begin = *BEGIN.get_or_init(|| usize::from(Uuid::new_v4().as_fields().1));
+    for _ in 0..COUNT {
+        let place = (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % usize::from(COUNT);
+        let port = FIRST + u16::try_from(place).unwrap_or(0);
+        if is_free(port) {
+            return Ok(port);
+        }
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(PortError::NoneFree)?;
+    Ok(listener.local_addr().map_err(PortError::NoneFree)?.port())
 }
 
 impl Ports {
@@ -51,15 +80,11 @@ impl Ports {
         if let Some(port) = old.filter(|&port| is_free(port)) {
             return Ok(port);
         }
-        let mut held = Vec::new();
-        // Held until a port is found that none of our own names has.
         let port = loop {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(PortError::NoneFree)?;
-            let port = listener.local_addr().map_err(PortError::NoneFree)?.port();
+            let port = free_port()?;
             if !self.by_name.values().any(|&taken| taken == port) {
                 break port;
             }
-            held.push(listener);
         };
         if let Some(old) = old {
             self.moved.push(format!("port {old} of {name} is taken by another process: using {port}"));
@@ -114,6 +139,14 @@ mod tests {
         let mut copy = Ports::beside(&file);
         assert_ne!(copy.choose("hub-leaf").unwrap(), port);
         assert!(copy.by_name.values().any(|&taken| taken == port), "it is free, and could be chosen all the same");
+    }
+
+    #[test]
+    fn no_port_is_given_twice_and_none_is_one_of_outgoing_connections() {
+        let ports: Vec<u16> = (0..200).map(|_| free_port().unwrap()).collect();
+        let different: std::collections::BTreeSet<&u16> = ports.iter().collect();
+        assert_eq!(different.len(), ports.len());
+        assert!(ports.iter().all(|&port| (FIRST..FIRST + COUNT).contains(&port)), "{ports:?}");
     }
 
     #[test]
