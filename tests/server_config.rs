@@ -5,9 +5,12 @@ use std::process::Command;
 
 use anyhow::Context;
 use bulkhead_accounts::certificates::{Authority, CertificateFiles, TrustDomain};
-use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, LeafConfig, LeafUser, SYNC_ALWAYS};
-use bulkhead_accounts::operator::OperatorStore;
-use bulkhead_bus::{EdgeRole, edge_permissions};
+use bulkhead_accounts::hub_size::HubSize;
+use bulkhead_accounts::nats_config::{CalloutConfig, ClusterConfig, HubConfig, LeafConfig, LeafUser, SYNC_ALWAYS};
+use bulkhead_accounts::operator::{OperatorStore, UserRequest};
+use bulkhead_accounts::render::auth_account;
+use bulkhead_bus::{EdgeRole, Role, edge_permissions};
+use bulkhead_claims::parse_credentials;
 use bulkhead_testkit::find_test_tools;
 use time::OffsetDateTime;
 
@@ -58,6 +61,7 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
             key_file: route.key_file,
             route_root_file: authority.route_root_file(),
         }),
+        callout: None,
     };
     let creds_file: PathBuf = folder.join("leaf.creds");
     std::fs::write(&creds_file, "read when the leaf connects")?;
@@ -86,12 +90,25 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
     Ok(Made { hub, leaf })
 }
 
+/// A hub on which certificates decide.
+fn gated(folder: &Path, hub: &HubConfig) -> anyhow::Result<HubConfig> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let operator = OperatorStore::open(folder.join("nsc"), now)?;
+    let account =
+        |name: &str, role| operator.ensure_account(name, &[role], now, |_, keys| auth_account(keys, HubSize::One));
+    let (auth, sent) = (account("auth", Role::Gatekeeper)?, account("sent", Role::Sentinel)?);
+    let user = UserRequest { account: "sent", role: Role::Sentinel, name: "sentinel", site: None, expires: now + 60 };
+    let sentinel_token = parse_credentials(&operator.issue_user(&user, now)?.text)?.token;
+    let callout = CalloutConfig { pinned: vec![auth.key.to_string(), sent.key.to_string()], sentinel_token };
+    Ok(HubConfig { callout: Some(callout), ..hub.clone() })
+}
+
 #[test]
 fn nats_server_takes_what_is_rendered() -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("a folder, 'quoted' {and} #odd ").tempdir()?;
     let Made { hub, leaf } = made(folder.path())?;
     let alone = HubConfig { cluster: None, ..hub.clone() };
-    for text in [hub.render()?, alone.render()?, leaf.render()?] {
+    for text in [hub.render()?, alone.render()?, gated(folder.path(), &alone)?.render()?, leaf.render()?] {
         let (is_taken, said) = check(folder.path(), &text)?;
         assert!(is_taken, "{said}\n{text}");
     }

@@ -128,6 +128,7 @@ impl HubServerFiles<'_> {
             hub_key_file: hub.key_file,
             client_root_file: self.found_root(authority.client_root_file()),
             cluster,
+            callout: None,
         };
         config.render()
     }

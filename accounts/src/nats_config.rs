@@ -35,6 +35,17 @@ pub struct HubConfig {
     pub hub_key_file: PathBuf,
     pub client_root_file: PathBuf,
     pub cluster: Option<ClusterConfig>,
+    /// `None` where credentials decide.
+    pub callout: Option<CalloutConfig>,
+}
+
+/// Certificates decide: nobody enters by credentials but the members of these accounts.
+#[derive(Debug, Clone, Serialize)]
+pub struct CalloutConfig {
+    /// AUTH and SENT; the server adds the system account.
+    pub pinned: Vec<String>,
+    /// The token of whoever shows none.
+    pub sentinel_token: String,
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -1,19 +1,35 @@
 //! Renders the whole claims of every kind of account. Source: design section 2; the shapes were run as they are
 //! (facts: topology-proved section 3). No plain signing key, no `>`, no limit of -1 but `data`, which servers ignore.
 
+use std::time::Duration;
+
+use bulkhead_bus::gate::{CALLOUT, DECISIONS, GATE_BUCKET};
 use bulkhead_bus::{Head, Role, StreamName, role_permissions};
+use bulkhead_runtime::{BucketSpec, LogSpec};
 
 use crate::hub_size::HubSize;
 use crate::plan::Plan;
 use bulkhead_claims::{
-    AccountBody, AccountLimits, Export, ExportKind, Import, PermissionTemplate, ResponseType, ScopedKey,
+    AccountBody, AccountLimits, Export, ExportKind, ExternalAuthorization, Import, PermissionTemplate, ResponseType,
+    ScopedKey,
 };
 
 const CLIENT: &[&str] = &["STANDARD"];
 const LEAF: &[&str] = &["LEAFNODE"];
+const EVERYBODY: &[&str] = &["STANDARD", "LEAFNODE"];
 /// Bookkeeping beside the streams' own bytes: the server reserves `max_bytes` of each stream at its creation.
 const HUB_DISK_SLACK: i64 = 64 << 20;
 const HUB_STREAMS: i64 = 8;
+/// What the gatekeeper knows: 10,000 accounts with a few kilobytes each, and the largest of them.
+pub const GATE: BucketSpec = BucketSpec { name: GATE_BUCKET, max_bytes: 256 << 20, max_value_bytes: 512 << 10 };
+/// What it has decided, until audit has read it.
+pub const DECISIONS_LOG: LogSpec = LogSpec {
+    name: DECISIONS,
+    subject: "decision.*",
+    max_bytes: 512 << 20,
+    max_age: Duration::from_secs(30 * 86_400),
+    max_message_bytes: 16 << 10,
+};
 /// Tenants whose live stream one INTAKE account imports (design section 2).
 pub const INTAKE_TENANTS: usize = 250;
 
@@ -27,8 +43,16 @@ pub struct RoleKey {
 /// A role's signing key with exactly what the role may do.
 #[must_use]
 pub fn scoped_key(role: Role, public: String) -> ScopedKey {
-    let kinds = if role == Role::Leaf { LEAF } else { CLIENT };
-    ScopedKey::new(public, role.name(), PermissionTemplate::new(role_permissions(role), kinds))
+    // Everybody knocks as the sentinel, and proves nothing with it.
+    let is_sentinel = role == Role::Sentinel;
+    let kinds = match (is_sentinel, role == Role::Leaf) {
+        (true, _) => EVERYBODY,
+        (false, true) => LEAF,
+        (false, false) => CLIENT,
+    };
+    let mut template = PermissionTemplate::new(role_permissions(role), kinds);
+    template.bearer_token = is_sentinel;
+    ScopedKey::new(public, role.name(), template)
 }
 
 fn scoped(keys: &[RoleKey]) -> Vec<ScopedKey> {
@@ -81,6 +105,68 @@ pub fn system_account(keys: &[RoleKey]) -> AccountBody {
         },
     ];
     AccountBody::new(limits, vec![], monitoring, scoped(keys))
+}
+
+/// AUTH: the gatekeeper, with what it knows and what it has decided.
+#[must_use]
+pub fn auth_account(keys: &[RoleKey], hub: HubSize) -> AccountBody {
+    let copies = i64::try_from(hub.servers()).unwrap_or(i64::MAX);
+    let disk = (GATE.max_bytes + DECISIONS_LOG.max_bytes) * copies;
+    let limits = AccountLimits {
+        subs: 1_000,
+        data: -1,
+        payload: 1 << 20,
+        exports: 1,
+        conn: 32,
+        disk_storage: disk + HUB_DISK_SLACK,
+        streams: 2,
+        consumer: 64,
+        max_ack_pending: 1_000,
+        disk_max_stream_bytes: GATE.max_bytes.max(DECISIONS_LOG.max_bytes),
+        max_bytes_required: true,
+        ..AccountLimits::default()
+    };
+    let callout = Export { token_req: true, ..export("callout", CALLOUT, ExportKind::Service, None) };
+    AccountBody::new(limits, vec![], vec![callout], scoped(keys))
+}
+
+/// Who decides about whoever knocks at SENT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callout {
+    pub auth: String,
+    /// AUTH's activation of the question for SENT.
+    pub activation: String,
+    /// A user's key of which nobody has the private half: whoever the server takes for this user is not asked about.
+    pub nobody: String,
+    /// Public X25519 key of the gatekeepers.
+    pub xkey: String,
+}
+
+/// SENT: everybody, before they are let in anywhere. Its connections have no limit: a full SENT would keep everybody out.
+#[must_use]
+pub fn sentinel_account(keys: &[RoleKey], callout: &Callout) -> AccountBody {
+    let limits = AccountLimits {
+        subs: 10,
+        data: -1,
+        payload: 1_024,
+        imports: 1,
+        conn: -1,
+        leaf: -1,
+        ..AccountLimits::default()
+    };
+    let question = Import {
+        token: callout.activation.clone(),
+        local_subject: String::new(),
+        ..import("callout", CALLOUT, "", &callout.auth, ExportKind::Service)
+    };
+    let mut body = AccountBody::new(limits, vec![question], vec![], scoped(keys));
+    body.authorization = ExternalAuthorization {
+        auth_users: vec![callout.nobody.clone()],
+        allowed_accounts: vec!["*".to_owned()],
+        xkey: callout.xkey.clone(),
+        ..ExternalAuthorization::default()
+    };
+    body
 }
 
 /// CORE: constant however many tenants there are. The exports make the server write token 2.
@@ -180,6 +266,24 @@ mod tests {
             assert!(import["subject"].as_str().unwrap().starts_with("t.AOWN."), "{import}");
         }
         assert!(body.signing_keys.iter().all(|key| key.role().is_some()), "a plain signing key");
+    }
+
+    #[test]
+    fn nobody_may_do_anything_in_sent_and_everybody_fits_in() {
+        let text = |text: &str| text.to_owned();
+        let callout =
+            Callout { auth: text("AAUTH"), activation: text("token"), nobody: text("UNOBODY"), xkey: text("XKEY") };
+        let body = sentinel_account(&keys(&[Role::Sentinel]), &callout);
+        let json = serde_json::to_value(&body).unwrap();
+        let template = &json["signing_keys"][0]["template"];
+        for way in ["pub", "sub"] {
+            assert_eq!(template[way], serde_json::json!({ "deny": [">"] }), "{way}");
+        }
+        assert_eq!((body.limits.conn, body.limits.leaf), (-1, -1), "a full SENT keeps everybody out");
+        assert_eq!(json["authorization"]["auth_users"], serde_json::json!(["UNOBODY"]));
+        assert!(body.exports.is_empty() && body.imports.len() == 1);
+        let auth = auth_account(&keys(&Role::AUTH), HubSize::One);
+        assert!(auth.exports[0].token_req && auth.imports.is_empty() && auth.limits.leaf == 0);
     }
 
     #[test]

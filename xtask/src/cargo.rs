@@ -8,8 +8,8 @@ use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
 
-/// The packages whose programs `bulkhead up` starts, and the one that is `bulkhead`.
-const PRODUCT: [&str; 3] = ["bulkhead-accounts", "bulkhead-core", "bulkhead-poller"];
+/// The packages of the product: `bulkhead` and the processes.
+const PRODUCT: [&str; 4] = ["bulkhead-accounts", "bulkhead-core", "bulkhead-gatekeeper", "bulkhead-poller"];
 
 /// Why a command ended badly, and the code to end with.
 #[derive(Debug)]

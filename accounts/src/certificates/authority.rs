@@ -14,11 +14,11 @@ use super::CertificateFiles;
 use super::book::{IssuedRecord, append};
 use super::error::CertificateError;
 use super::facts::{CertificateFacts, bundle_pem, facts_in, is_signed_by, read_bundle};
-use super::identity::{ClientIdentity, TrustDomain};
 use super::make::{authority_parameters, authority_subject, key_hash, made};
-use super::names::AuthorityName;
 use super::steps::rename_whole;
 use crate::files::{make_folder, read_state, write_public, write_secret};
+use bulkhead_identity::AuthorityName;
+use bulkhead_identity::{ClientIdentity, TrustDomain};
 
 /// The certificate authority of one platform, in one folder.
 #[derive(Debug, Clone)]

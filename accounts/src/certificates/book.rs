@@ -14,8 +14,8 @@ use time::OffsetDateTime;
 
 use super::Authority;
 use super::error::CertificateError;
-use super::names::AuthorityName;
 use crate::files::make_folder;
+use bulkhead_identity::AuthorityName;
 
 /// What the caller of an issue learns; the certificate itself is in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,9 +3,9 @@
 use time::OffsetDateTime;
 
 use super::book::IssuedRecord;
-use super::identity::IdentityError;
-use super::names::AuthorityName;
 use crate::files::FileError;
+use bulkhead_identity::AuthorityName;
+use bulkhead_identity::IdentityError;
 
 /// Why a certificate was not made, or an authority not changed.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use super::authority::Authority;
 use super::error::CertificateError;
 use super::facts::facts_in;
-use super::names::AuthorityName;
 use super::steps::{Change, Draft, Step};
+use bulkhead_identity::AuthorityName;
 
 const KEY_LABEL_LENGTH: usize = 12;
 

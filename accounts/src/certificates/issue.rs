@@ -10,10 +10,10 @@ use super::authority::{Authority, SigningPair};
 use super::book::{IssuedCertificate, append};
 use super::error::CertificateError;
 use super::facts::bundle_pem;
-use super::identity::ClientIdentity;
 use super::make::{client_parameters, hub_parameters, listener_parameters, made, route_parameters};
-use super::names::AuthorityName;
 use crate::files::{write_public, write_secret};
+use bulkhead_identity::AuthorityName;
+use bulkhead_identity::ClientIdentity;
 
 impl Authority {
     /// A client certificate with a new key, its intermediate behind it in the same file.

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::error::CertificateError;
 use super::facts::hash;
-use super::identity::{ClientIdentity, TrustDomain};
-use super::names::AuthorityName;
+use bulkhead_identity::AuthorityName;
+use bulkhead_identity::{ClientIdentity, TrustDomain};
 
 const ROOT_DAYS: i64 = 3_650;
 const INTERMEDIATE_DAYS: i64 = 1_825;

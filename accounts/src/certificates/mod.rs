@@ -9,10 +9,8 @@ mod book;
 mod error;
 mod facts;
 mod forget;
-mod identity;
 mod issue;
 mod make;
-mod names;
 mod renew;
 mod revocation;
 mod rotation;
@@ -27,12 +25,13 @@ pub use self::authority::{Authority, AuthorityState, TrustedCertificate};
 pub use self::book::{IssuedCertificate, IssuedRecord};
 pub use self::error::CertificateError;
 pub use self::facts::{CertificateFacts, InspectError, inspect, inspect_all};
-pub use self::identity::{ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity};
-pub use self::names::{AuthorityName, AuthorityNameError};
 pub use self::renew::needs_renewal;
 pub use self::revocation::{Reason, Revocable, RevokedRecord};
 pub use self::rotation::{Objections, Rotation, RotationStep};
 pub use self::steps::Change;
+pub use bulkhead_identity::{
+    AuthorityName, AuthorityNameError, ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity,
+};
 
 /// A PEM certificate chain and its key on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

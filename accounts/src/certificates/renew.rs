@@ -13,10 +13,10 @@ use super::authority::Authority;
 use super::book::IssuedCertificate;
 use super::error::CertificateError;
 use super::facts::{CertificateFacts, InspectError, facts_in, is_signed_by, read_bundle, unreadable};
-use super::identity::{ClientIdentity, read_identity};
 use super::make::{client_parameters, hub_parameters, key_hash, route_parameters};
-use super::names::AuthorityName;
 use crate::files::{read_state, write_public};
+use bulkhead_identity::AuthorityName;
+use bulkhead_identity::{ClientIdentity, read_identity};
 
 /// Whether a certificate has lived two thirds of its life.
 ///

@@ -20,8 +20,8 @@ use super::book::{IssuedRecord, append, read};
 use super::error::CertificateError;
 use super::facts::to_pem;
 use super::make::made;
-use super::names::AuthorityName;
 use crate::files::write_public;
+use bulkhead_identity::AuthorityName;
 
 /// How long a list may be relied on.
 const LIST_LIFE: Duration = Duration::days(7);

@@ -14,9 +14,9 @@ use super::authority::{Authority, SigningPair, read_pair};
 use super::book::IssuedRecord;
 use super::error::CertificateError;
 use super::facts::read_bundle;
-use super::names::AuthorityName;
 use super::steps::Change;
 use crate::files::read_state;
+use bulkhead_identity::AuthorityName;
 
 /// What is done with a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

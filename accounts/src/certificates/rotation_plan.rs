@@ -13,11 +13,11 @@ use super::book::IssuedRecord;
 use super::error::CertificateError;
 use super::facts::{InspectError, bundle_pem, facts_in, is_signed_by, read_bundle, unreadable};
 use super::make::{authority_parameters, authority_subject, cross_parameters, key_hash, made};
-use super::names::AuthorityName;
 use super::revocation::{Reason, RevokedRecord};
 use super::rotation::{Phase, Side, State};
 use super::steps::{Change, Draft, Step};
 use crate::files::read_state;
+use bulkhead_identity::AuthorityName;
 
 const KEY_LABEL_LENGTH: usize = 12;
 

@@ -55,22 +55,8 @@ pub(super) fn sha256(token: &str) -> String {
 
 /// Whether a name is one of our roles.
 fn is_role(name: &str) -> bool {
-    ALL_ROLES.iter().any(|role| role.name() == name)
+    Role::ALL.iter().any(|role| role.name() == name)
 }
-
-const ALL_ROLES: [Role; 11] = [
-    Role::Leaf,
-    Role::Poller,
-    Role::Admin,
-    Role::Viewer,
-    Role::PlatformAdmin,
-    Role::CoreStream,
-    Role::CoreRpc,
-    Role::CoreLive,
-    Role::DispatchPush,
-    Role::Provisioner,
-    Role::SystemOperator,
-];
 
 impl Book {
     pub(super) fn new(account: String, key: String) -> Self {

@@ -12,7 +12,8 @@ const STREAMS: [StreamName; 4] =
 /// Every role, in the order of the page.
 fn roles() -> Vec<Role> {
     let others = [Role::CoreLive, Role::PlatformAdmin, Role::SystemOperator];
-    Role::TENANT.into_iter().chain(Role::CORE).chain(others).collect()
+    let gate = [Role::Gatekeeper, Role::GateWriter, Role::GateWatch, Role::Sentinel];
+    Role::TENANT.into_iter().chain(Role::CORE).chain(others).chain(gate).collect()
 }
 
 fn account_of(role: Role) -> &'static str {
@@ -21,7 +22,9 @@ fn account_of(role: Role) -> &'static str {
         Role::PlatformAdmin => "OPS",
         Role::CoreStream | Role::CoreRpc | Role::DispatchPush | Role::Provisioner | Role::Backup => "CORE",
         Role::CoreLive => "INTAKE",
-        Role::SystemOperator => "SYS",
+        Role::SystemOperator | Role::GateWatch => "SYS",
+        Role::Gatekeeper | Role::GateWriter => "AUTH",
+        Role::Sentinel => "SENT",
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod account_key;
 pub mod bundle;
+pub mod gate;
 mod guard;
 pub mod header;
 mod name;

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::gate;
 use crate::question::{
-    ClaimsRequest, ServerQuestion, consumer_info, kick, stored_account, stored_message, stream_info, stream_restore,
-    stream_snapshot,
+    ClaimsRequest, ServerQuestion, consumer_info, kick, server_identity, stored_account, stored_message, stream_info,
+    stream_restore, stream_snapshot,
 };
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
@@ -53,7 +54,11 @@ fn templated(role: Role, pattern: &str) -> String {
         | Role::DispatchPush
         | Role::Provisioner
         | Role::Backup
-        | Role::SystemOperator => false,
+        | Role::SystemOperator
+        | Role::Gatekeeper
+        | Role::GateWriter
+        | Role::GateWatch
+        | Role::Sentinel => false,
     };
     filled(pattern, |placeholder| match placeholder {
         "<site>" if is_own(placeholder) => Some("{{tag(site)}}".to_owned()),
@@ -103,6 +108,37 @@ fn backup_rights(name: StreamName) -> [String; 4] {
     ]
 }
 
+/// Answers servers and nobody else, reads the bucket by consumers of its own, and adds to the decisions. It can neither
+/// change what it knows nor take back what it said.
+fn add_gatekeeper(permissions: &mut Permissions) {
+    let stream = gate::gate_stream();
+    // Without its queue: servers drop an entry with a queue from a list with a template, and say nothing (measured).
+    permissions.subscribe.push(gate::CALLOUT.to_owned());
+    permissions.subscribe.push(gate::probe_subject("{{name()}}"));
+    permissions.publish.extend([
+        "_R_.>".to_owned(),
+        gate::probe_subject("{{name()}}"),
+        gate::decision_subject("{{name()}}"),
+        format!("$JS.API.STREAM.INFO.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+        format!("$JS.FC.{stream}.>"),
+    ]);
+}
+
+/// Makes bucket and stream and writes records; it cannot remove a decision.
+fn gate_writer_rights() -> Vec<String> {
+    let (bucket, stream) = (gate::GATE_BUCKET, gate::gate_stream());
+    let makes = |stream: &str| ["CREATE", "UPDATE", "INFO"].map(|act| format!("$JS.API.STREAM.{act}.{stream}"));
+    let mut rights: Vec<String> = [makes(&stream), makes(gate::DECISIONS)].concat();
+    // The library looks at the account before it makes a bucket.
+    let account = "$JS.API.INFO".to_owned();
+    rights.extend([account, format!("$KV.{bucket}.>"), format!("$JS.API.DIRECT.GET.{stream}.>")]);
+    rights
+}
+
 /// The inbox prefix of a role, as a template; `None` where nothing is ever requested.
 fn inbox(role: Role) -> Option<&'static str> {
     match role {
@@ -114,8 +150,11 @@ fn inbox(role: Role) -> Option<&'static str> {
         | Role::CoreStream
         | Role::Provisioner
         | Role::Backup
-        | Role::SystemOperator => Some("_INBOX_{{name()}}.>"),
-        Role::CoreRpc | Role::CoreLive | Role::DispatchPush => None,
+        | Role::SystemOperator
+        | Role::Gatekeeper
+        | Role::GateWriter
+        | Role::GateWatch => Some("_INBOX_{{name()}}.>"),
+        Role::CoreRpc | Role::CoreLive | Role::DispatchPush | Role::Sentinel => None,
     }
 }
 
@@ -188,6 +227,9 @@ pub fn role_permissions(role: Role) -> Permissions {
             // Each by its name: below SERVER.PING are also memory profiles and what every connection subscribes.
             permissions.publish.extend(ServerQuestion::ALL.map(|question| question.subject().to_owned()));
         }
+        Role::Gatekeeper => add_gatekeeper(&mut permissions),
+        Role::GateWriter => permissions.publish.extend(gate_writer_rights()),
+        Role::GateWatch => permissions.publish.push(server_identity("*")),
         Role::Leaf
         | Role::Poller
         | Role::Admin
@@ -196,7 +238,8 @@ pub fn role_permissions(role: Role) -> Permissions {
         | Role::CoreStream
         | Role::CoreRpc
         | Role::CoreLive
-        | Role::DispatchPush => {}
+        | Role::DispatchPush
+        | Role::Sentinel => {}
     }
     permissions.subscribe.extend(inbox(role).map(str::to_owned));
     permissions
@@ -252,20 +295,7 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
 mod tests {
     use super::*;
 
-    const ROLES: [Role; 12] = [
-        Role::Leaf,
-        Role::Poller,
-        Role::Admin,
-        Role::Viewer,
-        Role::PlatformAdmin,
-        Role::CoreStream,
-        Role::CoreRpc,
-        Role::CoreLive,
-        Role::DispatchPush,
-        Role::Provisioner,
-        Role::Backup,
-        Role::SystemOperator,
-    ];
+    const ROLES: [Role; 16] = Role::ALL;
 
     #[test]
     fn nobody_has_everything() {
@@ -275,6 +305,17 @@ mod tests {
                 assert!(subject != ">" && subject != "*" && !subject.starts_with("*."), "{role:?}: {subject}");
                 assert!(!subject.starts_with("_INBOX."), "{role:?} has the shared inbox");
                 assert!(!subject.contains('<'), "{role:?}: {subject} has an open placeholder");
+            }
+        }
+    }
+
+    #[test]
+    fn no_list_with_a_template_names_a_queue() {
+        for role in ROLES {
+            let Permissions { publish, subscribe } = role_permissions(role);
+            for list in [publish, subscribe] {
+                let has_template = list.iter().any(|subject| subject.contains("{{"));
+                assert!(!has_template || list.iter().all(|subject| !subject.contains(' ')), "{role:?}: {list:?}");
             }
         }
     }
@@ -304,10 +345,23 @@ mod tests {
     #[test]
     fn only_who_pulls_or_provisions_sees_how_much_waits() {
         for role in ROLES {
-            let looks =
-                role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.API.STREAM.INFO."));
+            let publish = role_permissions(role).publish;
+            let looks = StreamName::HUB.into_iter().any(|stream| publish.contains(&stream_info(stream)));
             assert_eq!(looks, matches!(role, Role::CoreStream | Role::Provisioner), "{role:?}");
         }
+    }
+
+    #[test]
+    fn the_gatekeeper_cannot_change_what_it_knows_or_take_back_what_it_said() {
+        let publish = role_permissions(Role::Gatekeeper).publish;
+        let is_forbidden = |subject: &&String| {
+            subject.starts_with("$KV.") || subject.contains("PURGE") || subject.contains(gate::DECISIONS)
+        };
+        assert_eq!(publish.iter().filter(is_forbidden).collect::<Vec<_>>(), Vec::<&String>::new());
+        let writer = role_permissions(Role::GateWriter).publish;
+        let is_removal = |subject: &&String| ["PURGE", "DELETE"].iter().any(|act| subject.contains(act));
+        assert_eq!(writer.iter().filter(is_removal).collect::<Vec<_>>(), Vec::<&String>::new());
+        assert_eq!(role_permissions(Role::Sentinel), Permissions::default());
     }
 
     #[test]

@@ -68,6 +68,12 @@ pub fn kick(server_id: &str) -> String {
     format!("$SYS.REQ.SERVER.{server_id}.KICK")
 }
 
+/// Asks one server, by its id, who it is: only that server answers there.
+#[must_use]
+pub fn server_identity(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.IDZ")
+}
+
 /// Asks the servers' resolver for an account's token as it is stored.
 #[must_use]
 pub fn stored_account(account: &str) -> String {
@@ -124,6 +130,8 @@ mod tests {
         for request in ClaimsRequest::ALL {
             assert!(system.contains(&request.subject().to_owned()), "{request:?}");
         }
+        let watch = role_permissions(Role::GateWatch).publish;
+        assert_eq!(watch, [server_identity("*")], "the gatekeeper looks at nothing else in SYS");
         assert!(system.contains(&stored_account("*")) && system.contains(&kick("*")));
         let provisioner = role_permissions(Role::Provisioner).publish;
         for stream in StreamName::HUB {

@@ -32,10 +32,18 @@ pub enum Role {
     Backup,
     /// The provisioning tool's connection in SYS: pushes claims and checks that they are in force.
     SystemOperator,
+    /// A replica of the gatekeeper, in AUTH: answers servers, reads what it knows, says what it decided.
+    Gatekeeper,
+    /// The provisioning tool's connection in AUTH: tells the gatekeeper what it knows.
+    GateWriter,
+    /// The gatekeeper's connection in SYS: which servers are ours.
+    GateWatch,
+    /// Everybody before they are admitted, in SENT: may do nothing.
+    Sentinel,
 }
 
 impl Role {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Leaf,
         Self::Poller,
         Self::Admin,
@@ -48,9 +56,17 @@ impl Role {
         Self::Provisioner,
         Self::Backup,
         Self::SystemOperator,
+        Self::Gatekeeper,
+        Self::GateWriter,
+        Self::GateWatch,
+        Self::Sentinel,
     ];
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
     pub const CORE: [Self; 5] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
+    pub const AUTH: [Self; 2] = [Self::Gatekeeper, Self::GateWriter];
+    /// What services of the platform may be behind the gatekeeper.
+    pub const SERVICES: [Self; 6] =
+        [Self::CoreStream, Self::CoreRpc, Self::CoreLive, Self::DispatchPush, Self::Provisioner, Self::Backup];
 
     /// The role's name in scoped signing keys, file names and docs.
     #[must_use]
@@ -68,6 +84,10 @@ impl Role {
             Self::Provisioner => "provisioner",
             Self::Backup => "backup",
             Self::SystemOperator => "system-operator",
+            Self::Gatekeeper => "gatekeeper",
+            Self::GateWriter => "gate-writer",
+            Self::GateWatch => "gate-watch",
+            Self::Sentinel => "sentinel",
         }
     }
 }

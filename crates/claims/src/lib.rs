@@ -14,6 +14,7 @@ mod key;
 mod omit;
 mod once;
 mod operator;
+mod sealing;
 mod signer;
 mod subject;
 mod tags;
@@ -37,6 +38,7 @@ pub use credentials::{Credentials, CredentialsError, credentials_text, parse_cre
 pub use generic::GenericBody;
 pub use key::{KeyKind, SeedError, SigningKey};
 pub use operator::OperatorBody;
+pub use sealing::{SealingError, SealingKey};
 pub use signer::{SignError, Signer};
 pub use tags::Tags;
 pub use token::{Claims, DecodeError, decode, decode_json, encode, next_iat};

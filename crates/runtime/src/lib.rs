@@ -3,6 +3,7 @@
 //! This is the only crate that names async_nats; everybody else speaks in types of `bulkhead_bus`. It holds no rules
 //! about tenants and never decides who may enter.
 
+mod bucket;
 mod bus;
 mod chain;
 mod clock;
@@ -26,6 +27,7 @@ mod trouble;
 mod unreadable;
 mod wait;
 
+pub use bucket::{BucketEntry, BucketError, BucketSpec, BucketWatch, LogSpec};
 pub use bus::{Bus, BusSettings, ConnectError, EnsureError, Ensured, PublishError, RequestError, StoreError, Stored};
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};

@@ -81,6 +81,7 @@ pub struct Answerer(pub(crate) Listener);
 /// A request, and the one way to answer it.
 pub struct Responder {
     pub subject: String,
+    pub headers: Headers,
     pub body: Bytes,
     reply: Option<String>,
     client: Client,
@@ -92,6 +93,7 @@ impl Answerer {
         let request = self.0.next_message().await;
         Responder {
             subject: request.subject.to_string(),
+            headers: Headers(request.headers.unwrap_or_default()),
             body: request.payload,
             reply: request.reply.map(|reply| reply.to_string()),
             client: self.0.bus.client(),

@@ -8,6 +8,7 @@ use super::Finding;
 
 const BUS: &str = "bulkhead-bus";
 const CLAIMS: &str = "bulkhead-claims";
+const IDENTITY: &str = "bulkhead-identity";
 const STORE: &str = "bulkhead-store";
 const RUNTIME: &str = "bulkhead-runtime";
 const TESTKIT: &str = "bulkhead-testkit";
@@ -76,6 +77,7 @@ fn read_dependency(dependency: &Value) -> Result<Dependency, String> {
 enum Layer {
     Words,
     Ground,
+    Identity,
     Process,
     Testing,
     Alone,
@@ -84,6 +86,7 @@ enum Layer {
 fn layer_of(manifest: &str) -> Option<Layer> {
     match manifest {
         "crates/bus/Cargo.toml" => Some(Layer::Words),
+        "crates/identity/Cargo.toml" => Some(Layer::Identity),
         "crates/claims/Cargo.toml" | "crates/store/Cargo.toml" | "crates/runtime/Cargo.toml" => Some(Layer::Ground),
         "accounts/Cargo.toml" => Some(Layer::Process),
         "crates/testkit/Cargo.toml" | "tests/Cargo.toml" => Some(Layer::Testing),
@@ -100,15 +103,21 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Words, _) => Some("the words of the bus depend on no other package of ours"),
         (Layer::Alone, _) => Some("xtask depends on no other package of ours"),
         (_, Kind::Build) => Some("no build script needs a package of ours"),
-        (Layer::Ground | Layer::Process, Kind::Dev) if name == TESTKIT => None,
-        (Layer::Ground | Layer::Process, Kind::Normal) if name == TESTKIT => Some("testkit is for dev-dependencies"),
+        (Layer::Ground | Layer::Identity | Layer::Process, Kind::Dev) if name == TESTKIT => None,
+        (Layer::Ground | Layer::Identity | Layer::Process, Kind::Normal) if name == TESTKIT => {
+            Some("testkit is for dev-dependencies")
+        }
         (Layer::Ground, Kind::Normal | Kind::Dev) => {
             (name != BUS).then_some("claims, store and runtime stand on bus and on nothing else of ours")
         }
+        (Layer::Identity, Kind::Normal | Kind::Dev) => {
+            (![BUS, CLAIMS].contains(&name)).then_some("identity stands on bus and claims and on nothing else of ours")
+        }
         (Layer::Process, Kind::Normal | Kind::Dev) => {
-            let is_allowed = [BUS, CLAIMS, STORE, RUNTIME].contains(&name);
-            (!is_allowed)
-                .then_some("services and accounts stand on bus, claims, store and runtime, never on each other")
+            let is_allowed = [BUS, CLAIMS, IDENTITY, STORE, RUNTIME].contains(&name);
+            (!is_allowed).then_some(
+                "services and accounts stand on bus, claims, identity, store and runtime, never on each other",
+            )
         }
     }
 }

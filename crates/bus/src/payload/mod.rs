@@ -1,8 +1,10 @@
 //! Payloads: JSON, versioned, unknown fields ignored by readers. A breaking change is a new version, never a new meaning.
 
+mod decision;
 mod query;
 mod result;
 
+pub use decision::{ADMITTED, Decision, DecisionConnection, DecisionServer};
 pub use query::{
     ErrorCode, LIST_LIMIT_MAX, LiveRow, PollerRow, Query, Reply, ReplyError, ResultRow, StateRow, StatusRow, TenantRow,
 };

@@ -124,6 +124,7 @@ fn hub_config(platform: &Platform, company: Company) -> HubConfig {
         hub_key_file: hub.key_file,
         client_root_file: platform.authority.client_root_file(),
         cluster: (company == Company::Routes).then_some(cluster),
+        callout: None,
     }
 }
 

@@ -53,7 +53,9 @@ impl AuthorityName {
         }
     }
 
-    pub(super) fn from_file_name(name: &str) -> Option<Self> {
+    /// Reads what [`AuthorityName::file_name`] writes.
+    #[must_use]
+    pub fn from_file_name(name: &str) -> Option<Self> {
         match name.strip_prefix("tenant-") {
             Some(slug) => slug.parse().ok().map(Self::Tenant),
             None => name.parse().ok(),
@@ -61,7 +63,8 @@ impl AuthorityName {
     }
 
     /// The label before the trust domain below which an intermediate may name anybody.
-    pub(super) fn owner(&self) -> Option<String> {
+    #[must_use]
+    pub fn owner(&self) -> Option<String> {
         match self {
             Self::ClientRoot | Self::ServerRoot | Self::RouteRoot => None,
             Self::Platform => Some("platform".to_owned()),

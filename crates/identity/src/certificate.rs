@@ -8,7 +8,7 @@ use bulkhead_bus::{NameError, PollerName, SiteName, TenantSlug, UserName};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::names::AuthorityName;
+use crate::AuthorityName;
 
 /// The services of design section 6 that connect with a certificate.
 const SERVICES: [&str; 6] = ["core", "registry", "poller-dispatch", "gatekeeper", "audit", "provisioning"];
@@ -21,7 +21,7 @@ const DOMAIN_LENGTH_MOST: usize = 100;
 
 /// The suffix of every name in certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustDomain(pub(super) String);
+pub struct TrustDomain(String);
 
 impl Default for TrustDomain {
     fn default() -> Self {

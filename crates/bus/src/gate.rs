@@ -1,0 +1,84 @@
+//! The words between servers, the gatekeeper and whoever tells it what it knows (design section 3). All of it is spoken in
+//! AUTH, but for the question, which servers ask in SENT and AUTH exports to it.
+
+use crate::AccountKey;
+
+/// Where a server asks about a connection.
+pub const CALLOUT: &str = "$SYS.REQ.USER.AUTH";
+/// Replicas share the questions.
+pub const CALLOUT_QUEUE: &str = "gatekeeper";
+/// Whom a server's question is addressed to.
+pub const CALLOUT_AUDIENCE: &str = "nats-authorization-request";
+/// The header in which a server says its X25519 key when its question is sealed.
+pub const SERVER_XKEY: &str = "Nats-Server-Xkey";
+
+/// What the gatekeeper knows: for each account a signed record and its sealed keys.
+pub const GATE_BUCKET: &str = "GATE";
+/// What the gatekeeper has decided, for audit.
+pub const DECISIONS: &str = "DECISIONS";
+
+/// A key in [`GATE_BUCKET`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateKey {
+    /// The record, as an operator signing key has signed it.
+    Record(AccountKey),
+    /// The private halves of the account's signing keys, sealed for the gatekeeper.
+    Keys(AccountKey),
+}
+
+impl GateKey {
+    /// Such as `AABC….record`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Record(account) => format!("{account}.record"),
+            Self::Keys(account) => format!("{account}.keys"),
+        }
+    }
+
+    /// Reads what [`GateKey::text`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (account, kind) = text.split_once('.')?;
+        let account = account.parse().ok()?;
+        match kind {
+            "record" => Some(Self::Record(account)),
+            "keys" => Some(Self::Keys(account)),
+            _ => None,
+        }
+    }
+}
+
+/// Where a replica of the gatekeeper, by its user name, says what it has decided.
+#[must_use]
+pub fn decision_subject(gatekeeper: &str) -> String {
+    format!("decision.{gatekeeper}")
+}
+
+/// Where a replica hears itself, to know that it is heard.
+#[must_use]
+pub fn probe_subject(gatekeeper: &str) -> String {
+    format!("probe.{gatekeeper}")
+}
+
+/// The streams behind bucket and decisions, whose subjects they are.
+#[must_use]
+pub fn gate_stream() -> String {
+    format!("KV_{GATE_BUCKET}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written_and_nothing_else_is() {
+        let account: AccountKey = nkeys::KeyPair::new_account().public_key().parse().unwrap();
+        for key in [GateKey::Record(account.clone()), GateKey::Keys(account.clone())] {
+            assert_eq!(GateKey::parse(&key.text()), Some(key));
+        }
+        for text in ["", "record", "a.record", &format!("{account}.other"), &format!("{account}.record.x")] {
+            assert_eq!(GateKey::parse(text), None, "{text}");
+        }
+    }
+}

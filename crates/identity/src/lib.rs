@@ -1,0 +1,16 @@
+//! Who a certificate speaks for, and what the gatekeeper knows of an account. Pure: no files, no network, no clock.
+//!
+//! Reading order: names of authorities, what an end certificate says, whether somebody trusted said it, and the signed
+//! record that binds an account to the keys which may vouch for its members (design section 3).
+
+mod authority_name;
+mod certificate;
+mod chain;
+mod gate;
+mod gate_keys;
+
+pub use authority_name::{AuthorityName, AuthorityNameError};
+pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity};
+pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
+pub use gate::{GateBody, GateError, GateRecord, GateSite, read_gate_record};
+pub use gate_keys::{KeysError, open_keys, seal_keys};

@@ -1,0 +1,224 @@
+//! The gatekeeper's settings, and the only place that reads them.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{AccountKey, UserName};
+use bulkhead_claims::{KeyKind, SealingKey, SigningKey};
+use bulkhead_identity::TrustDomain;
+use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, client_config, load_settings};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::answer::Session;
+use crate::knowledge::TrustFiles;
+
+const DEFAULTS: &str = include_str!("../config.default.toml");
+const PREFIX: &str = "BULKHEAD_GATEKEEPER_";
+const USAGE: &str = "bulkhead-gatekeeper [check-config] [--config FILE] [--version]";
+
+/// What the process is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Run(Option<PathBuf>),
+    CheckConfig(Option<PathBuf>),
+    Version,
+}
+
+/// Reads the arguments: `[check-config] [--config FILE]`, or `--version`.
+///
+/// # Errors
+/// A sentence that shows what is allowed.
+pub fn command_line(args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut file = None;
+    let mut is_check = false;
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "check-config" => is_check = true,
+            "--version" => return Ok(Command::Version),
+            "--config" => file = Some(PathBuf::from(args.next().ok_or("--config needs a file")?)),
+            other => return Err(format!("{other:?} is not understood: {USAGE}")),
+        }
+    }
+    Ok(if is_check { Command::CheckConfig(file) } else { Command::Run(file) })
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub log_format: LogFormat,
+    pub log_filter: String,
+    #[serde(default)]
+    pub health_listen: Option<SocketAddr>,
+    pub name: String,
+    pub bus: BusSettings,
+    pub system_bus: BusSettings,
+    pub trust_domain: String,
+    pub client_root_file: PathBuf,
+    pub operator_file: PathBuf,
+    pub xkey_file: PathBuf,
+    pub answer_key_file: PathBuf,
+    pub sentinel_account: String,
+    pub cache_dir: PathBuf,
+    pub spool_dir: PathBuf,
+    pub spool_bytes: u64,
+    pub session: SessionConfig,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    pub hours: u32,
+    pub spread_percent: u32,
+}
+
+/// A seed, of which only its owner may know.
+fn read_seed(path: &Path) -> Result<Zeroizing<String>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("{} has mode {mode:03o}, a seed is for its owner alone: chmod 600 it", path.display()));
+    }
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed)
+}
+
+impl Config {
+    /// # Errors
+    /// Every setting that is wrong, one a line.
+    pub fn load(file: Option<&Path>) -> Result<Self, String> {
+        let config: Self = load_settings(DEFAULTS, file, PREFIX).map_err(|error| error.to_string())?;
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(format!("settings are not valid:\n{}", problems.join("\n"))) }
+    }
+
+    fn domain(&self) -> Result<TrustDomain, String> {
+        self.trust_domain.parse().map_err(|error| format!("trust_domain: {error}"))
+    }
+
+    /// # Errors
+    /// When the trust domain is none.
+    pub fn trust_files(&self) -> Result<TrustFiles, String> {
+        let (root_file, operator_file) = (self.client_root_file.clone(), self.operator_file.clone());
+        Ok(TrustFiles { root_file, operator_file, domain: self.domain()? })
+    }
+
+    /// # Errors
+    /// When the file is not there, is open to others, or holds something else.
+    pub fn xkey(&self) -> Result<SealingKey, String> {
+        let seed = read_seed(&self.xkey_file).map_err(|error| format!("xkey_file: {error}"))?;
+        SealingKey::from_seed(&seed).map_err(|error| format!("xkey_file: {}: {error}", self.xkey_file.display()))
+    }
+
+    /// # Errors
+    /// When the file is not there, is open to others, or holds something else.
+    pub fn answer_key(&self) -> Result<SigningKey, String> {
+        let path = &self.answer_key_file;
+        let seed = read_seed(path).map_err(|error| format!("answer_key_file: {error}"))?;
+        let key = SigningKey::from_seed(&seed, KeyKind::Account);
+        key.map_err(|error| format!("answer_key_file: {}: {error}", path.display()))
+    }
+
+    #[must_use]
+    pub fn session(&self) -> Session {
+        let most_s = i64::from(self.session.hours) * 3_600;
+        Session { most_s, spread_s: most_s * i64::from(self.session.spread_percent) / 100 }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let ranges = [
+            ("spool_bytes", self.spool_bytes, 1 << 20, 1 << 40),
+            ("session.hours", u64::from(self.session.hours), 1, 168),
+            ("session.spread_percent", u64::from(self.session.spread_percent), 0, 90),
+        ];
+        let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
+        let range =
+            wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
+        let mut problems: Vec<String> = range.collect();
+        problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
+        problems.extend(self.name.parse::<UserName>().err().map(|error| format!("  name: {error}")));
+        let account = self.sentinel_account.parse::<AccountKey>();
+        problems.extend(account.err().map(|error| format!("  sentinel_account: {error}")));
+        problems.extend(self.xkey().err().map(|error| format!("  {error}")));
+        problems.extend(self.answer_key().err().map(|error| format!("  {error}")));
+        match self.trust_files() {
+            Ok(files) => problems.extend(files.read().err().map(|error| format!("  {}", Chain(error.as_ref())))),
+            Err(error) => problems.push(format!("  {error}")),
+        }
+        problems.extend(bus_problems("bus", &self.bus));
+        problems.extend(bus_problems("system_bus", &self.system_bus));
+        problems
+    }
+}
+
+fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
+    let mut problems = Vec::new();
+    if settings.urls.is_empty() {
+        problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
+    }
+    for url in settings.urls.iter().filter(|url| !url.starts_with("tls://")) {
+        problems.push(format!("  {key}.urls: {url:?} does not begin with tls://: the hub is asked over TLS only"));
+    }
+    if let Err(error) = client_config(&settings.tls) {
+        problems.push(format!("  {key}.tls: {}", Chain(&error)));
+    }
+    match settings.creds_file.as_deref() {
+        None => {
+            problems.push(format!("  {key}.creds_file: the gatekeeper enters by credentials: nobody else lets it in"))
+        }
+        Some(path) => {
+            let read = Credentials::read(path);
+            problems.extend(read.err().map(|error| format!("  {key}.creds_file: {}", Chain(&error))));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_few_and_named() {
+        let line = |args: &[&str]| command_line(args.iter().map(|&arg| arg.to_owned()));
+        assert_eq!(line(&[]), Ok(Command::Run(None)));
+        assert_eq!(line(&["check-config", "--config", "x"]), Ok(Command::CheckConfig(Some("x".into()))));
+        assert_eq!(line(&["--version"]), Ok(Command::Version));
+        assert!(line(&["--config"]).is_err());
+        assert!(line(&["--conf"]).unwrap_err().contains("--conf"));
+    }
+
+    #[test]
+    fn every_wrong_setting_is_reported_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = folder.path().join("open.nk");
+        std::fs::write(&open, "SX").unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let bus = "urls=['nats://x']\ninbox_prefix='x'\ntls={ca_file='a',cert_file='b',key_file='c'}\n";
+        let text = format!(
+            "name='Gate'\nclient_root_file='/no-root'\noperator_file='/no-operator'\nxkey_file='{}'\n\
+             answer_key_file='/no-key'\nsentinel_account='x'\ncache_dir='/c'\nspool_dir='/s'\nspool_bytes=1\n\
+             trust_domain='*'\n[session]\nhours=0\n[bus]\n{bus}[system_bus]\n{bus}",
+            open.display()
+        );
+        let file = folder.path().join("gatekeeper.toml");
+        std::fs::write(&file, text).unwrap();
+        let problems = Config::load(Some(&file)).unwrap_err();
+        for part in [
+            "name:",
+            "sentinel_account:",
+            "chmod 600",
+            "answer_key_file:",
+            "spool_bytes is 1",
+            "trust_domain:",
+            "session.hours is 0",
+            "bus.urls:",
+            "bus.tls:",
+            "bus.creds_file:",
+            "system_bus.urls:",
+        ] {
+            assert!(problems.contains(part), "{part} is missing in {problems}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Servers' questions: each is answered, within the time that a server may wait, and its decision is durable first.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bulkhead_bus::gate::{CALLOUT, CALLOUT_QUEUE, SERVER_XKEY};
+use bulkhead_bus::payload::{ADMITTED, Decision, DecisionConnection, DecisionServer};
+use bulkhead_claims::{AuthorizationRequestBody, Claims};
+use bulkhead_identity::AuthorityName;
+use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::answer::{Answering, Session, user_token};
+use crate::decide::{Admission, Kind, Question, Seen, decide};
+use crate::knowledge::Known;
+use crate::ledger::Ledger;
+use crate::metrics::{Metrics, Outcome, add};
+use crate::request::{Asked, read_request};
+use crate::servers::Servers;
+
+/// A leaf waits 2 s whatever the server says (facts: auth-callout-measured, item 8).
+const DECIDE_LIMIT: Duration = Duration::from_millis(450);
+/// Questions under way; more wait, and are too late when they wait for long.
+const AT_ONCE_MOST: usize = 512;
+
+/// Everything that a decision takes.
+pub struct Deciding {
+    pub gatekeeper: String,
+    pub known: Arc<std::sync::RwLock<Known>>,
+    pub answering: Answering,
+    pub servers: Servers,
+    pub ledger: Arc<Ledger>,
+    pub session: Session,
+    pub metrics: Arc<Metrics>,
+}
+
+/// How a question ended: a user token, or the code that the server is told.
+type Ended = Result<String, &'static str>;
+
+fn kind_of(request: &AuthorizationRequestBody) -> Option<Kind> {
+    let info = &request.client_info;
+    match (info.kind.as_str(), info.protocol.as_str()) {
+        ("Client", "nats") => Some(Kind::Client),
+        ("Leafnode", _) => Some(Kind::Leaf),
+        _ => None,
+    }
+}
+
+impl Deciding {
+    /// Answers until `stop`.
+    ///
+    /// # Errors
+    /// When the subscription cannot be made.
+    pub async fn run(self: Arc<Self>, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+        let mut questions = bus.answer(CALLOUT, CALLOUT_QUEUE).await?;
+        bus.flush().await?;
+        readiness.mark("questions");
+        let places = Arc::new(Semaphore::new(AT_ONCE_MOST));
+        loop {
+            let question = tokio::select! {
+                question = heart.while_waiting(questions.next()) => question,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let came = Instant::now();
+            let place = Arc::clone(&places).acquire_owned().await?;
+            let deciding = Arc::clone(&self);
+            tokio::spawn(async move {
+                deciding.handle(question, came).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn handle(&self, question: Responder, came: Instant) {
+        let xkey = question.headers.get(SERVER_XKEY).map(str::to_owned);
+        let now_s = now_ms() / 1_000;
+        let asked = Asked { xkey: &self.answering.xkey, sentinel_account: &self.answering.sentinel_account };
+        let request = match read_request(&question.body, xkey.as_deref(), asked, now_s) {
+            Ok(request) => request,
+            Err(error) => {
+                // Whoever asked cannot be answered: there is no key to seal an answer for, or no user to answer about.
+                add(&self.metrics.requests_unreadable, 1);
+                warn!(error = %Chain(&error), "a question about a connection is not one of a server");
+                return;
+            }
+        };
+        let left = DECIDE_LIMIT.saturating_sub(came.elapsed());
+        let ended = timeout(left, self.decide(&request)).await.unwrap_or(Err("too_slow"));
+        let code = ended.as_ref().err().copied().unwrap_or(ADMITTED);
+        if let Some(outcome) = Outcome::of(code) {
+            add(self.metrics.decisions.of(outcome), 1);
+        }
+        self.metrics.decision_seconds.observe(came.elapsed());
+        let server_xkey = xkey.unwrap_or_default();
+        match self.answering.answer(&request.nats, &server_xkey, ended, now_s) {
+            Ok(answer) => {
+                if let Err(error) = question.answer(answer.into()).await {
+                    warn!(error = %Chain(&error), "a server was not answered");
+                }
+            }
+            Err(error) => warn!(error = %Chain(&error), "a server was not answered"),
+        }
+    }
+
+    /// Decides and makes the decision durable.
+    async fn decide(&self, request: &Claims<AuthorizationRequestBody>) -> Ended {
+        let mut decision = self.new_decision(&request.nats);
+        let ended = if self.servers.has(&request.iss).await {
+            self.look(&request.nats, &mut decision)
+        } else {
+            decision.detail = format!("server {} is none of ours, or SYS cannot be asked", request.iss);
+            Err("unknown_server")
+        };
+        let code = ended.as_ref().err().copied().unwrap_or(ADMITTED);
+        code.clone_into(&mut decision.outcome);
+        match &ended {
+            Ok(_) => debug!(decision = ?decision, "admitted"),
+            Err(code) => info!(
+                code,
+                detail = decision.detail,
+                identity = decision.identity,
+                expected = decision.expected,
+                actual = decision.actual,
+                host = decision.connection.host,
+                "a connection is refused: {code}"
+            ),
+        }
+        if let Err(error) = self.ledger.record(&decision).await {
+            warn!(error = %Chain(error.as_ref()), "a decision is not durable: the connection is refused");
+            return Err(if ended.is_ok() { "not_recorded" } else { code_of(&ended) });
+        }
+        ended
+    }
+
+    fn new_decision(&self, request: &AuthorizationRequestBody) -> Decision {
+        let (server, info) = (&request.server_id, &request.client_info);
+        let short = |text: &str| text.chars().take(200).collect::<String>();
+        Decision {
+            id: Uuid::new_v4().to_string(),
+            at_ms: now_ms(),
+            gatekeeper: self.gatekeeper.clone(),
+            user_key: request.user_nkey.clone(),
+            server: DecisionServer { id: server.id.clone(), name: short(&server.name) },
+            connection: DecisionConnection {
+                id: info.id,
+                host: short(&info.host),
+                kind: short(&info.kind),
+                name: short(&request.connect_opts.name),
+            },
+            ..Decision::default()
+        }
+    }
+
+    fn look(&self, request: &AuthorizationRequestBody, decision: &mut Decision) -> Ended {
+        let Some(kind) = kind_of(request) else {
+            let info = &request.client_info;
+            decision.detail = format!("it connects as {:?} of {:?}", info.kind, info.protocol);
+            return Err("kind");
+        };
+        let no_chains = Vec::new();
+        let chains = request.client_tls.as_ref().map_or(&no_chains, |tls| &tls.verified_chains);
+        let name = request.connect_opts.name.as_str();
+        let question = Question { kind, name, host: &request.client_info.host, chains };
+        let now_s = now_ms() / 1_000;
+        let known = self.known.read().expect("no holder panics");
+        let (decided, seen) = decide(&known.gate, &known.trust, &question, now_s.unsigned_abs());
+        write_seen(decision, &seen, &known);
+        match decided {
+            Ok(admission) => self.admit(&admission, &seen, request, &known, decision),
+            Err(refusal) => {
+                decision.detail = Chain(&refusal).to_string();
+                Err(refusal.code())
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        admission: &Admission,
+        seen: &Seen,
+        request: &AuthorizationRequestBody,
+        known: &Known,
+        decision: &mut Decision,
+    ) -> Ended {
+        let signer = known.gate.member(&admission.account).and_then(|member| member.signer(admission.role));
+        let Some(signer) = signer else {
+            decision.detail = format!("the key of role {} is not here", admission.role.name());
+            return Err("no_key");
+        };
+        let now_s = now_ms() / 1_000;
+        let not_after = seen.certificate.as_ref().map_or(now_s, |certificate| certificate.not_after);
+        let until = self.session.until(not_after, now_s, fastrand::f64());
+        decision.account = Some(admission.account.to_string());
+        decision.role = Some(admission.role.name().to_owned());
+        decision.until = Some(until);
+        user_token(admission, signer, &request.user_nkey, (now_s, until)).map_err(|error| {
+            decision.detail = Chain(&error).to_string();
+            "no_key"
+        })
+    }
+}
+
+fn code_of(ended: &Ended) -> &'static str {
+    ended.as_ref().err().copied().unwrap_or(ADMITTED)
+}
+
+fn write_seen(decision: &mut Decision, seen: &Seen, known: &Known) {
+    decision.expected.clone_from(&seen.expected);
+    let Some(certificate) = &seen.certificate else { return };
+    decision.fingerprint = Some(certificate.fingerprint.clone());
+    decision.identity = Some(certificate.identity.uri(&known.trust.domain));
+    decision.actual = Some(match certificate.identity.authority() {
+        AuthorityName::Tenant(slug) => slug.to_string(),
+        AuthorityName::Platform | AuthorityName::ClientRoot | AuthorityName::ServerRoot | AuthorityName::RouteRoot => {
+            "platform".to_owned()
+        }
+    });
+}

@@ -1,0 +1,95 @@
+//! Ends the process when it hangs: a replica that takes questions and does not answer them is worse than none, because
+//! servers go on asking it.
+//!
+//! The pulse is a message of its own, there and back through the server. Whoever watches it is a thread, which goes on
+//! when the runtime does not.
+
+use std::process::abort;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bulkhead_bus::gate::probe_subject;
+use bulkhead_runtime::{Bus, Chain, Stop};
+use tokio::time::MissedTickBehavior;
+use tracing::{error, warn};
+
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE_LIMIT: Duration = Duration::from_millis(500);
+/// Three servers' questions are lost at most in that time, by a replica in whose place another one answers.
+const HUNG_AFTER: Duration = Duration::from_secs(4);
+
+/// When the last probe came back.
+#[derive(Debug)]
+struct Pulse {
+    began: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Pulse {
+    fn beat(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Probes until `stop`.
+///
+/// # Errors
+/// When the connection cannot be listened on.
+pub async fn keep_pulse(bus: Bus, gatekeeper: &str, stop: Stop) -> anyhow::Result<()> {
+    let subject = probe_subject(gatekeeper);
+    let mut heard = bus.listen(&subject).await.context("listen for own probes")?;
+    let pulse = Arc::new(Pulse { began: Instant::now(), last_ms: AtomicU64::new(0) });
+    watch(Arc::downgrade(&pulse))?;
+    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut number = 0_u64;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        // Without a connection no server asks us anything.
+        if !bus.is_connected() {
+            pulse.beat();
+            continue;
+        }
+        number += 1;
+        let text = number.to_string();
+        if let Err(error) = bus.publish(&subject, text.clone().into()).await {
+            warn!(error = %Chain(&error), "probe not sent");
+            continue;
+        }
+        let back = async { while heard.next().await.body != text.as_bytes() {} };
+        if tokio::time::timeout(PROBE_LIMIT, back).await.is_ok() {
+            pulse.beat();
+        }
+    }
+}
+
+/// Ends the process after a silence. The thread ends with the pulse.
+fn watch(pulse: std::sync::Weak<Pulse>) -> anyhow::Result<()> {
+    let watching = move || {
+        while let Some(pulse) = pulse.upgrade() {
+            let silence = pulse.silence();
+            if silence > HUNG_AFTER {
+                error!(
+                    silence_ms = silence.as_millis(),
+                    "no probe came back: ending this replica, so that others are asked"
+                );
+                // Whatever hangs would hold up an orderly end.
+                abort();
+            }
+            drop(pulse);
+            thread::park_timeout(PROBE_EVERY);
+        }
+    };
+    thread::Builder::new().name("watchdog".to_owned()).spawn(watching).map(drop).context("start the watchdog")
+}

@@ -1,0 +1,47 @@
+//! Which servers are ours: those that answer under their own key in SYS, where nobody else can.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bulkhead_bus::question::server_identity;
+use bulkhead_runtime::Bus;
+use serde_json::Value;
+
+/// A server next door answers within a millisecond; the connection that asks waits meanwhile.
+const ANSWER_LIMIT: Duration = Duration::from_millis(200);
+/// Servers get a new key at each start; old ones are forgotten when there are too many.
+const KNOWN_MOST: usize = 1_000;
+
+/// The servers that have answered.
+#[derive(Debug)]
+pub struct Servers {
+    system: Bus,
+    known: Mutex<HashSet<String>>,
+}
+
+impl Servers {
+    /// `system` is a connection in SYS.
+    #[must_use]
+    pub fn new(system: Bus) -> Self {
+        Self { system, known: Mutex::default() }
+    }
+
+    /// Whether the server with this public key is one of ours. `id` is known to be a server's key.
+    pub async fn has(&self, id: &str) -> bool {
+        if self.known.lock().expect("no holder panics").contains(id) {
+            return true;
+        }
+        let answer = self.system.request(&server_identity(id), "{}".into(), ANSWER_LIMIT).await;
+        let said: Value = answer.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
+        let is_ours = said["server"]["id"] == id || said["id"] == id;
+        if is_ours {
+            let mut known = self.known.lock().expect("no holder panics");
+            if known.len() >= KNOWN_MOST {
+                known.clear();
+            }
+            known.insert(id.to_owned());
+        }
+        is_ours
+    }
+}

@@ -1,0 +1,10 @@
+//! The certificate decides which account a connection enters, and nothing that is said beside it.
+
+#[path = "identity/bypass.rs"]
+mod bypass;
+#[path = "identity/entering.rs"]
+mod entering;
+#[path = "identity/hub.rs"]
+mod hub;
+#[path = "identity/look.rs"]
+mod look;
