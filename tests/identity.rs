@@ -2,6 +2,8 @@
 
 #[path = "identity/bypass.rs"]
 mod bypass;
+#[path = "identity/detective.rs"]
+mod detective;
 #[path = "identity/entering.rs"]
 mod entering;
 #[path = "identity/hub.rs"]

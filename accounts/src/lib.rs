@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod doctor;
 pub mod files;
+pub mod gate;
 pub mod hub_files;
 pub mod hub_size;
 pub mod hub_state;

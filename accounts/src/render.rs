@@ -131,7 +131,7 @@ pub fn auth_account(keys: &[RoleKey], hub: HubSize) -> AccountBody {
 }
 
 /// Who decides about whoever knocks at SENT.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Callout {
     pub auth: String,
     /// AUTH's activation of the question for SENT.

@@ -1,29 +1,29 @@
 //! A hub on which certificates decide, provisioned by the product's own code, with the real gatekeeper before it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use bulkhead_accounts::certificates::{CertificateFiles, ClientIdentity, TrustDomain};
+use bulkhead_accounts::certificates::{AuthorityName, CertificateFiles, ClientIdentity, TrustDomain};
 use bulkhead_accounts::files::{make_folder, write_public, write_secret};
+use bulkhead_accounts::gate::{
+    AUTH, SENT, Vouching, platform_gate, render_auth, render_sentinel, sealed_keys, sign_record, tenant_gate,
+};
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{CalloutConfig, HubConfig, SYNC_ALWAYS};
 use bulkhead_accounts::operator::{AccountRecord, OperatorStore, UserRequest};
 use bulkhead_accounts::plan::{Plan, PlanName};
-use bulkhead_accounts::render::{Callout, DECISIONS_LOG, GATE, auth_account, sentinel_account, system_account};
+use bulkhead_accounts::render::{DECISIONS_LOG, GATE, system_account};
 use bulkhead_accounts::resolver::push;
-use bulkhead_accounts::tenancy::{PlatformSettings, Tenancy, TenantRecord};
+use bulkhead_accounts::tenancy::{PlatformPeople, PlatformSettings, Tenancy, TenantRecord};
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
 use bulkhead_accounts::up::{Accounts, Layout, Platform};
-use bulkhead_bus::gate::{CALLOUT, GATE_BUCKET, GateKey};
+use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
 use bulkhead_bus::{AccountKey, Role};
-use bulkhead_claims::{
-    ActivationBody, Claims, ExportKind, KeyKind, ScopedKey, SealingKey, SigningKey, encode, parse_credentials,
-};
-use bulkhead_identity::{GateBody, GateSite, seal_keys};
+use bulkhead_claims::{KeyKind, ScopedKey, SealingKey, SigningKey, parse_credentials};
+use bulkhead_identity::{GateBody, GateSite};
 use bulkhead_runtime::{Bus, BusSettings, eventually};
 use bulkhead_testkit::{ConnectError, Endpoint, Handshake, Identity, RawClient, RawLeaf, find_test_tools, free_ports};
 use serde_json::json;
@@ -34,8 +34,6 @@ use uuid::Uuid;
 pub(crate) const ACME: &str = "acme-corp";
 pub(crate) const XYZ: &str = "xyz-inc";
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-const AUTH: &str = "auth";
-const SENT: &str = "sent";
 
 /// On purpose: what a test has to notice.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,10 +56,11 @@ pub(crate) struct GateHub {
     sender: SealingKey,
     /// Of the gatekeepers.
     xkey: SealingKey,
-    pub(crate) nobody: SigningKey,
     /// Signs anything in AUTH, for tests to look.
     pub(crate) plain: SigningKey,
     pub(crate) system: Bus,
+    /// Of the gatekeeper that was started last.
+    pub(crate) health_port: u16,
     epochs: AtomicU64,
     // Last: nobody writes into it any more.
     folder: TempDir,
@@ -80,33 +79,18 @@ fn spec(folder: &Path, name: &str, program: PathBuf, args: &[&str]) -> ChildSpec
     }
 }
 
-/// AUTH, and SENT which imports the question from it.
+/// AUTH, which a test may look into, and SENT.
 fn callout_accounts(
     operator: &OperatorStore,
     xkey: &SealingKey,
-    (nobody, plain): (&SigningKey, &SigningKey),
+    plain: &SigningKey,
     now: i64,
 ) -> anyhow::Result<(AccountRecord, AccountRecord)> {
-    let auth = operator.ensure_account(AUTH, &Role::AUTH, now, |_, keys| {
-        let mut body = auth_account(keys, HubSize::One);
-        body.signing_keys.push(ScopedKey::Plain(plain.public().to_owned()));
-        body
-    })?;
-    let signer = operator.keys().signer(auth.key.as_str(), KeyKind::Account)?;
-    let activation = |own: &str| {
-        let body = ActivationBody::new(CALLOUT.to_owned(), ExportKind::Service, String::new());
-        let mut claims = Claims::new(own.to_owned(), "callout".to_owned(), now, body);
-        encode(&mut claims, signer.as_ref()).expect("AUTH signs")
-    };
-    let sent = operator.ensure_account(SENT, &[Role::Sentinel], now, |own, keys| {
-        let callout = Callout {
-            auth: auth.key.to_string(),
-            activation: activation(own),
-            nobody: nobody.public().to_owned(),
-            xkey: xkey.public().to_owned(),
-        };
-        sentinel_account(keys, &callout)
-    })?;
+    let auth = render_auth(operator, HubSize::One, now)?;
+    let mut body = auth.claims.nats.clone();
+    body.signing_keys.push(ScopedKey::Plain(plain.public().to_owned()));
+    let auth = operator.sign_body(AUTH, body, now)?;
+    let sent = render_sentinel(operator, &auth, xkey.public(), now)?;
     Ok((auth, sent))
 }
 
@@ -148,8 +132,8 @@ impl GateHub {
         let now = OffsetDateTime::now_utc();
         let (mut platform, accounts) = made_platform(folder.path(), now).await?;
         let xkey = SealingKey::generate();
-        let (nobody, plain) = (SigningKey::generate(KeyKind::User), SigningKey::generate(KeyKind::Account));
-        let (auth, sent) = callout_accounts(&platform.operator, &xkey, (&nobody, &plain), now.unix_timestamp())?;
+        let plain = SigningKey::generate(KeyKind::Account);
+        let (auth, sent) = callout_accounts(&platform.operator, &xkey, &plain, now.unix_timestamp())?;
         let [client, leaf] = free_ports()?.map(local);
         let sentinel = platform.operator.issue_user(
             &UserRequest {
@@ -195,16 +179,17 @@ impl GateHub {
             writer,
             sender,
             xkey,
-            nobody,
             plain,
             system,
+            health_port: 0,
             epochs,
             folder,
         };
         for tenant in [ACME, XYZ] {
-            this.put_keys(tenant).await?;
+            this.put_keys(&this.tenant(tenant).1).await?;
             this.put_record(tenant, |_| {}).await?;
         }
+        this.put_core().await?;
         for number in 1..=gatekeepers {
             this.start_gatekeeper(number).await?;
         }
@@ -216,24 +201,17 @@ impl GateHub {
     }
 
     pub(crate) fn key_of(&self, tenant: &str) -> &AccountKey {
-        &self.account(tenant).key
+        &self.tenant(tenant).1.key
     }
 
-    fn account(&self, tenant: &str) -> &AccountRecord {
+    fn tenant(&self, tenant: &str) -> &(TenantRecord, AccountRecord) {
         let found = self.accounts.tenants.iter().find(|(record, _)| record.slug.as_str() == tenant);
-        &found.expect("one of the two").1
+        found.expect("one of the two")
     }
 
-    /// The gatekeeper gets exactly this tenant's keys, sealed.
-    pub(crate) async fn put_keys(&self, tenant: &str) -> anyhow::Result<()> {
-        let account = self.account(tenant);
-        let mut seeds = BTreeMap::new();
-        for role in Role::TENANT {
-            let public = account.role_key(role).context("the role has a key")?;
-            let key = self.platform.operator.keys().read(public, KeyKind::Account)?;
-            seeds.insert(role.name().to_owned(), key.seed()?);
-        }
-        let sealed = seal_keys(&seeds, &self.sender, self.xkey.public())?;
+    /// The gatekeeper gets exactly this account's keys, sealed.
+    async fn put_keys(&self, account: &AccountRecord) -> anyhow::Result<()> {
+        let sealed = sealed_keys(&self.platform.operator, account, &self.sender, self.xkey.public())?;
         self.put(&GateKey::Keys(account.key.clone()), sealed).await
     }
 
@@ -243,27 +221,33 @@ impl GateHub {
         self.put(&GateKey::Record(self.key_of(tenant).clone()), token.into_bytes()).await
     }
 
+    fn vouching(&self, name: &AuthorityName) -> anyhow::Result<Vouching> {
+        Ok(Vouching::of(&self.platform.authority, name, self.platform.now)?)
+    }
+
     pub(crate) fn record(&self, tenant: &str, change: impl FnOnce(&mut GateBody)) -> anyhow::Result<String> {
-        let account = self.account(tenant);
-        let intermediate = std::fs::read_to_string(self.platform.authority.tenant_intermediate_file(&tenant.parse()?))?;
-        let facts = bulkhead_accounts::certificates::inspect(&intermediate)?;
-        let keys =
-            Role::TENANT.iter().filter_map(|role| Some((role.name().to_owned(), account.role_key(*role)?.to_owned())));
+        let (record, account) = self.tenant(tenant);
+        let vouching = self.vouching(&AuthorityName::Tenant(record.slug.clone()))?;
         let text = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         let mut body = GateBody {
-            tenant: tenant.to_owned(),
             epoch: self.epochs.fetch_add(1, Ordering::SeqCst),
-            is_open: true,
-            authorities: BTreeSet::from([facts.key_fingerprint]),
             people: text(&[("ann", "admin"), ("vic", "viewer")]),
             sites: ["oslo", "rome"].map(|site| (site.to_owned(), GateSite::default())).into(),
-            keys: keys.collect(),
-            ..GateBody::default()
+            ..tenant_gate(record, account, vouching)
         };
         change(&mut body);
-        let mut claims =
-            Claims::new(account.key.to_string(), tenant.to_owned(), self.platform.now.unix_timestamp(), body);
-        Ok(encode(&mut claims, self.platform.operator.signer()?.as_ref())?)
+        Ok(sign_record(&self.platform.operator, account, body, self.platform.now.unix_timestamp())?)
+    }
+
+    /// CORE, whom the platform's intermediate vouches for.
+    async fn put_core(&self) -> anyhow::Result<()> {
+        let core = &self.accounts.core;
+        self.put_keys(core).await?;
+        let vouching = self.vouching(&AuthorityName::Platform)?;
+        let epoch = self.epochs.fetch_add(1, Ordering::SeqCst);
+        let body = GateBody { epoch, ..platform_gate(core, &PlatformPeople::default(), vouching) };
+        let token = sign_record(&self.platform.operator, core, body, self.platform.now.unix_timestamp())?;
+        self.put(&GateKey::Record(core.key.clone()), token.into_bytes()).await
     }
 
     pub(crate) async fn put(&self, key: &GateKey, value: Vec<u8>) -> anyhow::Result<()> {
@@ -337,6 +321,7 @@ impl GateHub {
             }
         });
         ready.await?.map_err(|error| anyhow!(error))?;
+        self.health_port = health;
         self.gatekeepers.push(child);
         Ok(())
     }

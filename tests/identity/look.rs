@@ -28,9 +28,15 @@ impl GateHub {
         Ok((text("account"), text("authorized_user")))
     }
 
+    /// The key of SYS or AUTH.
+    pub(crate) fn key_of_platform(&self, account: &str) -> String {
+        let found = self.platform.operator.account(account).ok().flatten();
+        found.expect("it is one of the platform's").key.to_string()
+    }
+
     /// The user whom servers do not ask about, if anybody were that user.
     pub(crate) fn nobody_key(&self) -> &str {
-        self.nobody.public()
+        &self.sent.claims.nats.authorization.auth_users[0]
     }
 
     /// The public key of a gatekeeper's user in AUTH.
@@ -96,6 +102,34 @@ impl GateHub {
             inbox_prefix: "_INBOX_reader".to_owned(),
         };
         Ok(Bus::connect(&settings, "reader").await?)
+    }
+
+    /// Waits until there are more decisions like this than `before`.
+    pub(crate) async fn more_decided(&self, before: usize, is_it: impl Fn(&Decision) -> bool) -> anyhow::Result<()> {
+        let more = eventually("one more decision", LIMIT, || async {
+            let decisions = self.decisions().await.map_err(|error| format!("{error:#}"))?;
+            let count = decisions.iter().filter(|one| is_it(one)).count();
+            if count > before { Ok(()) } else { Err(format!("{count} of {} decisions", decisions.len())) }
+        });
+        Ok(more.await?)
+    }
+
+    /// Waits until the first gatekeeper has refused something that the bucket says.
+    pub(crate) async fn until_refused(&self) -> anyhow::Result<()> {
+        let port = self.health_port;
+        let refused = eventually("an entry that is not taken", LIMIT, || async move {
+            let (_, page) =
+                bulkhead_testkit::scrape::get(port, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+            let line = page.lines().find(|line| line.starts_with("gatekeeper_records_refused_total"));
+            let line = line.unwrap_or_default().to_owned();
+            if line.ends_with(" 0") || line.is_empty() { Err(line) } else { Ok(()) }
+        });
+        Ok(refused.await?)
+    }
+
+    /// The bucket is there again, and empty.
+    pub(crate) async fn make_bucket(&self) -> anyhow::Result<()> {
+        Ok(self.writer.ensure_bucket(&bulkhead_accounts::render::GATE, 1).await?)
     }
 
     /// Waits for a decision like this.

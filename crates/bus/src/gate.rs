@@ -7,6 +7,8 @@ use crate::AccountKey;
 pub const CALLOUT: &str = "$SYS.REQ.USER.AUTH";
 /// Replicas share the questions.
 pub const CALLOUT_QUEUE: &str = "gatekeeper";
+/// Replicas share what servers say of whoever comes.
+pub const DETECTIVE_QUEUE: &str = "detective";
 /// Whom a server's question is addressed to.
 pub const CALLOUT_AUDIENCE: &str = "nats-authorization-request";
 /// The header in which a server says its X25519 key when its question is sealed.

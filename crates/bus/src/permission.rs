@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::gate;
 use crate::question::{
-    ClaimsRequest, ServerQuestion, consumer_info, kick, server_identity, stored_account, stored_message, stream_info,
-    stream_restore, stream_snapshot,
+    CONNECTED, ClaimsRequest, ServerQuestion, consumer_info, kick, server_connections, server_identity, stored_account,
+    stored_message, stream_info, stream_restore, stream_snapshot,
 };
 use crate::stream::StreamName;
 use crate::table::{Role, SUBJECTS, SubjectRow, Way};
@@ -128,7 +128,7 @@ fn add_gatekeeper(permissions: &mut Permissions) {
     ]);
 }
 
-/// Makes bucket and stream and writes records; it cannot remove a decision.
+/// Makes bucket and stream, also for another number of servers, and writes records. It can neither purge nor delete.
 fn gate_writer_rights() -> Vec<String> {
     let (bucket, stream) = (gate::GATE_BUCKET, gate::gate_stream());
     let makes = |stream: &str| ["CREATE", "UPDATE", "INFO"].map(|act| format!("$JS.API.STREAM.{act}.{stream}"));
@@ -229,7 +229,11 @@ pub fn role_permissions(role: Role) -> Permissions {
         }
         Role::Gatekeeper => add_gatekeeper(&mut permissions),
         Role::GateWriter => permissions.publish.extend(gate_writer_rights()),
-        Role::GateWatch => permissions.publish.push(server_identity("*")),
+        Role::GateWatch => {
+            let connections = ServerQuestion::Connections.subject().to_owned();
+            permissions.publish.extend([server_identity("*"), server_connections("*"), connections, kick("*")]);
+            permissions.subscribe.push(CONNECTED.to_owned());
+        }
         Role::Leaf
         | Role::Poller
         | Role::Admin
@@ -330,13 +334,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_system_operator_changes_accounts_and_connections_and_it_stops_no_server() {
+    fn only_the_system_operator_changes_accounts_and_it_stops_no_server() {
         for role in ROLES {
             let changes = role_permissions(role).publish.iter().any(|subject| {
                 let last = subject.rsplit('.').next().unwrap_or_default();
-                subject.starts_with("$SYS.") && ["UPDATE", "DELETE", "KICK"].contains(&last)
+                subject.starts_with("$SYS.") && ["UPDATE", "DELETE"].contains(&last)
             });
             assert_eq!(changes, role == Role::SystemOperator, "{role:?}");
+            let closes = role_permissions(role).publish.iter().any(|subject| subject.ends_with(".KICK"));
+            assert_eq!(closes, matches!(role, Role::SystemOperator | Role::GateWatch), "{role:?}");
         }
         let system = role_permissions(Role::SystemOperator).publish;
         assert!(system.iter().all(|subject| !subject.ends_with(".RELOAD") && !subject.ends_with(".>")), "{system:?}");

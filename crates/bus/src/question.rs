@@ -74,6 +74,15 @@ pub fn server_identity(server_id: &str) -> String {
     format!("$SYS.REQ.SERVER.{server_id}.IDZ")
 }
 
+/// Where servers say that somebody has come, of every account.
+pub const CONNECTED: &str = "$SYS.ACCOUNT.*.CONNECT";
+
+/// Asks one server, by its id, who is connected to it.
+#[must_use]
+pub fn server_connections(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.CONNZ")
+}
+
 /// Asks the servers' resolver for an account's token as it is stored.
 #[must_use]
 pub fn stored_account(account: &str) -> String {
@@ -131,7 +140,9 @@ mod tests {
             assert!(system.contains(&request.subject().to_owned()), "{request:?}");
         }
         let watch = role_permissions(Role::GateWatch).publish;
-        assert_eq!(watch, [server_identity("*")], "the gatekeeper looks at nothing else in SYS");
+        let connections = ServerQuestion::Connections.subject().to_owned();
+        let expected = [server_identity("*"), server_connections("*"), connections, kick("*")];
+        assert_eq!(watch, expected, "the gatekeeper does nothing else in SYS");
         assert!(system.contains(&stored_account("*")) && system.contains(&kick("*")));
         let provisioner = role_permissions(Role::Provisioner).publish;
         for stream in StreamName::HUB {

@@ -1,6 +1,8 @@
 //! Whether somebody trusted says what an end certificate says, checked from nothing: a server's word on a chain counts for
 //! nothing here. Names are not compared with any account: that is the gatekeeper's part.
 
+use std::collections::BTreeSet;
+
 use data_encoding::HEXLOWER;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -18,7 +20,10 @@ const PEM_BYTES_MOST: usize = 16 * 1024;
 
 /// The client roots that are trusted now.
 #[derive(Debug, Clone)]
-pub struct TrustedRoots(Vec<TrustAnchor<'static>>);
+pub struct TrustedRoots {
+    anchors: Vec<TrustAnchor<'static>>,
+    keys: BTreeSet<String>,
+}
 
 /// Why a chain is not believed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,8 +80,20 @@ impl TrustedRoots {
         if certificates.is_empty() {
             return Err(ChainError::Unreadable("there is none".to_owned()));
         }
-        let anchor = |certificate| anchor_from_trusted_cert(certificate).map(|anchor| anchor.to_owned());
-        certificates.iter().map(anchor).collect::<Result<_, _>>().map(Self).map_err(unreadable)
+        let (mut anchors, mut keys) = (Vec::new(), BTreeSet::new());
+        for certificate in &certificates {
+            anchors.push(anchor_from_trusted_cert(certificate).map_err(unreadable)?.to_owned());
+            let (_, parsed) =
+                X509Certificate::from_der(certificate).map_err(|error| ChainError::Unreadable(error.to_string()))?;
+            keys.insert(hash(parsed.public_key().raw));
+        }
+        Ok(Self { anchors, keys })
+    }
+
+    /// SHA-256 of their public keys, lower-case hexadecimal.
+    #[must_use]
+    pub fn keys(&self) -> &BTreeSet<String> {
+        &self.keys
     }
 }
 
@@ -131,7 +148,7 @@ pub fn verify_chain(
     let parsed = EndEntityCert::try_from(&end).map_err(|error| ChainError::Unreadable(format!("{error:?}")))?;
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now_s));
     let path = parsed
-        .verify_for_usage(ALL_VERIFICATION_ALGS, &roots.0, &above, time, KeyUsage::client_auth(), None, None)
+        .verify_for_usage(ALL_VERIFICATION_ALGS, &roots.anchors, &above, time, KeyUsage::client_auth(), None, None)
         .map_err(refusal)?;
     let mut intermediates = path.intermediate_certificates();
     let (Some(issuer), None) = (intermediates.next(), intermediates.next()) else {
@@ -155,7 +172,7 @@ fn refusal(error: webpki::Error) -> ChainError {
     } else if let webpki::Error::CertNotValidYet { not_before, .. } = error {
         ChainError::NotYetGood(not_before.as_secs())
     } else {
-        ChainError::Untrusted(format!("{error:?}"))
+        ChainError::Untrusted(format!("{error:?}").chars().take(200).collect())
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_bus::{AccountKey, NameError, Role, SiteName, TenantSlug, UserName};
 use bulkhead_claims::{Body, ClaimKind, Claims, DecodeError, decode};
+use data_encoding::HEXLOWER;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ const KIND: &str = "gate_record";
 const VERSION: u32 = 2;
 /// Of a SHA-256 in hexadecimal.
 const HASH_LENGTH: usize = 64;
+/// What a person may be.
+const PEOPLE: [Role; 3] = [Role::Admin, Role::Viewer, Role::PlatformAdmin];
 
 /// The record as it is signed. Readers ignore what they do not know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,8 @@ impl Body for GateBody {
 /// A record that is what it says, every value read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateRecord {
+    /// Which of the operator's keys has signed it.
+    pub signer: String,
     pub account: AccountKey,
     /// What people call the account.
     pub name: String,
@@ -97,17 +102,17 @@ pub enum GateError {
     Account(String),
     #[error("a name in the gate record is not valid")]
     Name(#[source] NameError),
-    #[error("the gate record has the role {0:?}, which this release does not know or that is not such a member's")]
-    Role(String),
+    #[error("the gate record revokes {0:?}: a serial is lower-case hexadecimal, two digits a byte")]
+    Serial(String),
     #[error("the gate record has the hash {0:?}: a SHA-256 has {HASH_LENGTH} hexadecimal digits")]
     Hash(String),
     #[error("the gate record has the key {0:?} for a role, which is no account's signing key")]
     Key(String),
 }
 
-fn role(name: &str, allowed: &[Role]) -> Result<Role, GateError> {
-    let found = Role::ALL.into_iter().find(|role| role.name() == name && allowed.contains(role));
-    found.ok_or_else(|| GateError::Role(name.chars().take(60).collect()))
+/// A role that such a member may have; one of a later release is nobody's here.
+fn role(name: &str, allowed: &[Role]) -> Option<Role> {
+    Role::ALL.into_iter().find(|role| role.name() == name && allowed.contains(role))
 }
 
 fn named<T: std::str::FromStr<Err = NameError>>(text: &str) -> Result<T, GateError> {
@@ -132,28 +137,37 @@ pub fn read_gate_record(token: &str, signers: &BTreeSet<String>) -> Result<GateR
     if let Some(wrong) = body.authorities.iter().find(|text| !is_hash(text)) {
         return Err(GateError::Hash(wrong.chars().take(80).collect()));
     }
-    const PEOPLE: [Role; 3] = [Role::Admin, Role::Viewer, Role::PlatformAdmin];
-    let person = |(name, said): (&String, &String)| Ok((named(name)?, role(said, &PEOPLE)?));
+    let is_serial = |text: &&String| HEXLOWER.decode(text.as_bytes()).is_ok();
+    if let Some(wrong) = body.revoked.iter().find(|text| !is_serial(text)) {
+        return Err(GateError::Serial(wrong.chars().take(80).collect()));
+    }
+    let mut people = BTreeMap::new();
+    for (name, said) in &body.people {
+        let name = named(name)?;
+        people.extend(role(said, &PEOPLE).map(|role| (name, role)));
+    }
     let site = |(name, site): (&String, &GateSite)| Ok((named(name)?, site.clone()));
     let service = |(name, roles): (&String, &BTreeSet<String>)| {
-        Ok((name.clone(), roles.iter().map(|said| role(said, &Role::SERVICES)).collect::<Result<_, GateError>>()?))
+        (name.clone(), roles.iter().filter_map(|said| role(said, &Role::SERVICES)).collect())
     };
-    let key = |(said, key): (&String, &String)| match key.parse::<AccountKey>() {
-        Ok(_) => Ok((role(said, &Role::ALL)?, key.clone())),
-        Err(_) => Err(GateError::Key(key.chars().take(60).collect())),
-    };
+    let mut keys = BTreeMap::new();
+    for (said, key) in &body.keys {
+        key.parse::<AccountKey>().map_err(|_| GateError::Key(key.chars().take(60).collect()))?;
+        keys.extend(role(said, &Role::ALL).map(|role| (role, key.clone())));
+    }
     Ok(GateRecord {
+        signer: claims.iss,
         account,
         name: claims.name,
         tenant: if body.tenant.is_empty() { None } else { Some(named(&body.tenant)?) },
         epoch: body.epoch,
         is_open: body.is_open,
-        people: body.people.iter().map(person).collect::<Result<_, GateError>>()?,
+        people,
         sites: body.sites.iter().map(site).collect::<Result<_, GateError>>()?,
-        services: body.services.iter().map(service).collect::<Result<_, GateError>>()?,
+        services: body.services.iter().map(service).collect(),
         authorities: body.authorities,
         revoked: body.revoked,
-        keys: body.keys.iter().map(key).collect::<Result<_, GateError>>()?,
+        keys,
     })
 }
 
@@ -213,19 +227,34 @@ mod tests {
         };
         assert!(matches!(refused(&|body| body.tenant = "*".to_owned()), GateError::Name(_)));
         assert!(matches!(refused(&|body| body.tenant = "core".to_owned()), GateError::Name(_)));
-        for role in ["leaf", "core-stream", "root", ""] {
-            let set = |body: &mut GateBody| drop(body.people.insert("bob".to_owned(), role.to_owned()));
-            assert!(matches!(refused(&set), GateError::Role(_)), "{role}");
+        for serial in ["0A", "abc", "x", "0a "] {
+            let set = |body: &mut GateBody| body.revoked = [serial.to_owned()].into();
+            assert!(matches!(refused(&set), GateError::Serial(_)), "{serial}");
         }
-        let roles = BTreeSet::from(["admin".to_owned()]);
-        let set = |body: &mut GateBody| drop(body.services.insert("core".to_owned(), roles.clone()));
-        assert!(matches!(refused(&set), GateError::Role(_)));
         assert!(matches!(refused(&|body| body.authorities = ["ab".to_owned()].into()), GateError::Hash(_)));
         let user = SigningKey::generate(KeyKind::User).public().to_owned();
         let set = |body: &mut GateBody| drop(body.keys.insert("leaf".to_owned(), user.clone()));
         assert!(matches!(refused(&set), GateError::Key(_)));
         let set = |body: &mut GateBody| drop(body.sites.insert("a.b".to_owned(), GateSite::default()));
         assert!(matches!(refused(&set), GateError::Name(_)));
+    }
+
+    #[test]
+    fn roles_that_are_no_members_or_of_a_later_release_open_nothing_and_spoil_nothing() {
+        let operator = SigningKey::generate(KeyKind::Operator);
+        let account = SigningKey::generate(KeyKind::Account).public().to_owned();
+        let mut body = body();
+        for role in ["leaf", "core-stream", "root", ""] {
+            body.people.insert(format!("p{}", role.len()), role.to_owned());
+        }
+        let roles = ["admin", "core-rpc", "later"].map(str::to_owned).into();
+        body.services.insert("core".to_owned(), roles);
+        body.keys.insert("later".to_owned(), account.clone());
+        body.is_open = false;
+        let record = read_as(body, &operator, &operator, &account).unwrap();
+        assert_eq!(record.people.into_values().collect::<Vec<_>>(), [Role::Admin]);
+        assert_eq!(record.services["core"], [Role::CoreRpc].into());
+        assert!(!record.is_open && record.keys.len() == 1);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 /// Why something holds no keys for this gatekeeper. Never shows a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
+    /// Without the reader's words, which may show what was opened.
     #[error("they are not readable")]
-    Unreadable(#[source] serde_json::Error),
+    Unreadable,
     #[error("they are not base64")]
     Encoding,
     #[error("they were not sealed for this gatekeeper")]
@@ -33,10 +34,11 @@ struct SealedKeys {
 /// # Errors
 /// When they were sealed for somebody else, or are no keys.
 pub fn open_keys(value: &[u8], own: &SealingKey) -> Result<BTreeMap<Role, SigningKey>, KeysError> {
-    let keys: SealedKeys = serde_json::from_slice(value).map_err(KeysError::Unreadable)?;
+    let keys: SealedKeys = serde_json::from_slice(value).map_err(|_| KeysError::Unreadable)?;
     let bytes = BASE64.decode(keys.sealed.as_bytes()).map_err(|_| KeysError::Encoding)?;
     let text = own.open(&bytes, &keys.sender).map_err(KeysError::Sealed)?;
-    let seeds: BTreeMap<String, Zeroizing<String>> = serde_json::from_slice(&text).map_err(KeysError::Unreadable)?;
+    let seeds: BTreeMap<String, Zeroizing<String>> =
+        serde_json::from_slice(&text).map_err(|_| KeysError::Unreadable)?;
     let mut opened = BTreeMap::new();
     for (name, seed) in &seeds {
         let Some(role) = Role::ALL.into_iter().find(|role| role.name() == name) else { continue };

@@ -5,13 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{AccountKey, UserName};
-use bulkhead_claims::{KeyKind, SealingKey, SigningKey};
+use bulkhead_claims::{Claims, KeyKind, OperatorBody, SealingKey, SigningKey, UserBody, decode};
 use bulkhead_identity::TrustDomain;
 use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, client_config, load_settings};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::answer::Session;
+use crate::detective::DirectAccounts;
 use crate::knowledge::TrustFiles;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -120,6 +121,21 @@ impl Config {
         key.map_err(|error| format!("answer_key_file: {}: {error}", path.display()))
     }
 
+    /// # Errors
+    /// When the credentials or the operator's token do not say which accounts they are of.
+    pub fn direct_accounts(&self) -> Result<DirectAccounts, String> {
+        let path = self.bus.creds_file.as_deref().ok_or("bus.creds_file: there is none")?;
+        let token = Credentials::read(path).map_err(|error| format!("bus.creds_file: {}", Chain(&error)))?.jwt;
+        let user: Claims<UserBody> = decode(&token).map_err(|error| format!("bus.creds_file: {error}"))?;
+        let token = std::fs::read_to_string(&self.operator_file).map_err(|error| format!("operator_file: {error}"))?;
+        let operator: Claims<OperatorBody> = decode(token.trim()).map_err(|error| format!("operator_file: {error}"))?;
+        let system = operator.nats.system_account.ok_or("operator_file: the operator names no system account")?;
+        // Signed by the account itself it names none.
+        let auth = if user.nats.issuer_account.is_empty() { user.iss } else { user.nats.issuer_account };
+        auth.parse::<AccountKey>().map_err(|error| format!("bus.creds_file: {error}"))?;
+        Ok(DirectAccounts { auth, sentinel: self.sentinel_account.clone(), system })
+    }
+
     #[must_use]
     pub fn session(&self) -> Session {
         let most_s = i64::from(self.session.hours) * 3_600;
@@ -148,6 +164,9 @@ impl Config {
         }
         problems.extend(bus_problems("bus", &self.bus));
         problems.extend(bus_problems("system_bus", &self.system_bus));
+        if problems.is_empty() {
+            problems.extend(self.direct_accounts().err().map(|error| format!("  {error}")));
+        }
         problems
     }
 }

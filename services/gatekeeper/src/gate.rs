@@ -18,6 +18,8 @@ pub enum NotTaken {
     Misplaced { expected: AccountKey, found: AccountKey },
     #[error("its epoch is {found}, and {known} was seen: a record never goes back")]
     Earlier { known: u64, found: u64 },
+    #[error("another record of epoch {0} is known: one epoch is one record")]
+    SameEpoch(u64),
     #[error("an authority of it vouches for {0} already, and one authority is one owner's")]
     SharedAuthority(String),
     #[error("they are no keys")]
@@ -28,6 +30,8 @@ pub enum NotTaken {
 #[derive(Debug)]
 pub struct Member {
     pub record: GateRecord,
+    /// Public signing keys and authorities of earlier records: who was let in by them may still be there.
+    pub former: BTreeSet<String>,
     keys: BTreeMap<Role, SigningKey>,
 }
 
@@ -63,6 +67,13 @@ impl Gate {
     #[must_use]
     pub fn member(&self, account: &AccountKey) -> Option<&Member> {
         self.members.get(account)
+    }
+
+    /// The authorities that vouch for the platform's own.
+    #[must_use]
+    pub fn platform_authorities(&self) -> BTreeSet<String> {
+        let platform = self.members.values().filter(|member| member.record.tenant.is_none());
+        platform.flat_map(|member| member.record.authorities.iter().cloned()).collect()
     }
 
     /// How many accounts there are.
@@ -103,8 +114,14 @@ impl Gate {
             return Err(NotTaken::Misplaced { expected: account.clone(), found: record.account });
         }
         let known = self.epochs.get(account).copied().unwrap_or(0);
-        if record.epoch < known {
+        let member = self.members.get(account);
+        // What was removed does not come back by being said again.
+        let is_gone = member.is_none() && self.epochs.contains_key(account);
+        if record.epoch < known || (is_gone && record.epoch == known) {
             return Err(NotTaken::Earlier { known, found: record.epoch });
+        }
+        if member.is_some_and(|member| member.record.epoch == record.epoch && member.record != record) {
+            return Err(NotTaken::SameEpoch(record.epoch));
         }
         for authority in &record.authorities {
             let others = self.of_authority(authority);
@@ -117,13 +134,17 @@ impl Gate {
                 return Err(NotTaken::SharedAuthority(other.record.account.to_string()));
             }
         }
-        let keys = self.remove_member(account).map(|member| member.keys);
-        let keys = keys.or_else(|| self.early.remove(account)).unwrap_or_default();
+        let (mut former, mut keys) = (BTreeSet::new(), self.early.remove(account));
+        if let Some(member) = self.remove_member(account) {
+            former = member.former;
+            former.extend(member.record.keys.into_values().chain(member.record.authorities));
+            keys = Some(member.keys);
+        }
         self.epochs.insert(account.clone(), record.epoch);
         for authority in &record.authorities {
             self.by_authority.entry(authority.clone()).or_default().insert(account.clone());
         }
-        self.members.insert(account.clone(), Member { record, keys });
+        self.members.insert(account.clone(), Member { record, former, keys: keys.unwrap_or_default() });
         Ok(())
     }
 
@@ -138,6 +159,17 @@ impl Gate {
             None => drop(self.early.insert(account.clone(), keys)),
         }
         Ok(())
+    }
+
+    /// Forgets what was signed by nobody of `signers`, as if it had never been said.
+    pub fn drop_foreign(&mut self, signers: &BTreeSet<String>) {
+        let is_foreign = |member: &&Member| !signers.contains(&member.record.signer);
+        let foreign: Vec<AccountKey> =
+            self.members.values().filter(is_foreign).map(|member| member.record.account.clone()).collect();
+        for account in foreign {
+            self.drop_record(&account);
+            self.epochs.remove(&account);
+        }
     }
 
     /// The record is gone: nobody enters this account.
@@ -215,11 +247,27 @@ mod tests {
         let earlier = place.take(&one, GateBody { is_open: false, ..body("acme-corp", 4, 1) });
         assert!(matches!(earlier, Err(NotTaken::Earlier { known: 5, found: 4 })), "{earlier:?}");
         assert!(place.gate.member(&one).unwrap().record.is_open);
+        let other = place.take(&one, GateBody { is_open: false, ..body("acme-corp", 5, 1) });
+        assert!(matches!(other, Err(NotTaken::SameEpoch(5))), "{other:?}");
         place.gate.drop_record(&one);
+        assert!(matches!(place.take(&one, body("acme-corp", 5, 1)), Err(NotTaken::Earlier { .. })));
         assert!(place.gate.of_authority(&"01".repeat(32)).is_empty() && place.gate.is_empty());
         assert!(matches!(place.take(&one, body("acme-corp", 4, 1)), Err(NotTaken::Earlier { .. })));
         place.take(&one, body("acme-corp", 6, 2)).unwrap();
         assert_eq!(place.gate.of_authority(&"02".repeat(32)).len(), 1);
+    }
+
+    #[test]
+    fn what_a_dropped_signing_key_has_signed_is_forgotten_with_its_epoch() {
+        let mut place = Place::new();
+        let one = account();
+        place.take(&one, body("acme-corp", u64::MAX, 1)).unwrap();
+        let next = SigningKey::generate(KeyKind::Operator);
+        place.signers = BTreeSet::from([next.public().to_owned()]);
+        place.gate.drop_foreign(&place.signers);
+        assert!(place.gate.is_empty());
+        place.operator = next;
+        place.take(&one, body("acme-corp", 7, 1)).unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulkhead_bus::AccountKey;
 use bulkhead_bus::gate::{CALLOUT, CALLOUT_QUEUE, SERVER_XKEY};
 use bulkhead_bus::payload::{ADMITTED, Decision, DecisionConnection, DecisionServer};
 use bulkhead_claims::{AuthorizationRequestBody, Claims};
@@ -18,12 +19,14 @@ use crate::decide::{Admission, Kind, Question, Seen, decide};
 use crate::knowledge::Known;
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, add};
-use crate::request::{Asked, read_request};
+use crate::request::{Asked, clock_trouble, read_request};
 use crate::servers::Servers;
 
 /// A leaf waits 2 s whatever the server says (facts: auth-callout-measured, item 8).
 const DECIDE_LIMIT: Duration = Duration::from_millis(450);
-/// Questions under way; more wait, and are too late when they wait for long.
+/// How long somebody is let in for while the bucket cannot be watched.
+const STALE_SESSION_S: i64 = 600;
+/// Questions under way; more are refused at once.
 const AT_ONCE_MOST: usize = 512;
 
 /// Everything that a decision takes.
@@ -65,20 +68,21 @@ impl Deciding {
                 () = stop.cancelled() => return Ok(()),
             };
             let came = Instant::now();
-            let place = Arc::clone(&places).acquire_owned().await?;
+            // Whoever has to wait for a place is too late anyway: it is told at once.
+            let place = Arc::clone(&places).try_acquire_owned().ok();
             let deciding = Arc::clone(&self);
             tokio::spawn(async move {
-                deciding.handle(question, came).await;
+                deciding.handle(question, came, place.is_some()).await;
                 drop(place);
             });
         }
     }
 
-    async fn handle(&self, question: Responder, came: Instant) {
+    async fn handle(&self, question: Responder, came: Instant, has_place: bool) {
         let xkey = question.headers.get(SERVER_XKEY).map(str::to_owned);
         let now_s = now_ms() / 1_000;
         let asked = Asked { xkey: &self.answering.xkey, sentinel_account: &self.answering.sentinel_account };
-        let request = match read_request(&question.body, xkey.as_deref(), asked, now_s) {
+        let request = match read_request(&question.body, xkey.as_deref(), asked) {
             Ok(request) => request,
             Err(error) => {
                 // Whoever asked cannot be answered: there is no key to seal an answer for, or no user to answer about.
@@ -88,7 +92,10 @@ impl Deciding {
             }
         };
         let left = DECIDE_LIMIT.saturating_sub(came.elapsed());
-        let ended = timeout(left, self.decide(&request)).await.unwrap_or(Err("too_slow"));
+        let ended = match has_place {
+            true => timeout(left, self.decide(&request)).await.unwrap_or(Err("too_slow")),
+            false => Err("too_slow"),
+        };
         let code = ended.as_ref().err().copied().unwrap_or(ADMITTED);
         if let Some(outcome) = Outcome::of(code) {
             add(self.metrics.decisions.of(outcome), 1);
@@ -108,8 +115,12 @@ impl Deciding {
     /// Decides and makes the decision durable.
     async fn decide(&self, request: &Claims<AuthorizationRequestBody>) -> Ended {
         let mut decision = self.new_decision(&request.nats);
-        let ended = if self.servers.has(&request.iss).await {
-            self.look(&request.nats, &mut decision)
+        let mut decided_by = None;
+        let ended = if let Some(trouble) = clock_trouble(request, now_ms() / 1_000) {
+            decision.detail = trouble;
+            Err("clock")
+        } else if self.servers.has(&request.iss).await {
+            self.look(&request.nats, &mut decision, &mut decided_by)
         } else {
             decision.detail = format!("server {} is none of ours, or SYS cannot be asked", request.iss);
             Err("unknown_server")
@@ -130,9 +141,24 @@ impl Deciding {
         }
         if let Err(error) = self.ledger.record(&decision).await {
             warn!(error = %Chain(error.as_ref()), "a decision is not durable: the connection is refused");
-            return Err(if ended.is_ok() { "not_recorded" } else { code_of(&ended) });
+            return Err(if ended.is_ok() { "not_recorded" } else { code });
         }
-        ended
+        // A revocation that came meanwhile closes who is in, and this one is not in yet.
+        match decided_by {
+            Some((account, epoch)) if !self.is_still(&account, epoch) => {
+                decision.id = Uuid::new_v4().to_string();
+                "changed".clone_into(&mut decision.outcome);
+                // Nobody is let in, whether this is durable or not.
+                let _ = self.ledger.record(&decision).await;
+                Err("changed")
+            }
+            Some(_) | None => ended,
+        }
+    }
+
+    fn is_still(&self, account: &AccountKey, epoch: u64) -> bool {
+        let known = self.known.read().expect("no holder panics");
+        known.gate.member(account).is_some_and(|member| member.record.epoch == epoch)
     }
 
     fn new_decision(&self, request: &AuthorizationRequestBody) -> Decision {
@@ -154,7 +180,13 @@ impl Deciding {
         }
     }
 
-    fn look(&self, request: &AuthorizationRequestBody, decision: &mut Decision) -> Ended {
+    /// `decided_by` is set to the record that lets it in.
+    fn look(
+        &self,
+        request: &AuthorizationRequestBody,
+        decision: &mut Decision,
+        decided_by: &mut Option<(AccountKey, u64)>,
+    ) -> Ended {
         let Some(kind) = kind_of(request) else {
             let info = &request.client_info;
             decision.detail = format!("it connects as {:?} of {:?}", info.kind, info.protocol);
@@ -169,9 +201,13 @@ impl Deciding {
         let (decided, seen) = decide(&known.gate, &known.trust, &question, now_s.unsigned_abs());
         write_seen(decision, &seen, &known);
         match decided {
-            Ok(admission) => self.admit(&admission, &seen, request, &known, decision),
+            Ok(admission) => {
+                let epoch = known.gate.member(&admission.account).map(|member| member.record.epoch);
+                *decided_by = epoch.map(|epoch| (admission.account.clone(), epoch));
+                self.admit(&admission, &seen, request, &known, decision)
+            }
             Err(refusal) => {
-                decision.detail = Chain(&refusal).to_string();
+                decision.detail = Chain(&refusal).to_string().chars().take(300).collect();
                 Err(refusal.code())
             }
         }
@@ -192,7 +228,9 @@ impl Deciding {
         };
         let now_s = now_ms() / 1_000;
         let not_after = seen.certificate.as_ref().map_or(now_s, |certificate| certificate.not_after);
-        let until = self.session.until(not_after, now_s, fastrand::f64());
+        // By what may be old somebody is let in for minutes.
+        let most = if known.is_current { i64::MAX } else { now_s + STALE_SESSION_S };
+        let until = self.session.until(not_after.min(most), now_s, fastrand::f64());
         decision.account = Some(admission.account.to_string());
         decision.role = Some(admission.role.name().to_owned());
         decision.until = Some(until);
@@ -201,10 +239,6 @@ impl Deciding {
             "no_key"
         })
     }
-}
-
-fn code_of(ended: &Ended) -> &'static str {
-    ended.as_ref().err().copied().unwrap_or(ADMITTED)
 }
 
 fn write_seen(decision: &mut Decision, seen: &Seen, known: &Known) {

@@ -1,24 +1,25 @@
 //! Where the gatekeeper knows from: the bucket GATE, a copy of it on this machine's disk for a start without it, and two
-//! files of its own, the roots and the operator's token. What is not good leaves what was there.
+//! files of its own, the roots and the operator's token. What is not good leaves what was there, and is tried again when
+//! something else has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_bus::AccountKey;
 use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
 use bulkhead_claims::{Claims, OperatorBody, SealingKey, decode};
 use bulkhead_identity::{TrustDomain, TrustedRoots, read_gate_record};
 use bulkhead_runtime::{Backoff, BucketEntry, Bus, Chain, Heart, Stop, Trouble};
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use crate::copy::Copy;
 use crate::decide::Trust;
-use crate::gate::Gate;
+use crate::gate::{Gate, NotTaken};
 use crate::metrics::{Metrics, add};
 
 /// 10,000 accounts are read within seconds.
@@ -29,13 +30,15 @@ const AGAIN_MOST: Duration = Duration::from_secs(5);
 const BUCKET_LIMIT: Duration = Duration::from_secs(5);
 /// How often the files are looked at.
 const FILES_EVERY: Duration = Duration::from_secs(5);
-/// What the copy of a removed record ends in: its epoch still counts.
-const GONE: &str = "gone";
+/// Entries that were not taken and are tried again; beyond it they count only.
+const REFUSED_MOST: usize = 1_000;
 
 /// What decisions are made from.
 pub struct Known {
     pub gate: Gate,
     pub trust: Trust,
+    /// Whether the bucket is watched now, so that what is known is what it says.
+    pub is_current: bool,
     /// The operator's keys that may sign records.
     signers: BTreeSet<String>,
 }
@@ -52,11 +55,14 @@ pub struct TrustFiles {
 pub struct Knowledge {
     pub known: Arc<RwLock<Known>>,
     files: TrustFiles,
-    folder: PathBuf,
+    copy: Copy,
     own: Arc<SealingKey>,
     metrics: Arc<Metrics>,
     /// Whether the bucket was read once.
     read: watch::Sender<bool>,
+    /// The bucket is to be read anew.
+    again: Notify,
+    refused: Mutex<BTreeMap<String, Bytes>>,
 }
 
 /// Which keys of the operator may sign.
@@ -80,27 +86,11 @@ impl TrustFiles {
     }
 }
 
-/// Writes a whole file or none; only its owner may read it.
-fn put_file(folder: &Path, name: &str, value: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    io::Write::write_all(&mut file, value)?;
-    file.as_file().sync_all()?;
-    file.persist(folder.join(name)).map_err(|error| error.error)?;
-    Ok(())
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
 impl Knowledge {
     /// Reads the files and the copy that an earlier process has left in `folder`.
     ///
     /// # Errors
-    /// When one of its own files is not good, or the folder cannot be made.
+    /// When one of its own files is not good, or the folder cannot be read.
     pub fn open(
         files: TrustFiles,
         folder: PathBuf,
@@ -108,48 +98,32 @@ impl Knowledge {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let (trust, signers) = files.read()?;
-        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let known = Known { gate: Gate::default(), trust, signers };
-        let read = watch::Sender::new(false);
-        let knowledge = Self { known: Arc::new(RwLock::new(known)), files, folder, own, metrics, read };
-        knowledge.read_copy()?;
+        let copy = Copy::open(folder.clone()).with_context(|| format!("make {}", folder.display()))?;
+        let found = copy.read().with_context(|| format!("read the copy of the bucket in {}", folder.display()))?;
+        let known = Known { gate: Gate::default(), trust, is_current: false, signers };
+        let (read, again) = (watch::Sender::new(false), Notify::new());
+        let known = Arc::new(RwLock::new(known));
+        let knowledge = Self { known, files, copy, own, metrics, read, again, refused: Mutex::default() };
+        for (account, value) in found.gone {
+            let mut known = knowledge.known.write().expect("no holder panics");
+            let token = std::str::from_utf8(&value).ok();
+            let record = token.and_then(|token| read_gate_record(token, &known.signers).ok());
+            if let Some(record) = record.filter(|record| record.account == account) {
+                known.gate.remember_epoch(&account, record.epoch);
+            }
+        }
+        for (key, value) in found.entries {
+            knowledge.take(&key, Some(value.into()));
+        }
+        let accounts = knowledge.count();
+        info!(accounts, "{accounts} accounts are known from the copy on this machine");
         Ok(knowledge)
     }
 
-    fn read_copy(&self) -> anyhow::Result<()> {
-        let mut values = BTreeMap::new();
-        for entry in std::fs::read_dir(&self.folder).context("read the copy of the bucket")? {
-            let path = entry.context("read the copy of the bucket")?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-            values.insert(name, std::fs::read(&path).with_context(|| format!("read {}", path.display()))?);
-        }
-        for (name, value) in &values {
-            match name.split_once('.') {
-                Some((account, GONE)) => {
-                    let Ok(account) = account.parse::<AccountKey>() else { continue };
-                    self.remember_epoch(&account, value);
-                }
-                _ => self.take(name, Some(value)),
-            }
-        }
-        let accounts = self.count();
-        info!(accounts, "{accounts} accounts are known from the copy on this machine");
-        Ok(())
-    }
-
-    fn remember_epoch(&self, account: &AccountKey, value: &[u8]) {
-        let mut known = self.known.write().expect("no holder panics");
-        let record = std::str::from_utf8(value).ok().and_then(|token| read_gate_record(token, &known.signers).ok());
-        if let Some(record) = record.filter(|record| record.account == *account) {
-            known.gate.remember_epoch(account, record.epoch);
-        }
-    }
-
-    /// Returns whether it was taken.
-    fn is_taken(&self, key: &GateKey, value: Option<&[u8]>) -> bool {
+    fn try_take(&self, key: &GateKey, value: Option<&[u8]>) -> Result<(), NotTaken> {
         let mut known = self.known.write().expect("no holder panics");
         let Known { gate, signers, .. } = &mut *known;
-        let taken = match (key, value) {
+        match (key, value) {
             (GateKey::Record(account), Some(value)) => gate.take_record(account, value, signers),
             (GateKey::Keys(account), Some(value)) => gate.take_keys(account, value, &self.own),
             (GateKey::Record(account), None) => {
@@ -160,45 +134,76 @@ impl Knowledge {
                 gate.drop_keys(account);
                 Ok(())
             }
-        };
-        drop(known);
-        if let Err(error) = &taken {
-            add(&self.metrics.records_refused, 1);
-            warn!(key = %key.text(), error = %Chain(error), "what the gate's bucket says is not taken");
-        }
-        taken.is_ok()
-    }
-
-    fn take(&self, name: &str, value: Option<&[u8]>) {
-        if let Some(key) = GateKey::parse(name) {
-            self.is_taken(&key, value);
         }
     }
 
-    /// Takes one entry of the bucket, and keeps it for the next start.
-    fn take_entry(&self, entry: &BucketEntry) {
-        let Some(key) = GateKey::parse(&entry.key) else {
-            add(&self.metrics.records_refused, 1);
-            warn!(key = entry.key, "the gate's bucket has a key that means nothing");
-            return;
-        };
-        if !self.is_taken(&key, entry.value.as_deref()) {
-            return;
-        }
+    /// Whether it was taken. What is not good waits until something else has changed.
+    fn take(&self, key: &GateKey, value: Option<Bytes>) -> bool {
         let name = key.text();
-        let kept = match (&key, &entry.value) {
-            (_, Some(value)) => put_file(&self.folder, &name, value),
-            // Its epoch counts on: a removed record does not come back by being said again.
-            (GateKey::Record(account), None) => {
-                match std::fs::rename(self.folder.join(&name), self.folder.join(format!("{account}.{GONE}"))) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                    renamed => renamed,
+        let taken = self.try_take(key, value.as_deref());
+        let mut refused = self.refused.lock().expect("no holder panics");
+        match (taken, value) {
+            (Ok(()), _) => {
+                refused.remove(&name);
+                true
+            }
+            (Err(error), value) => {
+                add(&self.metrics.records_refused, 1);
+                warn!(key = %name, error = %Chain(&error), "what the gate's bucket says is not taken");
+                if let Some(value) = value.filter(|_| refused.len() < REFUSED_MOST) {
+                    refused.insert(name, value);
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes what was refused before and is good now: an authority that another account had, a signing key that is known
+    /// by now.
+    fn take_refused(&self) -> Vec<(GateKey, Option<Bytes>)> {
+        let mut taken = Vec::new();
+        loop {
+            let waiting = self.refused.lock().expect("no holder panics").clone();
+            let before = taken.len();
+            for (name, value) in waiting {
+                let Some(key) = GateKey::parse(&name) else { continue };
+                if self.try_take(&key, Some(&value)).is_ok() {
+                    self.refused.lock().expect("no holder panics").remove(&name);
+                    info!(key = %name, "what was not taken before is good now");
+                    taken.push((key, Some(value)));
                 }
             }
-            (GateKey::Keys(_), None) => remove_file(&self.folder.join(&name)),
-        };
-        if let Err(error) = kept {
-            warn!(error = %Chain(&error), key = name, "the copy of the gate's bucket is not up to date");
+            if taken.len() == before {
+                return taken;
+            }
+        }
+    }
+
+    /// Takes entries of the bucket, and keeps them for the next start.
+    async fn take_all(&self, entries: Vec<BucketEntry>) {
+        let mut kept = Vec::new();
+        for entry in entries {
+            let Some(key) = GateKey::parse(&entry.key) else {
+                add(&self.metrics.records_refused, 1);
+                warn!(key = entry.key, "the gate's bucket has a key that means nothing");
+                continue;
+            };
+            if self.take(&key, entry.value.clone()) {
+                kept.push((key, entry.value));
+            }
+        }
+        kept.extend(self.take_refused());
+        self.count();
+        self.keep(kept).await;
+    }
+
+    async fn keep(&self, entries: Vec<(GateKey, Option<Bytes>)>) {
+        let copy = self.copy.clone();
+        let kept = tokio::task::spawn_blocking(move || copy.keep(&entries)).await;
+        match kept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(error = %Chain(&error), "the copy of the gate's bucket is not up to date"),
+            Err(error) => warn!(error = %Chain(&error), "the copy of the gate's bucket is not up to date"),
         }
     }
 
@@ -208,20 +213,9 @@ impl Knowledge {
         count
     }
 
-    /// Makes what is known what the bucket says: what it does not have any more is dropped.
-    fn take_all(&self, entries: &[BucketEntry]) {
-        let there: BTreeSet<&str> =
-            entries.iter().filter(|entry| entry.value.is_some()).map(|entry| entry.key.as_str()).collect();
-        let accounts = self.known.read().expect("no holder panics").gate.accounts();
-        for account in accounts {
-            for key in [GateKey::Record(account.clone()), GateKey::Keys(account)] {
-                if !there.contains(key.text().as_str()) {
-                    self.take_entry(&BucketEntry { key: key.text(), value: None, revision: 0 });
-                }
-            }
-        }
-        entries.iter().for_each(|entry| self.take_entry(entry));
-        self.count();
+    fn set_current(&self, is_current: bool) {
+        self.known.write().expect("no holder panics").is_current = is_current;
+        self.metrics.bucket_watched.set(i64::from(is_current));
     }
 
     /// Waits until enough is known to decide by: what the bucket says, or after a while what it said before. Whoever decides
@@ -250,9 +244,10 @@ impl Knowledge {
             let watched = heart.while_waiting(self.watch(&bus, &mut trouble, &mut backoff));
             tokio::select! {
                 ended = watched => {
-                    self.metrics.bucket_watched.set(0);
-                    let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| Chain(error.as_ref()).to_string());
-                    trouble.begin(why);
+                    self.set_current(false);
+                    if let Err(error) = ended {
+                        trouble.begin(Chain(error.as_ref()).to_string());
+                    }
                 }
                 () = stop.cancelled() => return Ok(()),
             }
@@ -263,22 +258,29 @@ impl Knowledge {
         }
     }
 
+    /// Ends when the bucket is to be read anew. After a lost connection a bucket may be another one, which the library's
+    /// watch does not see.
     async fn watch(&self, bus: &Bus, trouble: &mut Trouble, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let mut losses = bus.losses();
+        losses.mark_unchanged();
         let (entries, mut watch) = bus.watch_bucket(GATE_BUCKET, READ_LIMIT).await?;
-        self.take_all(&entries);
-        self.metrics.bucket_watched.set(1);
+        self.take_all(entries).await;
+        self.set_current(true);
         self.read.send_replace(true);
         trouble.end();
         backoff.reset();
-        while let Some(entry) = watch.next().await? {
-            self.take_entry(&entry);
-            self.count();
+        loop {
+            let entry = tokio::select! {
+                entry = watch.next() => entry?.context("it ended")?,
+                Ok(()) = losses.changed() => anyhow::bail!("the connection was lost"),
+                () = self.again.notified() => return Ok(()),
+            };
+            self.take_all(vec![entry]).await;
         }
-        Ok(())
     }
 
     /// Reads the roots and the operator's token again now and then, until `stop`: an authority or a signing key that is
-    /// rotated is known without a start.
+    /// rotated is known without a start, and what a dropped key has signed is forgotten.
     ///
     /// # Errors
     /// Never: files that are not good leave what was there.
@@ -293,13 +295,29 @@ impl Knowledge {
             }
             match self.files.read() {
                 Ok((trust, signers)) => {
-                    let mut known = self.known.write().expect("no holder panics");
-                    (known.trust, known.signers) = (trust, signers);
-                    drop(known);
                     trouble.end();
+                    if self.trust(trust, signers) {
+                        info!("the operator has other signing keys: reading all records again");
+                        let taken = self.take_refused();
+                        self.count();
+                        self.keep(taken).await;
+                        self.again.notify_one();
+                    }
                 }
                 Err(error) => drop(trouble.begin(Chain(error.as_ref()).to_string())),
             }
         }
+    }
+
+    /// Whether other keys sign now.
+    fn trust(&self, trust: Trust, signers: BTreeSet<String>) -> bool {
+        let mut known = self.known.write().expect("no holder panics");
+        known.trust = trust;
+        if known.signers == signers {
+            return false;
+        }
+        known.gate.drop_foreign(&signers);
+        known.signers = signers;
+        true
     }
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bulkhead_bus::payload::Decision;
+use bulkhead_bus::payload::{ADMITTED, Decision};
 use bulkhead_runtime::{Bus, Chain, Headers, Heart, Stop, StoreError};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::metrics::{Metrics, add};
+use crate::repeats::Repeats;
 use crate::spool::{Spool, SpoolError};
 
 /// A stream that is well answers within milliseconds; the connection that asks waits meanwhile.
@@ -28,12 +29,13 @@ pub struct Ledger {
     metrics: Arc<Metrics>,
     /// When the stream last did not take one.
     failed: Mutex<Option<Instant>>,
+    repeats: Mutex<Repeats>,
 }
 
 impl Ledger {
     #[must_use]
     pub fn new(bus: Bus, subject: String, spool: Spool, metrics: Arc<Metrics>) -> Self {
-        Self { bus, subject, spool, metrics, failed: Mutex::default() }
+        Self { bus, subject, spool, metrics, failed: Mutex::default(), repeats: Mutex::default() }
     }
 
     fn is_held_off(&self) -> bool {
@@ -45,7 +47,7 @@ impl Ledger {
         self.bus.store(&self.subject, Headers::default(), text.into(), limit).await.map(drop)
     }
 
-    /// Returns when the decision is durable.
+    /// Returns when the decision is durable, or left out because many refusals like it are.
     ///
     /// # Errors
     /// When neither stream nor spool has it: then nobody may be let in by it.
@@ -53,7 +55,18 @@ impl Ledger {
     /// # Panics
     /// Never: a decision serializes.
     pub async fn record(&self, decision: &Decision) -> Result<(), Arc<SpoolError>> {
-        let text = serde_json::to_string(decision).expect("a decision serializes");
+        let mut decision = decision.clone();
+        if decision.outcome != ADMITTED {
+            let whose = decision.fingerprint.as_ref().unwrap_or(&decision.connection.host);
+            let kind = format!("{} {whose}", decision.outcome);
+            let noted = self.repeats.lock().expect("no holder panics").note(&kind, Instant::now());
+            let Some(repeats) = noted else {
+                add(&self.metrics.decisions_left_out, 1);
+                return Ok(());
+            };
+            decision.repeats = repeats;
+        }
+        let text = serde_json::to_string(&decision).expect("a decision serializes");
         if !self.is_held_off() {
             match self.send(text.clone(), STREAM_LIMIT).await {
                 Ok(()) => return Ok(()),
@@ -83,10 +96,11 @@ impl Ledger {
             if self.is_held_off() {
                 continue;
             }
-            let passed = match self.spool.close().await {
-                Ok(files) => self.pass_on(&files).await,
-                Err(error) => Err(error),
+            let passing = async {
+                let files = self.spool.close().await?;
+                self.pass_on(&files).await
             };
+            let passed = heart.while_waiting(passing).await;
             if let Err(error) = passed {
                 warn!(error = %Chain(&error), "decisions that wait cannot be read");
             }
@@ -97,15 +111,15 @@ impl Ledger {
     async fn pass_on(&self, files: &[impl AsRef<Path>]) -> Result<(), SpoolError> {
         for path in files.iter().map(AsRef::as_ref) {
             let failed = |source| SpoolError::Write { path: path.display().to_string(), source };
-            let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
+            let bytes = tokio::fs::read(path).await.map_err(failed)?;
             let mut passed = 0;
-            for line in text.lines() {
-                if serde_json::from_str::<Decision>(line).is_err() {
+            for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+                let Ok(line) = read_line(line) else {
                     // A crash cut it off before anybody was answered.
                     warn!(file = %path.display(), "a decision in the spool is cut off");
                     continue;
-                }
-                if let Err(error) = self.send(line.to_owned(), DRAIN_LIMIT).await {
+                };
+                if let Err(error) = self.send(line, DRAIN_LIMIT).await {
                     info!(error = %Chain(&error), "the stream of decisions does not take those that wait yet");
                     *self.failed.lock().expect("no holder panics") = Some(Instant::now());
                     return Ok(());
@@ -116,5 +130,26 @@ impl Ledger {
             info!(passed, "passed on {passed} decisions from the spool");
         }
         Ok(())
+    }
+}
+
+/// A line as it was written, whole.
+fn read_line(line: &[u8]) -> Result<String, serde_json::Error> {
+    let decision: Decision = serde_json::from_slice(line)?;
+    serde_json::to_string(&decision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_line_is_none_and_a_whole_one_is_as_it_was() {
+        let decision = Decision { id: "1".to_owned(), detail: "d\u{fc}".to_owned(), ..Decision::default() };
+        let text = serde_json::to_string(&decision).unwrap();
+        assert_eq!(read_line(text.as_bytes()).unwrap(), text);
+        for end in 0..text.len() {
+            assert!(read_line(&text.as_bytes()[..end]).is_err(), "{end}");
+        }
     }
 }

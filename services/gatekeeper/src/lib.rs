@@ -2,17 +2,20 @@
 //! It needs no database, and holds keys that sign for scoped roles only.
 //!
 //! Reading order: settings, what a server asks, what is known, the rules, what is answered, how decisions become durable,
-//! how what is known comes here.
+//! how what is known comes here, who looks behind it.
 
 pub mod answer;
 pub mod config;
+pub mod copy;
 pub mod decide;
+pub mod detective;
 pub mod gate;
 pub mod handlers;
 pub mod knowledge;
 pub mod ledger;
 pub mod metrics;
 pub mod probe;
+pub mod repeats;
 pub mod request;
 pub mod servers;
 pub mod spool;
@@ -29,6 +32,7 @@ use tracing::info;
 
 use crate::answer::Answering;
 use crate::config::Config;
+use crate::detective::Detective;
 use crate::handlers::Deciding;
 use crate::knowledge::Knowledge;
 use crate::ledger::Ledger;
@@ -108,6 +112,15 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         signer: config.answer_key().map_err(anyhow::Error::msg)?,
         sentinel_account: config.sentinel_account.clone(),
     };
+    let detective = Arc::new(Detective {
+        gatekeeper: config.name.clone(),
+        system: system.clone(),
+        known: Arc::clone(&knowledge.known),
+        direct: config.direct_accounts().map_err(anyhow::Error::msg)?,
+        own_certificate: config.bus.tls.cert_file.clone(),
+        ledger: Arc::clone(&ledger),
+        metrics: Arc::clone(&metrics),
+    });
     let deciding = Arc::new(Deciding {
         gatekeeper: config.name.clone(),
         known: Arc::clone(&knowledge.known),
@@ -128,6 +141,8 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     tasks.spawn("spool", async move { ledger.drain(heart, end).await });
     let (probing, name, end) = (bus.clone(), config.name.clone(), stop.clone());
     tasks.spawn("pulse", async move { probe::keep_pulse(probing, &name, end).await });
+    tasks.spawn("detective", Arc::clone(&detective).follow(beat("detective"), stop.clone()));
+    tasks.spawn("sweep", detective.sweep(beat("sweep"), stop.clone()));
     let (readiness, heart, end) = (health.readiness.clone(), beat("questions"), stop.clone());
     tasks.spawn("questions", async move {
         tokio::select! {

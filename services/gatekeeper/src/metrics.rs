@@ -29,6 +29,24 @@ bulkhead_runtime::label! {
         NotRecorded = "not_recorded",
         /// It took longer than a server may wait.
         TooSlow = "too_slow",
+        /// The question is more than a minute old or young, by this machine's clock.
+        Clock = "clock",
+        /// The account's record has changed while it was decided.
+        Changed = "changed",
+    }
+}
+
+bulkhead_runtime::label! {
+    /// What the detective found about somebody who is in.
+    pub enum Finding("finding") {
+        /// In the account where everybody knocks and nobody stays.
+        InSentinel = "in_sentinel",
+        /// With a certificate that is not the account's.
+        ForeignCertificate = "foreign_certificate",
+        /// By a token that no gatekeeper has signed.
+        ForeignIssuer = "foreign_issuer",
+        /// In an account that the gate does not know.
+        UnknownAccount = "unknown_account",
     }
 }
 
@@ -51,8 +69,15 @@ bulkhead_runtime::metrics! {
         requests_unreadable: Counter,
         /// Decisions that went to the spool because their stream did not take them.
         decisions_spooled: Counter,
+        /// Refusals that were not written down, because many like them were.
+        decisions_left_out: Counter,
+        /// Sweeps of the detective that saw not everybody.
+        sweeps_cut: Counter,
         /// Records and keys that were not taken, because they are not good or older than what was seen.
         records_refused: Counter,
+        /// Connections that no decision can have let in, by what is wrong with them; all but those of unknown accounts are
+        /// closed.
+        detective_findings: Labelled<Finding, Counter>,
         /// Accounts that may be entered.
         accounts: Gauge,
         /// Whether the bucket with the records is watched: 1 or 0. Without it the last known records count.

@@ -18,8 +18,8 @@ use tracing::{error, warn};
 
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
-/// Three servers' questions are lost at most in that time, by a replica in whose place another one answers.
-const HUNG_AFTER: Duration = Duration::from_secs(4);
+/// Longer than a hub that is busy for a moment, and shorter than a server takes to give up a client that is silent.
+const HUNG_AFTER: Duration = Duration::from_secs(8);
 
 /// When the last probe came back.
 #[derive(Debug)]

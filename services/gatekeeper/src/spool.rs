@@ -137,26 +137,25 @@ impl Writer {
         if bytes + lines.len() as u64 > self.bytes_most {
             return Err(SpoolError::Full(bytes));
         }
-        let (path, file) = match self.current.take() {
-            Some(current) => self.current.insert(current),
-            None => {
-                let path = self.folder.join(format!("{}.jsonl", self.next));
-                let opened = OpenOptions::new().create_new(true).append(true).open(&path);
-                let failed = |source| SpoolError::Write { path: path.display().to_string(), source };
-                let file = opened.map_err(failed)?;
-                // The name has to be safe, too.
-                File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-                self.next += 1;
-                self.current.insert((path, file))
-            }
-        };
-        let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
-        let failed = written.map_err(|source| SpoolError::Write { path: path.display().to_string(), source });
-        if failed.is_err() {
+        if self.current.is_none() {
+            let path = self.folder.join(format!("{}.jsonl", self.next));
+            self.next += 1;
+            let opened = OpenOptions::new().create_new(true).append(true).open(&path);
+            let failed = |source| SpoolError::Write { path: path.display().to_string(), source };
+            let file = opened.map_err(failed)?;
+            // The name has to be safe, too.
+            File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+            self.current = Some((path, file));
+        }
+        let (path, file) = self.current.as_mut().expect("it was opened");
+        let failed = |source| SpoolError::Write { path: path.display().to_string(), source };
+        let before = file.metadata().map_err(failed)?.len();
+        let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).map_err(failed);
+        if written.is_err() && file.set_len(before).is_err() {
             // What follows half a line would be unreadable with it.
             self.current = None;
         }
-        failed
+        written
     }
 
     fn failed(&self) -> impl Fn(io::Error) -> SpoolError {

@@ -40,8 +40,16 @@ pub struct Decision {
     /// Unix seconds until which the connection was admitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
+    /// Like ones of the last seconds that were not written down, so that nobody fills the stream.
+    #[serde(skip_serializing_if = "is_none")]
+    pub repeats: u64,
     pub server: DecisionServer,
     pub connection: DecisionConnection,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The server that asked.

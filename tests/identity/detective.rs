@@ -1,0 +1,71 @@
+//! What certificates do not decide about is looked at: SYS and AUTH, which credentials open, and whoever got in by another way.
+
+use bulkhead_accounts::certificates::ClientIdentity;
+use bulkhead_bus::Role;
+
+use crate::entering::{leaf, poller};
+use crate::hub::{ACME, GateHub, LIMIT, Weakness, XYZ};
+
+#[tokio::test]
+async fn the_platforms_own_credentials_with_a_tenants_certificate_are_thrown_out() -> anyhow::Result<()> {
+    let hub = GateHub::start(2).await?;
+    let tenants = hub.certificate(&poller(XYZ, "oslo", "p1"))?;
+    for (account, role) in [("sys", Role::SystemOperator), ("auth", Role::Gatekeeper)] {
+        let creds = hub.credentials(account, role, "gatekeeper-9")?;
+        // The server lets it in, and may have closed it again before it has said so.
+        if let Ok(client) = hub.connect(&tenants.clone().with_creds(creds.clone())).await {
+            client.wait_closed(LIMIT).await?;
+        }
+        let found = hub.decided("what the detective found", |one| {
+            one.outcome == "foreign_certificate"
+                && one.account.as_deref() == Some(hub.key_of_platform(account).as_str())
+        });
+        let found = found.await?;
+        assert!(found.actual.as_ref().is_some_and(|subject| subject.contains("p1.oslo.xyz-inc")), "{found:?}");
+        // Control: with a certificate of the platform it stays.
+        let own = hub.certificate(&ClientIdentity::Service { service: "gatekeeper" })?.with_creds(creds);
+        let client = hub.connect(&own).await?;
+        // Whoever came later was looked at, and so was this one.
+        let is_foreign = |one: &bulkhead_bus::payload::Decision| one.outcome == "foreign_certificate";
+        let before = hub.decisions().await?.iter().filter(|one| is_foreign(one)).count();
+        let creds = hub.credentials(account, role, "gatekeeper-8")?;
+        let later = hub.certificate(&poller(XYZ, "rome", "p8"))?.with_creds(creds);
+        // Kept, because whoever has left is not found any more.
+        let later = hub.connect(&later).await;
+        hub.more_decided(before, is_foreign).await?;
+        drop(later);
+        client.flush().await?;
+        assert!(!client.is_closed(), "{account}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_gets_in_beside_the_gatekeeper_is_thrown_out_client_or_leaf() -> anyhow::Result<()> {
+    let hub = GateHub::start_weak(1, Weakness { unpinned: true }).await?;
+    let creds = hub.credentials(ACME, Role::Poller, "p1")?;
+    let client = hub.connect(&hub.certificate(&poller(XYZ, "oslo", "p1"))?.with_creds(creds.clone())).await;
+    if let Ok(client) = client {
+        client.wait_closed(LIMIT).await?;
+    }
+    let found = hub.decided("a foreign certificate", |one| one.outcome == "foreign_certificate").await?;
+    assert_eq!(found.expected.as_deref(), Some(ACME));
+    // With its own certificate it is no stranger, but no gatekeeper has let it in.
+    if let Ok(client) = hub.connect(&hub.certificate(&poller(ACME, "oslo", "p1"))?.with_creds(creds)).await {
+        client.wait_closed(LIMIT).await?;
+    }
+    hub.decided("a foreign issuer", |one| one.outcome == "foreign_issuer").await?;
+    let creds = hub.credentials(ACME, Role::Leaf, "leaf")?;
+    if let Ok(link) = hub.link(&hub.certificate(&leaf(XYZ, "oslo"))?.with_creds(creds), "leaf-xyz-inc-oslo").await {
+        link.wait_closed(LIMIT).await?;
+    }
+    let is_leaf = |one: &bulkhead_bus::payload::Decision| {
+        one.outcome == "foreign_certificate" && one.connection.kind == "Leafnode"
+    };
+    hub.decided("a leaf with a foreign certificate", is_leaf).await?;
+    // Control: whoever was let in stays.
+    let own = hub.connect(&hub.certificate(&poller(ACME, "oslo", "p2"))?).await?;
+    own.flush().await?;
+    assert!(!own.is_closed());
+    Ok(())
+}
