@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use bulkhead_accounts::certificates::{AuthorityName, CertificateFiles, ClientIdentity, TrustDomain};
+use bulkhead_accounts::certificates::{AuthorityName, CertificateFiles, ClientIdentity};
 use bulkhead_accounts::files::{make_folder, write_public, write_secret};
 use bulkhead_accounts::gate::{
     AUTH, SENT, Vouching, platform_gate, render_auth, render_sentinel, sealed_keys, sign_record, tenant_gate,
@@ -14,18 +14,19 @@ use bulkhead_accounts::gate::{
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{CalloutConfig, HubConfig, SYNC_ALWAYS};
 use bulkhead_accounts::operator::{AccountRecord, OperatorStore, UserRequest};
-use bulkhead_accounts::plan::{Plan, PlanName};
-use bulkhead_accounts::render::{DECISIONS_LOG, GATE, system_account};
+use bulkhead_accounts::render::{DECISIONS_LOG, GATE};
 use bulkhead_accounts::resolver::push;
-use bulkhead_accounts::tenancy::{PlatformPeople, PlatformSettings, Tenancy, TenantRecord};
+use bulkhead_accounts::tenancy::{PlatformPeople, TenantRecord};
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
-use bulkhead_accounts::up::{Accounts, Layout, Platform};
+use bulkhead_accounts::up::{Accounts, Platform};
 use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
 use bulkhead_bus::{AccountKey, Role};
 use bulkhead_claims::{KeyKind, ScopedKey, SealingKey, SigningKey, parse_credentials};
 use bulkhead_identity::{GateBody, GateSite};
 use bulkhead_runtime::{Bus, BusSettings, eventually};
-use bulkhead_testkit::{ConnectError, Endpoint, Handshake, Identity, RawClient, RawLeaf, find_test_tools, free_ports};
+use bulkhead_testkit::{
+    ConnectError, Endpoint, Handshake, Identity, RawClient, RawLeaf, find_test_tools, free_ports, platform_on_paper,
+};
 use serde_json::json;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -94,33 +95,6 @@ fn callout_accounts(
     Ok((auth, sent))
 }
 
-/// Two tenants, all on paper.
-async fn made_platform(folder: &Path, now: OffsetDateTime) -> anyhow::Result<(Platform, Accounts)> {
-    let layout = Layout::new(folder.to_owned());
-    let operator = OperatorStore::open(layout.operator(), now.unix_timestamp())?;
-    let roles = [Role::SystemOperator, Role::GateWatch];
-    operator.ensure_account("sys", &roles, now.unix_timestamp(), |_, keys| system_account(keys))?;
-    let authority = bulkhead_accounts::certificates::Authority::new(layout.authority(), TrustDomain::default());
-    authority.ensure_roots(now)?;
-    let platform = Platform { layout, operator, authority, hub_urls: vec![], now };
-    let settings = PlatformSettings {
-        trust_domain: TrustDomain::default().to_string(),
-        hub_servers: HubSize::One,
-        hub_urls: vec![],
-        leaf_urls: vec![],
-        database_url_file: None,
-    };
-    let tenancy = Tenancy::of(platform, settings);
-    for (slug, plan) in [(ACME, PlanName::Enterprise), (XYZ, PlanName::Free)] {
-        let plan = Plan::of(plan).plan_ref();
-        let record = TenantRecord::new(slug.parse()?, Uuid::new_v4(), plan, now.unix_timestamp());
-        tenancy.records.write(&record)?;
-    }
-    let mut accounts = tenancy.render_all()?;
-    tenancy.place_all(&mut accounts).await?;
-    Ok((tenancy.platform, accounts))
-}
-
 impl GateHub {
     /// Two tenants, and `gatekeepers` replicas.
     pub(crate) async fn start(gatekeepers: usize) -> anyhow::Result<Self> {
@@ -130,7 +104,8 @@ impl GateHub {
     pub(crate) async fn start_weak(gatekeepers: usize, weakness: Weakness) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let now = OffsetDateTime::now_utc();
-        let (mut platform, accounts) = made_platform(folder.path(), now).await?;
+        let (mut platform, accounts) =
+            platform_on_paper(folder.path(), now, &[Role::SystemOperator, Role::GateWatch]).await?;
         let xkey = SealingKey::generate();
         let plain = SigningKey::generate(KeyKind::Account);
         let (auth, sent) = callout_accounts(&platform.operator, &xkey, &plain, now.unix_timestamp())?;

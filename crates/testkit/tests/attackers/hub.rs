@@ -4,21 +4,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_accounts::certificates::{Authority, CertificateFiles, ClientIdentity, TrustDomain};
+use bulkhead_accounts::certificates::{CertificateFiles, ClientIdentity};
 use bulkhead_accounts::files::{make_folder, write_public};
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{ClusterConfig, HubConfig, SYNC_ALWAYS};
-use bulkhead_accounts::operator::{OperatorStore, UserRequest};
-use bulkhead_accounts::plan::{Plan, PlanName};
-use bulkhead_accounts::tenancy::{PlatformSettings, Tenancy, TenantRecord};
+use bulkhead_accounts::operator::UserRequest;
 use bulkhead_accounts::up::child::{AskBy, Child, ChildSpec};
-use bulkhead_accounts::up::{Accounts, CORE, INTAKE, Layout, Platform};
+use bulkhead_accounts::up::{Accounts, CORE, INTAKE, Platform};
 use bulkhead_bus::{AccountKey, Role, SiteName};
 use bulkhead_runtime::eventually;
-use bulkhead_testkit::{CertificatePair, Endpoint, Handshake, Identity, find_test_tools};
+use bulkhead_testkit::{CertificatePair, Endpoint, Handshake, Identity, find_test_tools, platform_on_paper};
 use tempfile::TempDir;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 pub(crate) const ACME: &str = "acme-corp";
 pub(crate) const XYZ: &str = "xyz-inc";
@@ -140,28 +137,8 @@ impl Hub {
 
     async fn start_in(company: Company) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let now = OffsetDateTime::now_utc();
-        let layout = Layout::new(folder.path().to_owned());
-        let operator = OperatorStore::open(layout.operator(), now.unix_timestamp()).unwrap();
-        let authority = Authority::new(layout.authority(), TrustDomain::default());
-        authority.ensure_roots(now).unwrap();
-        let platform = Platform { layout, operator, authority, hub_urls: vec![], now };
-        let settings = PlatformSettings {
-            trust_domain: TrustDomain::default().to_string(),
-            hub_servers: HubSize::One,
-            hub_urls: vec![],
-            leaf_urls: vec![],
-            database_url_file: None,
-        };
-        let tenancy = Tenancy::of(platform, settings);
-        for (slug, plan) in [(ACME, PlanName::Enterprise), (XYZ, PlanName::Free)] {
-            let plan = Plan::of(plan).plan_ref();
-            let record = TenantRecord::new(slug.parse().unwrap(), Uuid::new_v4(), plan, now.unix_timestamp());
-            tenancy.records.write(&record).unwrap();
-        }
-        let mut accounts = tenancy.render_all().unwrap();
-        tenancy.place_all(&mut accounts).await.unwrap();
-        let mut platform = tenancy.platform;
+        let paper = platform_on_paper(folder.path(), OffsetDateTime::now_utc(), &[Role::SystemOperator]);
+        let (mut platform, accounts) = paper.await.unwrap();
         let config = hub_config(&platform, company).render().unwrap();
         let (process, log_file) = start_server(folder.path(), "hub", &config, company.last_line()).await;
         let log = std::fs::read_to_string(&log_file).unwrap();
