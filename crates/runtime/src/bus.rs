@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 
-use crate::CredentialsError;
+use crate::chain::Chain;
+use crate::credentials::{Credentials, CredentialsError};
 use crate::headers::Headers;
 use crate::link::Link;
 use crate::listen::{Answerer, Listener};
-use crate::tls::{TlsError, TlsFiles};
+use crate::tls::{TlsError, TlsFiles, client_config};
 
 pub(crate) const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
 
@@ -30,6 +31,27 @@ pub struct BusSettings {
     pub creds_file: Option<PathBuf>,
     /// The user's private inbox prefix, such as `_INBOX_oslo.p1`.
     pub inbox_prefix: String,
+}
+
+impl BusSettings {
+    /// What is wrong with them for a connection to the hub, one line each, below the name `key`.
+    #[must_use]
+    pub fn hub_problems(&self, key: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.urls.is_empty() {
+            problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
+        }
+        for url in self.urls.iter().filter(|url| !url.starts_with("tls://")) {
+            problems.push(format!("  {key}.urls: {url:?} does not begin with tls://: the hub is asked over TLS only"));
+        }
+        if let Err(error) = client_config(&self.tls) {
+            problems.push(format!("  {key}.tls: {}", Chain(&error)));
+        }
+        if let Some(Err(error)) = self.creds_file.as_deref().map(Credentials::read) {
+            problems.push(format!("  {key}.creds_file: {}", Chain(&error)));
+        }
+        problems
+    }
 }
 
 /// Why a connection was not made.

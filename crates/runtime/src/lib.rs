@@ -18,6 +18,7 @@ mod liveness;
 mod log;
 mod look;
 mod metrics;
+mod program;
 mod settings;
 mod snapshot;
 mod stranded;
@@ -44,6 +45,7 @@ pub use metrics::{
     Ages, Amounts, Buckets, Counter, Declaring, Durations, Gauge, Histogram, Label, LabelSet, Labelled, Page,
     SecondsGauge, age_seconds,
 };
+pub use program::Program;
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use snapshot::{SnapshotError, StreamSnapshot};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};

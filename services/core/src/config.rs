@@ -5,39 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
-use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, client_config, load_settings};
+use bulkhead_runtime::{BusSettings, Chain, LogFormat, load_settings};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 const PREFIX: &str = "BULKHEAD_CORE_";
-const USAGE: &str = "bulkhead-core [check-config] [--config FILE] [--version]";
-
-/// What the process is asked to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    Run(Option<PathBuf>),
-    CheckConfig(Option<PathBuf>),
-    Version,
-}
-
-/// Reads the arguments: `[check-config] [--config FILE]`, or `--version`.
-///
-/// # Errors
-/// A sentence that shows what is allowed.
-pub fn command_line(args: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut file = None;
-    let mut is_check = false;
-    let mut args = args;
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "check-config" => is_check = true,
-            "--version" => return Ok(Command::Version),
-            "--config" => file = Some(PathBuf::from(args.next().ok_or("--config needs a file")?)),
-            other => return Err(format!("{other:?} is not understood: {USAGE}")),
-        }
-    }
-    Ok(if is_check { Command::CheckConfig(file) } else { Command::Run(file) })
-}
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,44 +98,14 @@ impl Config {
         }
         let named = [("stream_bus".to_owned(), &self.stream_bus), ("rpc_bus".to_owned(), &self.rpc_bus)];
         let live = self.live_buses.iter().enumerate().map(|(index, bus)| (format!("live_buses.{index}"), bus));
-        problems.extend(named.into_iter().chain(live).flat_map(|(key, bus)| bus_problems(&key, bus)));
+        problems.extend(named.into_iter().chain(live).flat_map(|(key, bus)| bus.hub_problems(&key)));
         problems
     }
-}
-
-pub(crate) fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
-    let mut problems = Vec::new();
-    if settings.urls.is_empty() {
-        problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
-    }
-    for url in settings.urls.iter().filter(|url| !url.starts_with("tls://")) {
-        problems.push(format!("  {key}.urls: {url:?} does not begin with tls://: the hub is asked over TLS only"));
-    }
-    if let Err(error) = client_config(&settings.tls) {
-        problems.push(format!("  {key}.tls: {}", Chain(&error)));
-    }
-    if let Some(Err(error)) = settings.creds_file.as_deref().map(Credentials::read) {
-        problems.push(format!("  {key}.creds_file: {}", Chain(&error)));
-    }
-    problems
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn line(args: &[&str]) -> Result<Command, String> {
-        command_line(args.iter().map(|&arg| arg.to_owned()))
-    }
-
-    #[test]
-    fn arguments_are_few_and_named() {
-        assert_eq!(line(&[]), Ok(Command::Run(None)));
-        assert_eq!(line(&["check-config", "--config", "x"]), Ok(Command::CheckConfig(Some("x".into()))));
-        assert_eq!(line(&["--version"]), Ok(Command::Version));
-        assert!(line(&["--config"]).is_err());
-        assert!(line(&["--conf"]).unwrap_err().contains("--conf"));
-    }
 
     #[test]
     fn every_wrong_setting_is_reported_at_once() {

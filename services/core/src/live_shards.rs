@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::config::bus_problems;
 use crate::handlers::live::LiveReader;
 use crate::said::Said;
 
@@ -76,7 +75,7 @@ fn read_small(path: &Path) -> std::io::Result<String> {
 /// Every setting that is wrong, in one line.
 fn settings_of(text: &str) -> Result<BusSettings, String> {
     let settings: BusSettings = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    let problems = bus_problems("shard", &settings);
+    let problems = settings.hub_problems("shard");
     if problems.is_empty() { Ok(settings) } else { Err(problems.join(";").trim().to_owned()) }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{AccountKey, UserName};
 use bulkhead_claims::{Claims, KeyKind, OperatorBody, SealingKey, SigningKey, UserBody, decode};
 use bulkhead_identity::TrustDomain;
-use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, client_config, load_settings};
+use bulkhead_runtime::{BusSettings, Chain, Credentials, LogFormat, load_settings};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -17,34 +17,6 @@ use crate::knowledge::TrustFiles;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 const PREFIX: &str = "BULKHEAD_GATEKEEPER_";
-const USAGE: &str = "bulkhead-gatekeeper [check-config] [--config FILE] [--version]";
-
-/// What the process is asked to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    Run(Option<PathBuf>),
-    CheckConfig(Option<PathBuf>),
-    Version,
-}
-
-/// Reads the arguments: `[check-config] [--config FILE]`, or `--version`.
-///
-/// # Errors
-/// A sentence that shows what is allowed.
-pub fn command_line(args: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut file = None;
-    let mut is_check = false;
-    let mut args = args;
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "check-config" => is_check = true,
-            "--version" => return Ok(Command::Version),
-            "--config" => file = Some(PathBuf::from(args.next().ok_or("--config needs a file")?)),
-            other => return Err(format!("{other:?} is not understood: {USAGE}")),
-        }
-    }
-    Ok(if is_check { Command::CheckConfig(file) } else { Command::Run(file) })
-}
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,25 +143,11 @@ impl Config {
     }
 }
 
+/// Nobody lets the gatekeeper in by its certificate.
 fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
-    let mut problems = Vec::new();
-    if settings.urls.is_empty() {
-        problems.push(format!("  {key}.urls: [] names no server: write for example [\"tls://127.0.0.1:4222\"]"));
-    }
-    for url in settings.urls.iter().filter(|url| !url.starts_with("tls://")) {
-        problems.push(format!("  {key}.urls: {url:?} does not begin with tls://: the hub is asked over TLS only"));
-    }
-    if let Err(error) = client_config(&settings.tls) {
-        problems.push(format!("  {key}.tls: {}", Chain(&error)));
-    }
-    match settings.creds_file.as_deref() {
-        None => {
-            problems.push(format!("  {key}.creds_file: the gatekeeper enters by credentials: nobody else lets it in"))
-        }
-        Some(path) => {
-            let read = Credentials::read(path);
-            problems.extend(read.err().map(|error| format!("  {key}.creds_file: {}", Chain(&error))));
-        }
+    let mut problems = settings.hub_problems(key);
+    if settings.creds_file.is_none() {
+        problems.push(format!("  {key}.creds_file: name one: the gatekeeper itself enters by credentials"));
     }
     problems
 }
@@ -197,16 +155,6 @@ fn bus_problems(key: &str, settings: &BusSettings) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arguments_are_few_and_named() {
-        let line = |args: &[&str]| command_line(args.iter().map(|&arg| arg.to_owned()));
-        assert_eq!(line(&[]), Ok(Command::Run(None)));
-        assert_eq!(line(&["check-config", "--config", "x"]), Ok(Command::CheckConfig(Some("x".into()))));
-        assert_eq!(line(&["--version"]), Ok(Command::Version));
-        assert!(line(&["--config"]).is_err());
-        assert!(line(&["--conf"]).unwrap_err().contains("--conf"));
-    }
 
     #[test]
     fn every_wrong_setting_is_reported_at_once() {
