@@ -16,7 +16,7 @@ use bulkhead_bus::payload::{LiveRow, Query};
 use bulkhead_runtime::{Bus, eventually};
 use bulkhead_store::Provisioning;
 use bulkhead_testkit::deployment::program;
-use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools, free_ports};
+use bulkhead_testkit::{Exposition, LIMIT, TestDeployment, find_test_tools, free_ports};
 use bulkhead_tests::operator::Operator;
 use sqlx::PgPool;
 use tempfile::TempDir;
@@ -123,12 +123,6 @@ impl Machine {
         self.logs.path().join(number.to_string())
     }
 
-    /// How often the leaf has linked to the hub.
-    fn links(&self) -> usize {
-        let log = std::fs::read_to_string(self.log(0)).unwrap_or_default();
-        log.matches("Leafnode connection created").count()
-    }
-
     fn logs(&self) -> String {
         let logs = (0..=POLLERS.len()).map(|number| std::fs::read_to_string(self.log(number)).unwrap_or_default());
         logs.collect::<Vec<_>>().join("\n---\n")
@@ -225,30 +219,39 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
     let running = machine.start()?;
     let second = wait_for_more(&witness, &machine, first).await?;
 
-    // With the credentials of another tenant nothing of it arrives, neither as this tenant nor as that one.
+    // With the certificate of another tenant nothing of it arrives, neither as this tenant nor as that one.
     running.kill().await?;
-    let creds = machine.bundle.join("leaf.creds");
-    let foreign = deployment.up.layout.site(&"xyz-inc".parse()?, &"lima".parse()?).join("leaf.creds");
-    let own = replace(&creds, &foreign)?;
+    let tls = deployment.up.layout.site(&"xyz-inc".parse()?, &"lima".parse()?).join("tls");
+    let mut own = Vec::new();
+    for name in ["leaf.crt", "leaf.key"] {
+        let path = machine.bundle.join("tls").join(name);
+        own.push((path.clone(), replace(&path, &tls.join(name))?));
+    }
     let sums = machine.check_sums()?;
     let said = String::from_utf8_lossy(&sums.stdout).into_owned();
-    ensure!(!sums.status.success() && said.contains("leaf.creds"), "the edit was not noticed: {said}");
+    ensure!(!sums.status.success() && said.contains("leaf.crt"), "the edit was not noticed: {said}");
     // What was on its way when it was killed has arrived once the others have delivered.
     deployment.wait_for_results(&witness).await?;
     let before = slots(&witness, TENANT).await?;
-    let links = machine.links();
     let running = machine.start()?;
-    let linked = eventually("the leaf at the hub as somebody else", LIMIT, || async {
-        if machine.links() > links { Ok(()) } else { Err("it is not linked") }
+    let refused = eventually("the leaf turned away", LIMIT, || async {
+        let pages = [deployment.metrics("gatekeeper-1").await, deployment.metrics("gatekeeper-2").await];
+        let count = |page: &anyhow::Result<Exposition>| {
+            let refused = [("decision", "leaf_name")];
+            page.as_ref().ok().and_then(|page| page.value("gatekeeper_decisions_total", &refused)).unwrap_or_default()
+        };
+        if pages.iter().map(count).sum::<f64>() > 0.0 { Ok(()) } else { Err("nobody was refused") }
     });
-    linked.await.with_context(|| machine.logs())?;
+    refused.await.with_context(|| machine.logs())?;
     for _ in 0..2 {
         deployment.wait_for_results(&witness).await?;
     }
     assert_eq!(slots(&witness, TENANT).await?, before, "{}", machine.logs());
     assert_eq!(slots(&witness, "xyz-inc").await?, (0, 0));
     running.kill().await?;
-    std::fs::write(&creds, own)?;
+    for (path, bytes) in own {
+        std::fs::write(&path, bytes)?;
+    }
     let running = machine.start()?;
     let third = wait_for_more(&witness, &machine, second.max(before.1)).await?;
 

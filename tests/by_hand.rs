@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
+use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, find_test_tools, free_ports};
 use bulkhead_tests::operator::Operator;
 use serde_json::Value;
@@ -50,12 +51,30 @@ fn start_hub(place: &Place) -> anyhow::Result<Vec<Child>> {
     (1..=SERVERS).map(server).collect()
 }
 
+fn start_gatekeepers(place: &Place) -> anyhow::Result<Vec<Child>> {
+    let gatekeeper = |number: usize| {
+        let folder = place.path("gatekeeper-files").join(format!("gatekeeper-{number}"));
+        let log = std::fs::File::create(place.path(&format!("gatekeeper-{number}.log")))?;
+        let mut command = Command::new(program("bulkhead-gatekeeper")?);
+        command.arg("--config").arg(folder.join("gatekeeper.toml"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        command.spawn().context("start a gatekeeper")
+    };
+    [1, 2].into_iter().map(gatekeeper).collect()
+}
+
 /// Says again and again what has to succeed once the servers are up.
 async fn until_done(place: &Place, line: &[&str]) -> anyhow::Result<Vec<Value>> {
     let done = bulkhead_runtime::eventually("a command that succeeds", LIMIT, || async {
         place.operator().expect(0, line).await.map_err(|error| format!("{error:#}"))
     });
     Ok(done.await?.0)
+}
+
+async fn operator_says(place: &Place, line: &[&str], rows: usize) -> anyhow::Result<()> {
+    let (said, _) = place.operator().expect(0, line).await?;
+    anyhow::ensure!(said.len() == rows, "{said:?}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -70,7 +89,7 @@ async fn a_hub_of_three_is_made_pushed_to_and_used_by_commands_alone() -> anyhow
     place.operator().expect(0, &dry).await?;
     anyhow::ensure!(!place.home.exists(), "a dry run has made a home");
     let (made, _) = place.operator().expect(0, &line).await?;
-    anyhow::ensure!(made[0]["accounts"] == serde_json::json!(["core", "ops", "sys"]), "{made:?}");
+    anyhow::ensure!(made[0]["accounts"] == serde_json::json!(["auth", "core", "ops", "sent", "sys"]), "{made:?}");
     let (_, said) = place.operator().expect(4, &line).await?;
     anyhow::ensure!(said.contains("already"), "{said}");
 
@@ -82,7 +101,13 @@ async fn a_hub_of_three_is_made_pushed_to_and_used_by_commands_alone() -> anyhow
     config.extend(routes.iter().map(String::as_str));
     let (written, _) = place.operator().expect(0, &config).await?;
     anyhow::ensure!(written.len() == SERVERS, "{written:?}");
+    let gates = place.path("gatekeeper-files").display().to_string();
+    let config = ["gatekeeper-config", "--to", &gates];
+    operator_says(&place, &[&config[..], &["--dry-run"]].concat(), 2).await?;
+    anyhow::ensure!(!Path::new(&gates).exists(), "a dry run has written files");
+    operator_says(&place, &config, 2).await?;
     let _hub = start_hub(&place)?;
+    let _gatekeepers = start_gatekeepers(&place)?;
 
     until_done(&place, &["push"]).await?;
     until_done(&place, &["hub", "status"]).await?;

@@ -153,7 +153,7 @@ async fn hub_messages(deployment: &TestDeployment, tenant: &str) -> anyhow::Resu
     use bulkhead_bus::{Role, StreamName};
     let folder = deployment.up.layout.provisioning();
     let settings = deployment.up.platform.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
-    let bus = bulkhead_runtime::Bus::connect(&settings, "lanes").await?;
+    let bus = bulkhead_runtime::Bus::connect(&settings, Role::Provisioner.name()).await?;
     let filter = format!("{{\"subjects_filter\":\"t.{}.>\"}}", deployment.key_of(tenant)?);
     let subject = format!("$JS.API.STREAM.INFO.{}", StreamName::Results.as_str());
     let answer = bus.request(&subject, filter.into_bytes().into(), Duration::from_secs(5)).await?;

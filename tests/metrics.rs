@@ -166,7 +166,7 @@ async fn a_lost_database_and_a_full_quota_are_seen_from_both_ends_and_pass() -> 
 /// Fills what the hub keeps of acme's site oslo with messages that are no batches.
 async fn fill_quota(deployment: &TestDeployment) -> anyhow::Result<()> {
     let identity = deployment.leaf_identity("acme-corp", "oslo")?;
-    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, "filler").await?;
+    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, "leaf-acme-corp-oslo.filler").await?;
     for number in 0..QUOTA {
         leaf.lmsg("up.oslo.fwd.results", None, format!("garbage {number}").as_bytes()).await?;
     }

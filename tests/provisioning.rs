@@ -167,14 +167,13 @@ async fn wait_for_shards(deployment: &TestDeployment, shards: f64, status: u16) 
     Ok(waited.await?)
 }
 
-/// The settings of the first shard, with the credentials of another one.
+/// The settings of the first shard, with the certificate of another one.
 fn write_shard(deployment: &TestDeployment, intake: &str) -> anyhow::Result<()> {
     let layout = &deployment.up.layout;
     let folder = layout.core().join(intake);
     let settings = deployment.up.platform.issue_service(intake, Role::CoreLive, "core", &folder)?;
     let mut table: toml::Table = toml::from_str(&std::fs::read_to_string(layout.live_bus("intake-1"))?)?;
     let path = |path: &Path| toml::Value::from(path.display().to_string());
-    table.insert("creds_file".to_owned(), path(&settings.creds_file.context("a service has credentials")?));
     let tls = table.get_mut("tls").and_then(toml::Value::as_table_mut).context("a shard has TLS")?;
     tls.insert("cert_file".to_owned(), path(&settings.tls.cert_file));
     tls.insert("key_file".to_owned(), path(&settings.tls.key_file));

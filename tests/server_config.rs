@@ -1,6 +1,6 @@
 //! The server configurations that are rendered are ones that nats-server takes, whatever names and paths are in them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
@@ -63,8 +63,6 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
         }),
         callout: None,
     };
-    let creds_file: PathBuf = folder.join("leaf.creds");
-    std::fs::write(&creds_file, "read when the leaf connects")?;
     let leaf = LeafConfig {
         server_name: "leaf-acme-corp-oslo".to_owned(),
         client_listen: "127.0.0.1:4223".to_owned(),
@@ -82,7 +80,6 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
             ),
         ],
         hub_urls: vec!["tls://hub-1.example:7422".to_owned(), "tls://hub-2.example:7422".to_owned()],
-        creds_file,
         leaf_cert_file: own.cert_file,
         leaf_key_file: own.key_file,
         server_root_file: authority.server_root_file(),

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::certificates::{Authority, CertificateError, CertificateFiles};
 use crate::files::{FileError, make_folder, read_state, write_public};
-use crate::nats_config::{ClusterConfig, HubConfig, RenderError, SYNC_ALWAYS};
+use crate::nats_config::{CalloutConfig, ClusterConfig, HubConfig, RenderError, SYNC_ALWAYS};
 use crate::operator::{OperatorError, OperatorStore};
 
 /// What a hub server may write.
@@ -72,6 +72,7 @@ pub struct Trust<'a> {
     pub operator_token: &'a str,
     pub system_account: &'a str,
     pub system_token: &'a str,
+    pub callout: &'a CalloutConfig,
 }
 
 fn hub_pair(folder: &Path) -> CertificateFiles {
@@ -128,7 +129,7 @@ impl HubServerFiles<'_> {
             hub_key_file: hub.key_file,
             client_root_file: self.found_root(authority.client_root_file()),
             cluster,
-            callout: None,
+            callout: Some(trust.callout.clone()),
         };
         config.render()
     }
@@ -141,6 +142,7 @@ impl HubServerFiles<'_> {
         &self,
         authority: &Authority,
         operator: &OperatorStore,
+        callout: &CalloutConfig,
         now: OffsetDateTime,
     ) -> Result<PathBuf, HubFilesError> {
         make_folder(self.folder).map_err(HubFilesError::File)?;
@@ -153,8 +155,12 @@ impl HubServerFiles<'_> {
             self.copy_root(&authority.route_root_file())?;
         }
         let system = operator.system().map_err(HubFilesError::Operator)?;
-        let trust =
-            Trust { operator_token: &operator.token, system_account: system.key.as_str(), system_token: &system.token };
+        let trust = Trust {
+            operator_token: &operator.token,
+            system_account: system.key.as_str(),
+            system_token: &system.token,
+            callout,
+        };
         let text = self.render(authority, trust).map_err(HubFilesError::Render)?;
         let path = self.folder.join(HUB_CONFIG);
         write_public(&path, text.as_bytes()).map_err(HubFilesError::File)?;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bulkhead_bus::StreamName;
 use bulkhead_runtime::{Bus, LimitReached, eventually};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,7 @@ pub struct ServerState {
     /// Whether it decides where streams are.
     pub leads: bool,
     pub streams: u64,
+    /// That core has still to store.
     pub messages: u64,
 }
 
@@ -57,8 +59,36 @@ struct Streams {
     #[serde(default)]
     streams: u64,
     #[serde(default)]
-    messages: u64,
+    account_details: Vec<AccountStreams>,
     meta_cluster: Option<MetaCluster>,
+}
+
+#[derive(Deserialize)]
+struct AccountStreams {
+    #[serde(default)]
+    stream_detail: Vec<HeldStream>,
+}
+
+#[derive(Deserialize)]
+struct HeldStream {
+    name: String,
+    #[serde(default)]
+    state: HeldState,
+}
+
+#[derive(Deserialize, Default)]
+struct HeldState {
+    #[serde(default)]
+    messages: u64,
+}
+
+impl Streams {
+    /// What core has still to store: the gatekeepers' bucket and log stay as they are.
+    fn messages(&self) -> u64 {
+        let all = self.account_details.iter().flat_map(|account| &account.stream_detail);
+        let is_ours = |held: &&HeldStream| StreamName::HUB.iter().any(|stream| stream.as_str() == held.name);
+        all.filter(is_ours).map(|held| held.state.messages).sum()
+    }
 }
 
 #[derive(Deserialize)]
@@ -69,12 +99,20 @@ struct MetaCluster {
 
 /// Asks every server of `hub` over `system`, a connection in SYS. A server that does not answer has a row that says so.
 pub async fn hub_state(system: &Bus, hub: HubSize) -> Vec<ServerState> {
-    let (health, streams) = tokio::join!(ask::<Health>(system, HEALTH, hub), ask::<Streams>(system, STREAMS, hub));
+    let (health, streams) = tokio::join!(
+        ask::<Health>(system, (HEALTH, "{}"), hub),
+        ask::<Streams>(system, (STREAMS, r#"{"streams":true}"#), hub)
+    );
     put_together(hub, &health, &streams)
 }
 
-async fn ask<T: DeserializeOwned>(system: &Bus, subject: &str, hub: HubSize) -> Vec<Answer<T>> {
-    let answers = system.request_all(subject, Bytes::from_static(b"{}"), hub.servers(), ANSWER_LIMIT).await;
+async fn ask<T: DeserializeOwned>(
+    system: &Bus,
+    (subject, question): (&str, &'static str),
+    hub: HubSize,
+) -> Vec<Answer<T>> {
+    let question = Bytes::from_static(question.as_bytes());
+    let answers = system.request_all(subject, question, hub.servers(), ANSWER_LIMIT).await;
     // No connection, no answers: every server is then reported as silent.
     answers.unwrap_or_default().iter().filter_map(|answer| serde_json::from_slice(answer).ok()).collect()
 }
@@ -91,7 +129,7 @@ fn put_together(hub: HubSize, health: &[Answer<Health>], streams: &[Answer<Strea
             missing: missing(health.and_then(|answer| answer.data.as_ref()), held, most),
             leads: held.and_then(|data| data.meta_cluster.as_ref()).is_some_and(|meta| meta.leader == server),
             streams: held.map_or(0, |data| data.streams),
-            messages: held.map_or(0, |data| data.messages),
+            messages: held.map_or(0, Streams::messages),
             server,
         }
     };
@@ -135,7 +173,7 @@ mod tests {
             r#"{"server":{"name":"hub-1","ver":"2.15.1"},"data":{"status":"unavailable","error":"stream catching up"}}"#,
         ]);
         let streams = answers(&[
-            r#"{"server":{"name":"hub-1"},"data":{"streams":2,"messages":7,"meta_cluster":{"leader":"hub-1"}}}"#,
+            r#"{"server":{"name":"hub-1"},"data":{"streams":2,"meta_cluster":{"leader":"hub-1"}}}"#,
             r#"{"server":{"name":"hub-3"},"data":{"streams":0,"meta_cluster":{"leader":"hub-1"}}}"#,
         ]);
         let states = put_together(HubSize::Three, &health, &streams);
@@ -152,7 +190,9 @@ mod tests {
     #[test]
     fn a_hub_of_one_is_whole_when_its_server_is_well() {
         let health = answers(&[r#"{"server":{"name":"hub-1","ver":"2.15.1"},"data":{"status":"ok"}}"#]);
-        let streams = answers(&[r#"{"server":{"name":"hub-1"},"data":{"streams":2,"messages":7}}"#]);
+        let streams =
+            answers(&[r#"{"server":{"name":"hub-1"},"data":{"streams":2,"account_details":[{"stream_detail":[
+            {"name":"RESULTS","state":{"messages":7}},{"name":"KV_GATE","state":{"messages":9}}]}]}}"#]);
         let states = put_together(HubSize::One, &health, &streams);
         assert_eq!((states[0].missing.as_deref(), states[0].messages), (None, 7));
     }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod doctor;
 pub mod files;
 pub mod gate;
+pub mod gatekeeper_files;
 pub mod hub_files;
 pub mod hub_size;
 pub mod hub_state;

@@ -70,7 +70,6 @@ pub struct LeafConfig {
     pub tenant_intermediate_file: PathBuf,
     pub users: Vec<LeafUser>,
     pub hub_urls: Vec<String>,
-    pub creds_file: PathBuf,
     pub leaf_cert_file: PathBuf,
     pub leaf_key_file: PathBuf,
     pub server_root_file: PathBuf,

@@ -1,4 +1,4 @@
-//! A profile: how a person reaches the hub. A TOML file that names certificate and credentials files.
+//! A profile: how a person reaches the hub. A TOML file that names certificate files.
 
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,10 @@ pub struct Profile {
     pub ca_file: PathBuf,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
-    pub creds_file: PathBuf,
 }
+
+/// In profiles of an earlier release: nobody is asked for credentials any more, and whoever shows any is refused.
+const FORMER: &str = "creds_file";
 
 impl Profile {
     /// # Errors
@@ -37,7 +39,10 @@ impl Profile {
         let way_out = "start a platform with `bulkhead up`, or name one of `operator user add` by --profile";
         let hint = format!("no profile at {}: {way_out}", path.display());
         let text = read_text(path).map_err(|source| ProfileError::File { hint, source })?;
-        toml::from_str(&text).map_err(|source| ProfileError::Parse { path: path.display().to_string(), source })
+        let failed = |source| ProfileError::Parse { path: path.display().to_string(), source };
+        let mut table: toml::Table = toml::from_str(&text).map_err(failed)?;
+        table.remove(FORMER);
+        table.try_into().map_err(failed)
     }
 
     /// # Errors
@@ -59,7 +64,7 @@ impl Profile {
                 cert_file: self.cert_file.clone(),
                 key_file: self.key_file.clone(),
             },
-            creds_file: Some(self.creds_file.clone()),
+            creds_file: None,
             inbox_prefix: format!("_INBOX_{}", self.user),
         }
     }

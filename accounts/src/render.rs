@@ -142,6 +142,20 @@ pub struct Callout {
     pub xkey: String,
 }
 
+impl Callout {
+    /// What SENT says already.
+    #[must_use]
+    pub fn of(sent: &AccountBody) -> Self {
+        let question = sent.imports.first();
+        Self {
+            auth: question.map(|question| question.account.clone()).unwrap_or_default(),
+            activation: question.map(|question| question.token.clone()).unwrap_or_default(),
+            nobody: sent.authorization.auth_users.first().cloned().unwrap_or_default(),
+            xkey: sent.authorization.xkey.clone(),
+        }
+    }
+}
+
 /// SENT: everybody, before they are let in anywhere. Its connections have no limit: a full SENT would keep everybody out.
 #[must_use]
 pub fn sentinel_account(keys: &[RoleKey], callout: &Callout) -> AccountBody {

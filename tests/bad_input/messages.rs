@@ -90,7 +90,8 @@ impl<'a> Site<'a> {
 
     async fn leaf(&self, name: &str) -> anyhow::Result<Door> {
         let identity = self.deployment.leaf_identity("acme-corp", "oslo")?;
-        let leaf = RawLeaf::connect(&self.deployment.hub_for_leaves(), &identity, name).await?;
+        let name = format!("leaf-acme-corp-oslo.{name}");
+        let leaf = RawLeaf::connect(&self.deployment.hub_for_leaves(), &identity, &name).await?;
         leaf.subscribe("_INBOX_oslo.>").await?;
         Ok(Door::Hub(leaf))
     }

@@ -49,7 +49,7 @@ async fn a_message_that_ends_its_client_stops_nobody() -> anyhow::Result<()> {
     wait_for_live(&deployment).await?;
 
     let identity = deployment.leaf_identity("acme-corp", "oslo")?;
-    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, "raw-leaf").await?;
+    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, "leaf-acme-corp-oslo.raw").await?;
     leaf.send_raw(&poisoned("HMSG", "live.oslo.p1.results")).await?;
     wait_for_end(&deployment, 0).await.context("by way of a live message")?;
     wait_for_live(&deployment).await.context("after a live message that ended the client")?;

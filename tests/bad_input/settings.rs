@@ -110,7 +110,6 @@ async fn check_core(core: &mut Service) -> anyhow::Result<()> {
     let expected =
         ["ingest.messages_most", "live.dark_after_s", "none.url", "none.crt", "none.key", "nats://", "must be 1 to"];
     core.check_refused(&many, &expected).await?;
-    core.check_file("core-stream.creds", &[b"-----BEGIN NATS USER JWT-----\nx\n"]).await?;
     core.check_file("core-rpc.crt", &[]).await?;
     core.check_file("core-stream.key", &[]).await
 }

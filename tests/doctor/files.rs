@@ -104,13 +104,13 @@ async fn certificates_that_do_not_hold_together(patient: &Patient) -> anyhow::Re
 
 async fn credentials_that_end(patient: &Patient) -> anyhow::Result<()> {
     let platform = &patient.deployment.up.platform;
-    let path = patient.home("profiles/xyz-inc-admin/admin.creds");
-    let subject = "credentials-expiry profiles/xyz-inc-admin/admin.creds";
+    let path = patient.home("provisioning/gate-writer.creds");
+    let subject = "credentials-expiry provisioning/gate-writer.creds";
     let _kept = Kept::new(&path)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let day = 86_400;
     for (issued, expires, level) in [(now - 25 * day, now + 5 * day, "warn"), (now - 30 * day, now - 60, "fail")] {
-        let user = UserRequest { account: "xyz-inc", role: Role::Admin, name: "admin", site: None, expires };
+        let user = UserRequest { account: "auth", role: Role::GateWriter, name: "gate-writer", site: None, expires };
         fs::write(&path, platform.operator.issue_user(&user, issued)?.text.as_bytes())?;
         patient.has(&["certificates"], &[&format!("{level} {subject}")]).await?;
     }

@@ -187,7 +187,7 @@ async fn a_revoked_certificate_and_no_certificate_open_nothing() -> anyhow::Resu
     let pair = end.write(&stolen, &hub.path().join("forged"), "p1")?;
     let p1 = hub.nobody().with_certificate(pair.cert_file, pair.key_file);
     hub.connect(&p1).await.context("control: it is as good as any")?;
-    hub.put_record(ACME, |body| body.revoked = [end.serial.clone()].into()).await?;
+    hub.put_record(ACME, |body| body.revoked = [end.fingerprint.clone()].into()).await?;
     crate::entering::soon_out(&hub, &p1).await?;
     let decided = hub.decided("a revoked certificate", |one| one.outcome == "revoked").await?;
     assert_eq!(decided.actual.as_deref(), Some(ACME));

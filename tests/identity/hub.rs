@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow};
 use bulkhead_accounts::certificates::{AuthorityName, CertificateFiles, ClientIdentity};
 use bulkhead_accounts::files::{make_folder, write_public, write_secret};
 use bulkhead_accounts::gate::{
-    AUTH, SENT, Vouching, platform_gate, render_auth, render_sentinel, sealed_keys, sign_record, tenant_gate,
+    AUTH, GateSecrets, SENT, Vouching, platform_gate, render_auth, render_sentinel, sealed_keys, sign_record,
+    tenant_gate,
 };
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{CalloutConfig, HubConfig, SYNC_ALWAYS};
@@ -104,9 +105,8 @@ impl GateHub {
     pub(crate) async fn start_weak(gatekeepers: usize, weakness: Weakness) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let now = OffsetDateTime::now_utc();
-        let (mut platform, accounts) =
-            platform_on_paper(folder.path(), now, &[Role::SystemOperator, Role::GateWatch]).await?;
-        let xkey = SealingKey::generate();
+        let (mut platform, accounts) = platform_on_paper(folder.path(), now).await?;
+        let xkey = GateSecrets::new(&platform.layout).xkey()?;
         let plain = SigningKey::generate(KeyKind::Account);
         let (auth, sent) = callout_accounts(&platform.operator, &xkey, &plain, now.unix_timestamp())?;
         let [client, leaf] = free_ports()?.map(local);
@@ -169,6 +169,10 @@ impl GateHub {
             this.start_gatekeeper(number).await?;
         }
         Ok(this)
+    }
+
+    fn expires(&self) -> i64 {
+        self.platform.now.unix_timestamp() + 86_400
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -239,11 +243,11 @@ impl GateHub {
         let name = format!("gatekeeper-{number}");
         let folder = self.path().join(&name);
         make_folder(&folder)?;
-        let expires = self.platform.credentials_expire();
+        let expires = self.expires();
         let issue = |account: &str, role: Role, into: &str| -> anyhow::Result<BusSettings> {
             let user = UserRequest { account, role, name: &name, site: None, expires };
             let identity = ClientIdentity::Service { service: "gatekeeper" };
-            Ok(self.platform.issue(&user, &identity, &folder.join(into))?)
+            Ok(self.platform.issue_direct(&user, &identity, &folder.join(into))?)
         };
         let sentinel_key = self.sent.role_key(Role::Sentinel).context("SENT has a key")?;
         let answer = self.platform.operator.keys().read(sentinel_key, KeyKind::Account)?;
@@ -324,7 +328,7 @@ impl GateHub {
     /// Good credentials, as the tenant's own keys sign them.
     pub(crate) fn credentials(&self, account: &str, role: Role, name: &str) -> anyhow::Result<PathBuf> {
         let site = "oslo".parse()?;
-        let user = UserRequest { account, role, name, site: Some(&site), expires: self.platform.credentials_expire() };
+        let user = UserRequest { account, role, name, site: Some(&site), expires: self.expires() };
         let issued = self.platform.operator.issue_user(&user, OffsetDateTime::now_utc().unix_timestamp())?;
         let path = self.path().join("issued").join(format!("{}.creds", Uuid::new_v4()));
         write_secret(&path, issued.text.as_bytes())?;

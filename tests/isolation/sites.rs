@@ -9,14 +9,14 @@ use crate::watch::{ACME, TENANTS, Watch, XYZ, hostile_leaf, settle_client, settl
 
 const PLACES: [(&str, &str); 3] = [(ACME, "oslo"), (ACME, "bergen"), (XYZ, "lima")];
 
-/// Wakes pollers, with the credentials that poller-dispatch is to have.
+/// Wakes pollers, as poller-dispatch is to do.
 async fn dispatcher(deployment: &TestDeployment) -> anyhow::Result<RawClient> {
     let folder = deployment.home().join("dispatch");
     bulkhead_accounts::files::make_folder(&folder)?;
     let issued = deployment.up.platform.issue_service(CORE, Role::DispatchPush, "poller-dispatch", &folder)?;
     let identity = Identity::trusting(issued.tls.ca_file)
         .with_certificate(issued.tls.cert_file, issued.tls.key_file)
-        .with_creds(issued.creds_file.context("credentials are issued")?);
+        .with_field("name", Role::DispatchPush.name());
     RawClient::connect(&deployment.hub(), &identity).await.context("connect as dispatcher")
 }
 

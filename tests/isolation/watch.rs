@@ -105,10 +105,11 @@ pub(crate) async fn settle_leaf(leaf: &RawLeaf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A leaf that obeys nothing, with the credentials and the certificate of a site's own.
+/// A leaf that obeys nothing, with the certificate of a site's own.
 pub(crate) async fn hostile_leaf(deployment: &TestDeployment, tenant: &str, site: &str) -> anyhow::Result<RawLeaf> {
     let identity = deployment.leaf_identity(tenant, site)?;
     // A name of its own: the hub takes a known name for the real leaf come back, and drops that.
-    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, &unique("raw-leaf-")).await;
+    let name = unique(&format!("leaf-{tenant}-{site}.raw-"));
+    let leaf = RawLeaf::connect(&deployment.hub_for_leaves(), &identity, &name).await;
     leaf.with_context(|| format!("connect as leaf of {tenant}/{site}"))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_accounts::operator::AccountRecord;
 use bulkhead_accounts::resolver::{
-    AccountChange, Base, ConnectionFacts, ConnectionKind, DrainError, Reason, blast_radius, kick, name_roles,
-    wait_until_drained,
+    AccountChange, Base, ConnectionFacts, ConnectionKind, DrainError, Draining, Reason, blast_radius, drain, kick,
+    name_roles,
 };
 use bulkhead_bus::Role;
 use bulkhead_claims::{AccountBody, Claims, KeyKind, ScopedKey, SigningKey, UserBody, credentials_text, encode};
@@ -237,12 +237,12 @@ pub(crate) async fn one_connection_is_closed_and_a_key_is_drained(ground: &Groun
 
     let key = begun.role_key(Role::Viewer).context("viewers have a key")?;
     let whose = (begun.key.as_str(), key);
-    let drained = wait_until_drained(ground.system(), whose, 1, Duration::from_millis(300), &|_| {}).await;
+    let drained = drain(ground.system(), whose, 1, (Draining::Wait, Duration::from_millis(300)), &|_| {}).await;
     let Err(DrainError::Remaining { remaining, .. }) = drained else { anyhow::bail!("{drained:?}") };
     assert_eq!(remaining.len(), 2);
     let heard = Mutex::new(Vec::new());
     let progress = |left: usize| heard.lock().expect("nobody panics").push(left);
-    let drained = wait_until_drained(ground.system(), whose, 1, LIMIT, &progress);
+    let drained = drain(ground.system(), whose, 1, (Draining::Wait, LIMIT), &progress);
     let leave = async {
         for client in &crowd.clients[1..3] {
             let id = client.info()["client_id"].as_u64().context("a client knows its number")?;

@@ -1,6 +1,7 @@
 //! A deployment with accounts of a test's own beside the product's, and users of them that the test may connect.
 
 use anyhow::Context;
+use bulkhead_accounts::hub_files::HUB_CONFIG;
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::operator::{AccountRecord, OperatorStore, UserRequest};
 use bulkhead_accounts::plan::{Plan, PlanName};
@@ -11,8 +12,8 @@ use bulkhead_accounts::resolver::{
 use bulkhead_accounts::up::system_settings;
 use bulkhead_bus::{Role, SiteName};
 use bulkhead_claims::{AccountBody, Claims, KeyKind, SigningKey, decode_json, encode};
-use bulkhead_runtime::{Bus, BusSettings, now_ms};
-use bulkhead_testkit::deployment::TRIAL;
+use bulkhead_runtime::{Bus, BusSettings, eventually, now_ms};
+use bulkhead_testkit::deployment::{LIMIT, TRIAL};
 use bulkhead_testkit::{Identity, TestDeployment};
 
 pub(crate) struct Ground {
@@ -27,7 +28,9 @@ pub(crate) fn now_s() -> i64 {
 impl Ground {
     pub(crate) async fn start(hub: HubSize) -> anyhow::Result<Self> {
         let home = TestDeployment::home_folder()?;
-        let deployment = TestDeployment::start_in(home, &TRIAL[..1], |options| options.hub_servers = Some(hub)).await?;
+        let mut deployment =
+            TestDeployment::start_in(home, &TRIAL[..1], |options| options.hub_servers = Some(hub)).await?;
+        unpin(&mut deployment).await?;
         Ok(Self { deployment, known: KnownServers::of(hub) })
     }
 
@@ -113,6 +116,34 @@ impl Ground {
     pub(crate) async fn connections(&self, account: &str) -> anyhow::Result<Vec<ConnectionFacts>> {
         Ok(connections(self.system(), Some(account), self.known.count()).await?)
     }
+}
+
+/// What is tested here is what servers do with tokens, so that these have to be let in: nothing is pinned any more, and no
+/// detective looks at who comes.
+async fn unpin(deployment: &mut TestDeployment) -> anyhow::Result<()> {
+    let up = &mut deployment.up;
+    for server in &mut up.hub_servers {
+        let path = up.layout.hub_server(server.place.number).join(HUB_CONFIG);
+        let text = std::fs::read_to_string(&path)?;
+        let pins = text.lines().filter(|line| line.starts_with("resolver_pinned_accounts")).count();
+        anyhow::ensure!(pins == 1, "{pins} lines pin accounts");
+        let weak: Vec<&str> = text.lines().filter(|line| !line.starts_with("resolver_pinned_accounts")).collect();
+        std::fs::write(&path, weak.join("\n"))?;
+        server.child.kill()?;
+        server.child.restart()?;
+    }
+    up.wait_until_replicas_current().await?;
+    let core = up.platform.operator.account("core")?.context("there is a core")?;
+    let (system, servers) = (up.system.clone(), up.hub_servers.len());
+    let back = eventually("core at the hub again", LIMIT, || async {
+        let there = connections(&system, Some(core.key.as_str()), servers).await.map_err(|error| error.to_string())?;
+        if there.len() >= 2 { Ok(()) } else { Err(format!("{} are there", there.len())) }
+    });
+    back.await?;
+    for gatekeeper in &mut up.gatekeepers {
+        gatekeeper.child.stop().await?;
+    }
+    Ok(())
 }
 
 /// What a change is made from.

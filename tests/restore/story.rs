@@ -55,7 +55,11 @@ impl Safe {
             opening: self.opening(),
             home: self.file("rehearsal"),
             tools: find_test_tools()?,
-            programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
+            programs: Programs {
+                core: program("bulkhead-core")?,
+                gatekeeper: program("bulkhead-gatekeeper")?,
+                poller: program("bulkhead-poller")?,
+            },
         };
         let report = rehearse(&options, &|_| {}).await.context("rehearse")?;
         anyhow::ensure!(!options.home.exists(), "the rehearsal has left its copy");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_bus::StreamName;
+use bulkhead_bus::{Role, StreamName};
 use bulkhead_runtime::{Bus, BusSettings};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -58,12 +58,12 @@ async fn look(bus: &Bus, stream: StreamName) -> anyhow::Result<Waiting> {
     Ok(Waiting { stream: name, messages, oldest_ms, last_sequence, consumer, pulls: number(&answer["num_waiting"]) })
 }
 
-/// Connects anew for each look: what is looked at may have been killed since the last one.
+/// Connects anew for each look, to a leaf or as the provisioner to the hub: what is looked at may have been killed since the last one.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn look_at(settings: &BusSettings, streams: &[StreamName]) -> anyhow::Result<Vec<Waiting>> {
-    let bus = Bus::connect(settings, "chaos").await.context("connect to look at streams")?;
+    let bus = Bus::connect(settings, Role::Provisioner.name()).await.context("connect to look at streams")?;
     let mut all = Vec::new();
     for stream in streams {
         all.push(look(&bus, *stream).await?);

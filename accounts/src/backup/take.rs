@@ -167,7 +167,7 @@ impl StreamAccess {
         let issued = Issued(layout.provisioning().join("backup"));
         let settings = platform.issue_service(CORE, Role::Backup, "backup", &issued.0);
         let settings = settings.map_err(AccessError::Credentials)?;
-        let bus = Bus::connect(&settings, "bulkhead backup").await.map_err(AccessError::Connect)?;
+        let bus = Bus::connect(&settings, Role::Backup.name()).await.map_err(AccessError::Connect)?;
         Ok(Self { bus, _issued: issued })
     }
 }

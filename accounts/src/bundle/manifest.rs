@@ -64,10 +64,6 @@ pub struct LeafManifest {
     pub certificate: CertificateFacts,
     /// Towards the site's pollers.
     pub listener: CertificateFacts,
-    /// The public key of the user that its credentials admit.
-    pub user: String,
-    /// Unix seconds.
-    pub user_expires: i64,
 }
 
 /// A poller of a bundle.
@@ -88,7 +84,7 @@ pub struct BundleManifest {
     pub site: SiteName,
     /// The day.
     pub made: String,
-    /// The day on which the first of its certificates and credentials ends.
+    /// The day on which the first of its certificates ends.
     pub ends: String,
     /// Unix seconds.
     pub ends_at: i64,
@@ -106,7 +102,7 @@ impl BundleManifest {
         pollers: Vec<PollerManifest>,
     ) -> Self {
         let of_poller = |poller: &PollerManifest| poller.certificate.not_after.min(poller.forwarder.not_after);
-        let of_leaf = leaf.certificate.not_after.min(leaf.listener.not_after).min(leaf.user_expires);
+        let of_leaf = leaf.certificate.not_after.min(leaf.listener.not_after);
         let ends_at = pollers.iter().map(of_poller).fold(of_leaf, i64::min);
         let ends = OffsetDateTime::from_unix_timestamp(ends_at).unwrap_or(now);
         Self {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use bulkhead_bus::{BatchKey, PollerName, SiteName, TenantSlug};
 use bulkhead_claims::{KeyKind, SigningKey};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 pub use files::{BundleFile, BundleFiles, BundleFilesError};
 pub use manifest::{BundleManifest, CertificateFacts, FactsError, LeafManifest, PollerManifest};
@@ -29,8 +29,6 @@ use crate::up::{
 };
 use texts::{PollerText, SiteText};
 
-/// As long as the certificates: one day on which the site needs a new bundle.
-const CREDENTIALS_DAYS: i64 = 90;
 /// How the folder of a bundle under way begins.
 const UNDER_WAY: &str = ".bundle-";
 const LEAF_PORT: u16 = 4222;
@@ -229,9 +227,8 @@ impl Maker<'_> {
     fn write_site(&self, leaf_urls: &[String]) -> Result<(Issued, LeafManifest, Vec<PollerManifest>), BundleError> {
         let (platform, site, place) = (self.platform, self.site, &self.place);
         let now = platform.now;
-        let credentials_expire = (now + Duration::days(CREDENTIALS_DAYS)).unix_timestamp();
-        let (operator, authority) = (&platform.operator, &platform.authority);
-        let maker = SiteMaker { operator, authority, now, credentials_expire };
+        let authority = &platform.authority;
+        let maker = SiteMaker { authority, now };
         let tls = Path::new("tls");
         for (source, name) in [
             (authority.tenant_intermediate_file(&site.tenant), &place.tenant_intermediate_file),
@@ -242,12 +239,7 @@ impl Maker<'_> {
         }
         let leaf = maker.write_leaf(site, place, self.options.leaf_port, leaf_urls);
         let issued = leaf.map_err(|error| self.site_failed(error))?.issued;
-        let leaf = LeafManifest {
-            certificate: self.facts(tls, "leaf")?,
-            listener: self.facts(tls, "listener")?,
-            user: issued.user_key.clone(),
-            user_expires: issued.credentials_expire,
-        };
+        let leaf = LeafManifest { certificate: self.facts(tls, "leaf")?, listener: self.facts(tls, "listener")? };
         let watched = self.checks();
         let mut pollers = Vec::new();
         for (poller, &health) in site.pollers.iter().zip(&self.health_ports) {

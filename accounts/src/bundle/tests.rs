@@ -124,13 +124,12 @@ fn a_poller_keeps_its_batch_key_until_a_new_one_is_asked_for() {
     let keys = |options: &BundleOptions| {
         let bundle = make(&platform, &["p1", "p2"], options).unwrap();
         let keys: Vec<String> = bundle.manifest.pollers.iter().map(|poller| poller.batch_key.to_string()).collect();
-        let user = bundle.manifest.leaf.user.clone();
-        (keys, user)
+        (keys, bundle.manifest.leaf.certificate.serial)
     };
-    let (first, first_user) = keys(&BundleOptions::default());
-    let (second, second_user) = keys(&BundleOptions::default());
+    let (first, first_serial) = keys(&BundleOptions::default());
+    let (second, second_serial) = keys(&BundleOptions::default());
     assert_eq!(first, second);
-    assert_ne!(first_user, second_user, "credentials are issued anew");
+    assert_ne!(first_serial, second_serial, "certificates are issued anew");
     let new_keys = BTreeSet::from(["p2".parse().unwrap()]);
     let (third, _) = keys(&BundleOptions { new_keys, ..BundleOptions::default() });
     assert_eq!(third[0], first[0]);
@@ -155,9 +154,8 @@ fn the_manifest_says_what_the_files_are_and_holds_no_secret() {
     assert!(said.contains(&facts.fingerprint) && said.contains(&format!("serial={}", facts.serial)), "{said}");
     let days = (manifest.ends_at - platform.now.unix_timestamp()) / 86_400;
     assert_eq!(days, 90);
-    assert_eq!(manifest.leaf.user_expires, manifest.leaf.certificate.not_after);
     let json: serde_json::Value = serde_json::from_str(&text_of(&bundle, "MANIFEST.json")).unwrap();
-    assert_eq!(json["leaf"]["user"], manifest.leaf.user);
+    assert_eq!(json["leaf"]["certificate"]["serial"], manifest.leaf.certificate.serial);
     assert!(text_of(&bundle, "README.md").contains(&manifest.ends));
     for file in bundle.files.files().iter().filter(|file| !file.is_secret) {
         let text = String::from_utf8_lossy(&file.bytes);

@@ -3,7 +3,7 @@
 use bulkhead_bus::{SiteName, TenantSlug};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::CertificateFiles;
 use super::authority::{Authority, SigningPair};
@@ -27,6 +27,23 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, CertificateError> {
         let params = client_parameters(identity, &self.domain, now)?;
+        let _lock = self.lock()?;
+        self.issue(&identity.authority(), (&identity.dns_name(&self.domain), params), files)
+    }
+
+    /// A client certificate that is good for so long, and no longer than its intermediate.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_client`].
+    pub fn issue_client_for(
+        &self,
+        identity: &ClientIdentity,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+        life: Duration,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let mut params = client_parameters(identity, &self.domain, now)?;
+        params.not_after = now + life;
         let _lock = self.lock()?;
         self.issue(&identity.authority(), (&identity.dns_name(&self.domain), params), files)
     }

@@ -12,7 +12,7 @@ use crate::hub_size::HubSize;
 use crate::tenancy::{PlatformSettings, Tenancy};
 use crate::up::{Layout, remember_size};
 
-pub(super) const HELP: &str = "Examples:\n  bulkhead operator init --hub-url tls://hub.example.com:4222 --leaf-url tls://hub.example.com:7422\n  bulkhead operator init --servers 3 --hub-url tls://a.example.com:4222 --hub-url tls://b.example.com:4222 --hub-url tls://c.example.com:4222 --leaf-url tls://sites.example.com:7422 --database-url-file /etc/bulkhead/provisioning.url\n\nThen:\n  1. bulkhead server-config --to hub-files, and start nats-server with each folder on its machine\n  2. bulkhead push\n  3. bulkhead operator user add NAME --to NAME, bulkhead tenant add SLUG, bulkhead site add SLUG/SITE\n\n`bulkhead up` does all this for one machine.";
+pub(super) const HELP: &str = "Examples:\n  bulkhead operator init --hub-url tls://hub.example.com:4222 --leaf-url tls://hub.example.com:7422\n  bulkhead operator init --servers 3 --hub-url tls://a.example.com:4222 --hub-url tls://b.example.com:4222 --hub-url tls://c.example.com:4222 --leaf-url tls://sites.example.com:7422 --database-url-file /etc/bulkhead/provisioning.url\n\nThen:\n  1. bulkhead server-config --to hub-files, and start nats-server with each folder on its machine\n  2. bulkhead gatekeeper-config --to gatekeeper-files, and start bulkhead-gatekeeper with each, on machines of their own\n  3. bulkhead push\n  4. bulkhead operator user add NAME --to NAME, bulkhead tenant add SLUG, bulkhead site add SLUG/SITE\n\n`bulkhead up` does all this for one machine.";
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -100,8 +100,8 @@ pub(super) fn run(home: &Path, args: InitArgs, is_json: bool) -> Result<(), Fail
         hub_servers: hub_servers.servers(),
     };
     let text = format!(
-        "operator {} with {} signing keys and the accounts {} are made in {}\nnext: bulkhead server-config --to DIR, start \
-         the servers, bulkhead push",
+        "operator {} with {} signing keys and the accounts {} are made in {}\nnext: bulkhead server-config --to DIR and \
+         bulkhead gatekeeper-config --to DIR, start both, bulkhead push",
         made.operator,
         made.signing_keys.len(),
         made.accounts.join(", "),

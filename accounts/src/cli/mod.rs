@@ -9,6 +9,7 @@ mod desk;
 mod diff;
 mod doctor;
 mod exit;
+mod gatekeeper_config;
 mod hub;
 mod init;
 mod keys;
@@ -147,6 +148,9 @@ enum Command {
     /// Write what each server of the hub is started with: configuration, certificates, roots (nsc: generate config).
     #[command(after_help = server_config::HELP)]
     ServerConfig(server_config::ServerConfigArgs),
+    /// Write what each gatekeeper is started with: settings, certificates, keys.
+    #[command(after_help = gatekeeper_config::HELP)]
+    GatekeeperConfig(gatekeeper_config::GatekeeperConfigArgs),
     /// Print the script with which a shell completes these commands.
     #[command(
         after_help = "Examples:\n  bulkhead completions bash\n  bulkhead completions zsh\n\nFor bash: bulkhead completions bash > /etc/bash_completion.d/bulkhead"
@@ -299,6 +303,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Tools(args) => up::show_tools(&home, &args, cli.json),
         Command::Operator(command) => operator::run(&home, command, cli.json).await,
         Command::ServerConfig(args) => server_config::run(&home, &args, args.manner(cli.json)),
+        Command::GatekeeperConfig(args) => gatekeeper_config::run(&home, &args, args.manner(cli.json)),
         Command::Completions { shell } => shell::print_completions(shell, cli.json),
         Command::Man(args) => shell::write_manual(&args, cli.json),
         Command::Keys(command) => keys::run(&home, command, cli.json),

@@ -77,7 +77,7 @@ pub(super) struct IssueArgs {
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// How long the credentials are good; the certificate beside them is good for 90 days.
+    /// How long the certificate is good.
     #[arg(long, default_value_t = 90, value_parser = super::number::whole::<u32>(1..=90))]
     days: u32,
     /// Only say what would be done.
@@ -97,12 +97,14 @@ struct PersonLine {
     user: String,
     role: &'static str,
     state: &'static str,
-    credentials_expire: i64,
-    user_key: String,
+    /// Unix seconds.
+    expires: i64,
+    /// Of the certificate.
+    serials: Vec<String>,
 }
 
 impl Row for PersonLine {
-    const HEADER: &'static [&'static str] = &["TENANT", "USER", "ROLE", "STATE", "EXPIRES (UTC)", "KEY"];
+    const HEADER: &'static [&'static str] = &["TENANT", "USER", "ROLE", "STATE", "EXPIRES (UTC)", "CERTIFICATE"];
 
     fn cells(&self, now_ms: i64) -> Vec<String> {
         vec![
@@ -110,16 +112,15 @@ impl Row for PersonLine {
             self.user.clone(),
             self.role.to_owned(),
             self.state.to_owned(),
-            super::show::moment(self.credentials_expire * 1_000, now_ms),
-            self.user_key.clone(),
+            super::show::moment(self.expires * 1_000, now_ms),
+            self.serials.join(", "),
         ]
     }
 }
 
-/// `keys` are those of the person's role.
-fn state(standing: Standing, issued: &Issued, keys: &[String]) -> &'static str {
+fn state(standing: Standing, issued: &Issued) -> &'static str {
     match standing {
-        Standing::Active => issued.state(keys, now_ms() / 1_000).as_str(),
+        Standing::Active => issued.state(now_ms() / 1_000).as_str(),
         Standing::Revoked => "revoked",
     }
 }
@@ -159,14 +160,13 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
             let record = tenancy.records.get(&tenant).map_err(TenancyError::Record)?;
             let mut lines = Vec::new();
             for (name, person) in &record.people {
-                let keys = tenancy.keys_of(tenant.as_str(), person.role.role())?;
                 lines.push(PersonLine {
                     tenant: tenant.to_string(),
                     user: name.to_string(),
                     role: person.role.as_str(),
-                    state: state(person.standing, &person.issued, &keys),
-                    credentials_expire: person.issued.credentials_expire,
-                    user_key: person.issued.user_key.clone(),
+                    state: state(person.standing, &person.issued),
+                    expires: person.issued.certificates_expire,
+                    serials: person.issued.serials.clone(),
                 });
             }
             print_rows(&lines, is_json, now_ms())
@@ -205,14 +205,13 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
             say(is_json, &text, &json!({"user": user, "profile": path}))
         }
         PlatformUserCommand::List => {
-            let keys = tenancy.keys_of(OPS, Role::PlatformAdmin)?;
             let line = |(name, person): (&UserName, &PlatformPerson)| PersonLine {
                 tenant: OPS.to_owned(),
                 user: name.to_string(),
                 role: Role::PlatformAdmin.name(),
-                state: state(person.standing, &person.issued, &keys),
-                credentials_expire: person.issued.credentials_expire,
-                user_key: person.issued.user_key.clone(),
+                state: state(person.standing, &person.issued),
+                expires: person.issued.certificates_expire,
+                serials: person.issued.serials.clone(),
             };
             let people = tenancy.platform_people()?.people;
             print_rows(&people.iter().map(line).collect::<Vec<_>>(), is_json, now_ms())

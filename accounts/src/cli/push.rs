@@ -14,7 +14,7 @@ use super::show::{Row, print_rows};
 use crate::files::write_public;
 use crate::operator::AccountRecord;
 use crate::resolver::{HeldAccounts, pull};
-use crate::tenancy::{Overwrite, Tenancy, TenancyError};
+use crate::tenancy::{Overwrite, Tenancy, TenancyError, ensure_gate};
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
@@ -97,6 +97,16 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
     say(is_json, &text, &json!({"in_force": pushed.in_force, "unchanged": pushed.unchanged, "failed": failed}))?;
     if failed.is_empty() {
         // Of a hub that is new, or lost its disks: what is there already stays.
+        let gate = links.gate(&tenancy.platform).await?;
+        ensure_gate(gate, tenancy.settings.hub_servers).await?;
+        if args.accounts.is_empty() {
+            let progress = counter(is_json, wanted.len(), "accounts told to the gatekeepers");
+            tenancy.tell_gate_all(&links, &wanted, &progress).await?;
+        } else {
+            for account in &wanted {
+                tenancy.tell_gate(&links, account).await?;
+            }
+        }
         tenancy.platform.ensure_streams(tenancy.settings.hub_servers).await.map_err(TenancyError::Platform)?;
         // Whatever has become of the marks: every tenant gets its place.
         tenancy.mark_misplaced()?;

@@ -25,9 +25,9 @@ pub(super) enum RoleCommand {
         #[arg(long)]
         offline: bool,
     },
-    /// Give a role a new signing key; with --finish take the old one out once nobody uses it.
+    /// Give a role a new signing key; with --finish move everybody to it and take the old one out.
     #[command(
-        after_help = "Examples:\n  bulkhead role rotate acme-corp leaf\n  bulkhead role rotate acme-corp leaf --finish --wait-s 600\n\nIn between its users need new files: `bulkhead tenant user add` for people, `bulkhead poller add` for sites,\na new start of `bulkhead up` for the platform's own services."
+        after_help = "Examples:\n  bulkhead role rotate acme-corp leaf\n  bulkhead role rotate acme-corp leaf --finish\n\nWhoever comes in between is let in by the new key. --finish closes those who are in by the old one; they come back\nby themselves. Only in sys and auth users have files that need to be new: a new start of `bulkhead up` makes them."
     )]
     Rotate(RotateArgs),
 }
@@ -58,7 +58,7 @@ struct HowToRotate {
     /// How long to wait until nobody uses the old key, in seconds.
     #[arg(long, default_value_t = 60, value_parser = whole::<u64>(1..=86_400), requires = "finish")]
     wait_s: u64,
-    /// Take the old key out even if somebody has nothing else: they are disconnected and locked out.
+    /// Take the old key out at once: the servers close whoever uses it, all together.
     #[arg(long, requires = "finish")]
     force: bool,
     /// Only say what would be done.
@@ -106,11 +106,7 @@ async fn rotate(home: &Path, account: &str, roles: &[Role], how: &HowToRotate, i
     if how.dry_run && how.finish {
         let links = tenancy.connect().await?;
         for &role in roles {
-            let (preview, dependents) = tenancy.preview_finish(&links, account, role).await?;
-            show_preview(&preview, is_json)?;
-            for dependent in dependents {
-                say(is_json, &format!("locked out: {dependent}"), &json!({"locked_out": dependent}))?;
-            }
+            show_preview(&tenancy.preview_finish(&links, account, role).await?, is_json)?;
         }
         return Ok(());
     }
@@ -158,7 +154,11 @@ async fn rotate_one(
     let is_rotating = state.is_some_and(|state| state.previous.is_some());
     match (how.finish, is_rotating) {
         // Said again: what was cut short is done already.
-        (true, false) | (false, true) => return Ok(false),
+        (true, false) => return Ok(false),
+        (false, true) => {
+            tenancy.complete_rotation(links, account).await?;
+            return Ok(false);
+        }
         (false, false) => tenancy.rotate_role(links, account, role).await?,
         (true, true) => {
             let when = if how.force { WhenUsed::Disconnect } else { WhenUsed::Wait(Duration::from_secs(how.wait_s)) };

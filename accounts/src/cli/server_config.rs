@@ -11,7 +11,7 @@ use super::exit::Failure;
 use super::show::{Row, print_rows};
 use crate::hub_files::{HUB_CONFIG, HubServerFiles, Roots, Routes};
 use crate::hub_size::HubSize;
-use crate::tenancy::{PlatformSettings, host_and_port};
+use crate::tenancy::{PlatformSettings, TenancyError, host_and_port};
 
 /// Where servers connect to each other, unless the operator says otherwise.
 const ROUTE_PORT: u16 = 6222;
@@ -158,6 +158,9 @@ pub(super) fn run(home: &Path, args: &ServerConfigArgs, manner: Manner) -> Resul
     }
     let to = absolute("--to", &args.to)?;
     let platform = &tenancy.platform;
+    // A home of an earlier release gets them now; the next push puts them in force.
+    platform.render_callout(tenancy.settings.hub_servers).map_err(TenancyError::Platform)?;
+    let callout = platform.callout().map_err(TenancyError::Platform)?;
     let mut rows = Vec::new();
     for server in all.iter().filter(|server| args.server.as_ref().is_none_or(|name| *name == server.name)) {
         let folder = to.join(&server.name);
@@ -179,7 +182,8 @@ pub(super) fn run(home: &Path, args: &ServerConfigArgs, manner: Manner) -> Resul
             data: &data,
         };
         if !manner.is_dry {
-            files.write(&platform.authority, &platform.operator, platform.now).map_err(Failure::failed)?;
+            let written = files.write(&platform.authority, &platform.operator, &callout, platform.now);
+            written.map_err(Failure::failed)?;
         }
         rows.push(Written {
             server: server.name.clone(),

@@ -16,7 +16,7 @@ use crate::tenancy::{
     BundleOrder, FileState, PollerPath, SitePath, Standing, Tenancy, TenancyError, TenantRecord, WrittenBundle,
 };
 use crate::up::Target;
-use bulkhead_bus::{Role, TenantSlug};
+use bulkhead_bus::TenantSlug;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SiteCommand {
@@ -133,21 +133,20 @@ struct SiteLine {
 }
 
 impl SiteLine {
-    /// `keys` are those of the tenant's leaves.
-    fn all(record: &TenantRecord, keys: &[String]) -> Vec<Self> {
+    fn all(record: &TenantRecord) -> Vec<Self> {
         let names = |site: &crate::tenancy::SiteRecord, standing: Standing| {
             let of = site.pollers.iter().filter(|(_, poller)| poller.standing == standing);
             of.map(|(name, _)| name.to_string()).collect()
         };
         let line = |(name, site): (&bulkhead_bus::SiteName, &crate::tenancy::SiteRecord)| {
             let ends = site.pollers.values().map(|poller| poller.issued.certificates_expire);
-            let ends = ends.chain([site.leaf.certificates_expire, site.leaf.credentials_expire]);
+            let ends = ends.chain([site.leaf.certificates_expire]);
             Self {
                 tenant: record.slug.to_string(),
                 site: name.to_string(),
                 pollers: names(site, Standing::Active),
                 revoked: names(site, Standing::Revoked),
-                leaf: (!site.leaf.user_key.is_empty()).then(|| site.leaf.state(keys, now_ms() / 1_000)),
+                leaf: (!site.leaf.serials.is_empty()).then(|| site.leaf.state(now_ms() / 1_000)),
                 expires: ends.filter(|&end| end > 0).min().unwrap_or(0),
             }
         };
@@ -189,8 +188,7 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
             };
             let mut lines = Vec::new();
             for record in &records {
-                let keys = tenancy.keys_of(record.slug.as_str(), Role::Leaf)?;
-                lines.extend(SiteLine::all(record, &keys));
+                lines.extend(SiteLine::all(record));
             }
             print_rows(&lines, is_json, now_ms())
         }

@@ -14,8 +14,9 @@ use super::exit::{DRIFT, Failure};
 use super::number::whole;
 use super::show::{Row, moment, print_rows_or};
 use crate::files::read_text;
+use crate::gate::PROBE;
 use crate::reason::reason;
-use crate::tenancy::{Standing, TenancyError};
+use crate::tenancy::TenancyError;
 
 #[derive(Debug, Args)]
 pub(super) struct ValidateArgs {
@@ -126,7 +127,9 @@ pub(super) fn expirations(home: &Path, args: &ExpirationsArgs, is_json: bool) ->
     let mut newest: BTreeMap<String, i64> = BTreeMap::new();
     for name in authority.list_authorities().map_err(failed)? {
         let revoked = authority.list_revoked(&name).map_err(failed)?;
-        for issued in authority.list_issued(&name).map_err(failed)? {
+        let is_probe = |identity: &str| identity.ends_with(&format!("/user/{PROBE}"));
+        // Provisioning's own, which ends in minutes and is made anew each time.
+        for issued in authority.list_issued(&name).map_err(failed)?.into_iter().filter(|one| !is_probe(&one.identity)) {
             if !revoked.iter().any(|one| one.serial == issued.serial) {
                 let end = newest.entry(issued.identity).or_default();
                 *end = issued.not_after.unix_timestamp().max(*end);
@@ -135,28 +138,6 @@ pub(super) fn expirations(home: &Path, args: &ExpirationsArgs, is_json: bool) ->
     }
     let mut lines: Vec<EndLine> =
         newest.into_iter().map(|(whose, ends)| EndLine { ends, what: "certificate", whose }).collect();
-    for record in tenancy.records.all().map_err(TenancyError::Record)? {
-        let people = record.people.iter().filter(|(_, person)| person.standing == Standing::Active);
-        lines.extend(people.map(|(name, person)| EndLine {
-            ends: person.issued.credentials_expire,
-            what: "credentials",
-            whose: format!("{name} of {}", record.slug),
-        }));
-        let leaves = record.sites.iter().filter(|(_, site)| site.leaf.credentials_expire > 0);
-        lines.extend(leaves.map(|(name, site)| EndLine {
-            ends: site.leaf.credentials_expire,
-            what: "credentials",
-            whose: format!("leaf of {}/{name}", record.slug),
-        }));
-    }
-    let people = tenancy.platform_people()?.people;
-    lines.extend(people.iter().filter(|(_, person)| person.standing == Standing::Active).map(|(name, person)| {
-        EndLine {
-            ends: person.issued.credentials_expire,
-            what: "credentials",
-            whose: format!("{name} of the platform"),
-        }
-    }));
     let until = tenancy.now_s() + i64::from(args.within_days) * 86_400;
     lines.retain(|line| line.ends <= until);
     lines.sort_by(|one, other| (one.ends, &one.whose).cmp(&(other.ends, &other.whose)));

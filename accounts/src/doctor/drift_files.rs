@@ -8,7 +8,9 @@ use super::home::{Home, HubFolder, config_text};
 use super::known::Known;
 use super::processes::{Process, output_of, processes};
 use super::servers::Said;
+use crate::gate::{AUTH, GateSecrets, SENT};
 use crate::hub_files::{HubServerFiles, Roots, Routes, Trust};
+use crate::nats_config::CalloutConfig;
 use crate::operator::SYSTEM;
 use crate::seal::{Sealed, sealed};
 use crate::up::{Site, leaf_config};
@@ -67,10 +69,16 @@ fn expected_hub(home: &Home, known: &Known, hub: &HubFolder, config: &str) -> Re
         found_at: folder,
         data: folder,
     };
+    let (auth, sent) = known.named(AUTH).zip(known.named(SENT)).ok_or("AUTH or SENT cannot be read")?;
+    // As it lies there: a doctor makes nothing.
+    let sentinel_token = std::fs::read_to_string(GateSecrets::new(&home.layout).sentinel_file());
+    let sentinel_token = sentinel_token.map_err(|error| format!("the sentinel's token: {error}"))?;
+    let callout = CalloutConfig { pinned: vec![auth.key.to_string(), sent.key.to_string()], sentinel_token };
     let trust = Trust {
         operator_token: &known.operator.token,
         system_account: system.key.as_str(),
         system_token: &system.token,
+        callout: &callout,
     };
     expected.render(&authority, trust).map_err(|error| error.to_string())
 }

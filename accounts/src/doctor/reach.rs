@@ -18,7 +18,7 @@ use super::quorum::Presence;
 use crate::files::read_state;
 use crate::profile::Profile;
 use crate::reason::reason;
-use crate::up::{Site, issued_settings};
+use crate::up::{Site, issued_settings, system_settings};
 
 /// How long anybody may take for an answer.
 pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(4);
@@ -129,8 +129,8 @@ impl PollerSettings {
     }
 }
 
-async fn connect(settings: &BusSettings) -> Result<Bus, String> {
-    within(CONNECT_LIMIT, Bus::connect(settings, NAME)).await
+async fn connect(settings: &BusSettings, name: &str) -> Result<Bus, String> {
+    within(CONNECT_LIMIT, Bus::connect(settings, name)).await
 }
 
 /// Of the platform's own people, with the addresses of those hub servers that are there.
@@ -139,15 +139,21 @@ fn profile(home: &Home, presence: &Presence) -> Result<Profile, String> {
     Ok(Profile { urls: presence.reachable(profile.urls), ..profile })
 }
 
-async fn connect_service(home: &Home, presence: &Presence, role: Role) -> Result<Bus, String> {
-    let authority = home.authority();
+async fn connect_system(home: &Home, presence: &Presence) -> Result<Bus, String> {
     let urls = profile(home, presence)?.urls;
-    connect(&issued_settings(&home.layout.provisioning(), role.name(), &authority, urls)).await
+    connect(&system_settings(&home.layout, urls), NAME).await
+}
+
+async fn connect_provisioner(home: &Home, presence: &Presence) -> Result<Bus, String> {
+    let (authority, name) = (home.authority(), Role::Provisioner.name());
+    let urls = profile(home, presence)?.urls;
+    // The gatekeeper reads the role from the connection's name.
+    connect(&issued_settings(&home.layout.provisioning(), name, &authority, urls), name).await
 }
 
 async fn connect_person(home: &Home, presence: &Presence) -> Result<Person, String> {
     let profile = profile(home, presence)?;
-    Ok(Person { bus: connect(&profile.bus_settings()).await?, user: profile.user })
+    Ok(Person { bus: connect(&profile.bus_settings(), NAME).await?, user: profile.user })
 }
 
 async fn connect_database(home: &Home) -> Result<Inspection, String> {
@@ -161,7 +167,7 @@ async fn connect_database(home: &Home) -> Result<Inspection, String> {
 async fn connect_leaf(home: &Home, site: &Site, is_needed: bool) -> Leaf {
     let reached = async {
         let settings = PollerSettings::of_site(home, site)?;
-        connect(&settings.forwarder.leaf).await
+        connect(&settings.forwarder.leaf, NAME).await
     };
     let bus = Source::when(is_needed, reached).await;
     Leaf { site: site.clone(), name: format!("{}/{}", site.tenant, site.site), bus }
@@ -180,8 +186,8 @@ pub(super) async fn reach(home: &Home, areas: &[Area]) -> Sources {
     let connecting = home.sites.iter().map(|site| connect_leaf(home, site, leaves));
     let connecting = futures_util::stream::iter(connecting).buffered(LEAVES_AT_ONCE);
     let (system, provisioner, person, database, leaves) = tokio::join!(
-        Source::when(system, connect_service(home, &presence, Role::SystemOperator)),
-        Source::when(provisioner, connect_service(home, &presence, Role::Provisioner)),
+        Source::when(system, connect_system(home, &presence)),
+        Source::when(provisioner, connect_provisioner(home, &presence)),
         Source::when(person, connect_person(home, &presence)),
         Source::when(database, connect_database(home)),
         connecting.collect(),

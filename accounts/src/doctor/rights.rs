@@ -5,6 +5,7 @@ use bulkhead_bus::Role;
 use super::finding::{Area, Finding, Look, summed};
 use super::home::Home;
 use super::known::Known;
+use crate::gate::{AUTH, SENT};
 use crate::nats_config::LeafUser;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::render::scoped_key;
@@ -32,8 +33,10 @@ const RESTORE: &str = "restore nsc from a backup";
 /// The roles of an account, by its name.
 pub(super) fn roles_of(account: &str) -> Vec<Role> {
     match account {
-        SYSTEM => vec![Role::SystemOperator],
+        SYSTEM => Role::SYSTEM.to_vec(),
         CORE => Role::CORE.to_vec(),
+        AUTH => Role::AUTH.to_vec(),
+        SENT => vec![Role::Sentinel],
         OPS => vec![Role::PlatformAdmin],
         shard if is_intake(shard) => vec![Role::CoreLive],
         _ => Role::TENANT.to_vec(),

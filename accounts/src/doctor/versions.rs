@@ -34,7 +34,7 @@ static POSTGRES: Look = Look {
 static PROGRAM: Look = Look {
     area: Area::Versions,
     name: "program-version",
-    rule: "bulkhead, bulkhead-core and bulkhead-poller are of one release",
+    rule: "bulkhead, bulkhead-core, bulkhead-gatekeeper and bulkhead-poller are of one release",
     meaning: "the next start runs programs that were not tested together",
 };
 static RUNNING: Look = Look {
@@ -114,7 +114,11 @@ fn judge_program(look: &'static Look, subject: &str, said: Result<String, String
 
 async fn program_findings(programs: &Programs) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (name, path) in [("bulkhead-core", &programs.core), ("bulkhead-poller", &programs.poller)] {
+    for (name, path) in [
+        ("bulkhead-core", &programs.core),
+        ("bulkhead-gatekeeper", &programs.gatekeeper),
+        ("bulkhead-poller", &programs.poller),
+    ] {
         let said = output_of(path, &["--version"]).await;
         let advice = format!("install {name} {OWN} as {}", path.display());
         findings.push(judge_program(&PROGRAM, name, said, &advice));
@@ -127,7 +131,11 @@ async fn running_findings(home: &Home, programs: &Programs) -> Vec<Finding> {
     for process in processes(home) {
         let Some(program) = process.program() else { continue };
         let is_service = process.name == "core" || process.name.starts_with("poller-");
-        let installed = if process.name == "core" { &programs.core } else { &programs.poller };
+        let installed = match process.name.as_str() {
+            "core" => &programs.core,
+            name if name.starts_with("gatekeeper-") => &programs.gatekeeper,
+            _ => &programs.poller,
+        };
         let advice = home.restart_advice();
         if process.is_replaced() {
             findings.push(RUNNING.warn(&process.name, "its program was replaced since it started", advice));

@@ -98,7 +98,7 @@ impl OperatorStore {
     pub fn ensure_system(&self, now: i64) -> Result<AccountRecord, OperatorError> {
         // One that is gone cannot be made anew: the operator's token names it by its key.
         self.system()?;
-        self.ensure_account(SYSTEM, &[Role::SystemOperator], now, |_, keys| system_account(keys))
+        self.ensure_account(SYSTEM, &Role::SYSTEM, now, |_, keys| system_account(keys))
     }
 
     /// # Errors

@@ -114,10 +114,14 @@ impl OperatorStore {
         let mut claims = Claims::new(identity.public().to_owned(), OPERATOR.to_owned(), now, body);
         let token = encode(&mut claims, &identity).map_err(not_signed)?;
         let store = Self { paths, keys, token, claims };
-        let role = store.keys.generate(KeyKind::Account).map_err(OperatorError::Key)?;
         let mut book = Book::new(SYSTEM.to_owned(), system.public().to_owned());
-        book.hold(Role::SystemOperator, role.public().to_owned(), now);
-        let body = system_account(&[RoleKey { role: Role::SystemOperator, public: role.public().to_owned() }]);
+        let mut role_keys = Vec::new();
+        for role in Role::SYSTEM {
+            let public = store.keys.generate(KeyKind::Account).map_err(OperatorError::Key)?.public().to_owned();
+            book.hold(role, public.clone(), now);
+            role_keys.push(RoleKey { role, public });
+        }
+        let body = system_account(&role_keys);
         store.write_account(&mut book, None, body, now)?;
         let about = json!({"managed": false, "name": OPERATOR, "kind": "operator", "version": "1"});
         write_secret(&store.paths.about(), about.to_string().as_bytes()).map_err(OperatorError::File)?;
@@ -141,6 +145,12 @@ impl OperatorStore {
     #[must_use]
     pub fn name(&self) -> &str {
         self.paths.operator()
+    }
+
+    /// Where the operator's token is.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.paths.operator_token()
     }
 
     #[must_use]

@@ -22,6 +22,8 @@ pub struct UserRequest<'a> {
 pub struct IssuedUser {
     /// The credentials file.
     pub text: Zeroizing<String>,
+    /// The token that is in it.
+    pub token: String,
     pub public: String,
     /// The public signing key that vouches for it.
     pub signed_by: String,
@@ -50,6 +52,6 @@ impl OperatorStore {
         let token = encode(&mut claims, signer.as_ref()).map_err(not_signed)?;
         let text = Zeroizing::new(credentials_text(&token, &key).map_err(not_signed)?);
         let signed_by = signer.public().to_owned();
-        Ok(IssuedUser { text, public: key.public().to_owned(), signed_by, iat: now, expires: user.expires })
+        Ok(IssuedUser { text, token, public: key.public().to_owned(), signed_by, iat: now, expires: user.expires })
     }
 }

@@ -185,6 +185,8 @@ mod tests {
             role: None,
             issued_at: Some(10),
             is_bearer: cid == 3,
+            host: String::new(),
+            certificate: crate::resolver::ShownCertificate::default(),
             since_ns: i128::from(cid),
         }
     }

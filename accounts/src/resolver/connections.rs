@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use bulkhead_bus::BatchKey;
 use bulkhead_bus::question::{ServerQuestion, kick as kick_subject};
+use bulkhead_identity::Presence;
 use bulkhead_runtime::Bus;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -43,8 +45,21 @@ pub struct ConnectionFacts {
     /// Of the user's token, in unix seconds; `None` for bearers, whose tokens servers do not show.
     pub issued_at: Option<i64>,
     pub is_bearer: bool,
+    pub host: String,
+    pub certificate: ShownCertificate,
     /// Since when, in unix nanoseconds: two connections are rarely as old as each other.
     pub since_ns: i128,
+}
+
+/// The certificates that the other side has shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ShownCertificate {
+    /// Of its own, such as `CN=p1.oslo.acme-corp.serviceradar`.
+    pub subject: String,
+    /// SHA-256 of its own.
+    pub fingerprint: String,
+    /// SHA-256 of the keys of those behind it.
+    pub above: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +87,43 @@ struct Row {
     jwt: String,
     #[serde(default)]
     issuer_key: String,
+    #[serde(default)]
+    ip: String,
+    #[serde(default)]
+    tls_peer_certs: Vec<PeerCertificate>,
+}
+
+#[derive(Deserialize)]
+struct PeerCertificate {
+    #[serde(default)]
+    subject: String,
+    #[serde(default)]
+    spki_sha256: String,
+    #[serde(default)]
+    cert_sha256: String,
+}
+
+fn shown(certificates: Vec<PeerCertificate>) -> ShownCertificate {
+    let mut certificates = certificates.into_iter();
+    let Some(own) = certificates.next() else { return ShownCertificate::default() };
+    let above = certificates.map(|one| one.spki_sha256).collect();
+    ShownCertificate { subject: own.subject, fingerprint: own.cert_sha256, above }
+}
+
+impl ConnectionFacts {
+    /// As a record of the gatekeepers judges it; `above` are the keys of the certificates behind its own.
+    #[must_use]
+    pub fn presence<'a>(&'a self, above: &'a [&'a str]) -> Presence<'a> {
+        Presence {
+            issuer_key: &self.issuer_key,
+            user: &self.user_name,
+            name: &self.name,
+            host: &self.host,
+            subject: &self.certificate.subject,
+            fingerprint: &self.certificate.fingerprint,
+            above,
+        }
+    }
 }
 
 /// What a user's token says. The server has checked its signature.
@@ -84,20 +136,28 @@ fn facts(server: &ServerFacts, row: Row) -> ConnectionFacts {
     let user = user_claims(&row.jwt);
     let since = OffsetDateTime::parse(&row.start, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp_nanos);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    // A leaf has no authorized user of its own word; its token names it.
-    let public = if row.authorized_user.is_empty() { text(&user["sub"]) } else { row.authorized_user };
+    // Whoever was let in by a gatekeeper shows no token, and the server names the user; by credentials it is the user's key,
+    // and of a leaf nothing but its token.
+    let is_let_in = row.jwt.is_empty() && row.authorized_user.parse::<BatchKey>().is_err();
+    let (public, user_name) = match (is_let_in, row.authorized_user.is_empty()) {
+        (true, _) => (String::new(), row.authorized_user),
+        (false, true) => (text(&user["sub"]), text(&user["name"])),
+        (false, false) => (row.authorized_user, text(&user["name"])),
+    };
     ConnectionFacts {
         server: server.clone(),
         cid: row.cid,
         kind: if row.kind == "Leafnode" { ConnectionKind::Leaf } else { ConnectionKind::Client },
         name: row.name,
         user: public,
-        user_name: text(&user["name"]),
+        user_name,
         account: row.account,
         issuer_key: row.issuer_key,
         role: None,
         issued_at: user["iat"].as_i64(),
         is_bearer: row.jwt.is_empty(),
+        host: row.ip,
+        certificate: shown(row.tls_peer_certs),
         since_ns: since,
     }
 }

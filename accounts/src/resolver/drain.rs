@@ -1,11 +1,11 @@
-//! Waits until nobody is connected by a signing key any more, so that it can be taken away without closing anybody.
+//! Waits until nobody is connected by a signing key any more, so that it can be taken away.
 
 use std::time::{Duration, Instant};
 
 use bulkhead_runtime::{Backoff, Bus};
 
 use super::asking::NotAsked;
-use super::connections::{ConnectionFacts, connections};
+use super::connections::{ConnectionFacts, connections, kick};
 
 const LOOK_FIRST: Duration = Duration::from_millis(100);
 const LOOK_MOST: Duration = Duration::from_secs(2);
@@ -24,15 +24,23 @@ fn named(connections: &[ConnectionFacts]) -> String {
     connections.iter().take(5).map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Watches `account` until no connection is by `key`, at most for `limit`. `progress` hears how many are left.
+/// What is done about those who are connected by a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draining {
+    Wait,
+    /// They are closed, and come back by another key.
+    Close,
+}
+
+/// Watches `account` until no connection is by `key`, at most for the limit. `progress` hears how many are left.
 ///
 /// # Errors
 /// [`DrainError::Remaining`] names who is still connected by it.
-pub async fn wait_until_drained(
+pub async fn drain(
     system: &Bus,
     (account, key): (&str, &str),
     expected: usize,
-    limit: Duration,
+    (how, limit): (Draining, Duration),
     progress: &dyn Fn(usize),
 ) -> Result<(), DrainError> {
     let started = Instant::now();
@@ -47,6 +55,12 @@ pub async fn wait_until_drained(
         }
         if started.elapsed() >= limit {
             return Err(DrainError::Remaining { key: key.to_owned(), limit, remaining });
+        }
+        if how == Draining::Close {
+            for one in &remaining {
+                // One that is gone by itself is no trouble; one that stays is looked at again.
+                let _ = kick(system, &one.server.id, one.cid).await;
+            }
         }
         pace.pause().await;
     }

@@ -1,9 +1,13 @@
 //! Proves that an account is in force by being one of its users, at each server of the hub.
 
+use std::time::Duration;
+
 use bulkhead_runtime::{Bus, BusSettings, Chain, eventually};
 
 use super::asking::{ANSWER_LIMIT, KnownServers};
 use super::connections::{ConnectionFacts, connections};
+
+const ADMITTED_LIMIT: Duration = Duration::from_secs(10);
 
 /// What one address of the hub did with the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +43,18 @@ async fn knock(system: &Bus, user: &BusSettings, account: &str, url: &str, expec
     let settings = BusSettings { urls: vec![url.to_owned()], ..user.clone() };
     // A name of its own, by which the servers tell us about it.
     let name = format!("probe {}", uuid::Uuid::new_v4());
-    let bus = match Bus::connect(&settings, &name).await {
-        Ok(bus) => bus,
-        Err(error) => return ProbeResult::Refused(Chain(&error).to_string()),
+    // The gatekeepers hear of an account in a moment, and of a new key of the operator within seconds.
+    let connected = eventually("an admission", ADMITTED_LIMIT, || async {
+        match Bus::connect(&settings, &name).await {
+            Ok(bus) => Ok(Ok(bus)),
+            Err(error) if error.is_refused() => Err(Chain(&error).to_string()),
+            Err(error) => Ok(Err(error)),
+        }
+    });
+    let bus = match connected.await {
+        Ok(Ok(bus)) => bus,
+        Ok(Err(error)) => return ProbeResult::Refused(Chain(&error).to_string()),
+        Err(limit) => return ProbeResult::Refused(limit.to_string()),
     };
     if let Err(error) = bus.flush().await {
         return ProbeResult::Refused(format!("{error:#}"));

@@ -9,6 +9,7 @@ use bulkhead_claims::AccountBody;
 
 use super::intake::{Shard, intake_name, intake_number};
 use super::{Act, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::gate::{AUTH, SENT};
 use crate::operator::{AccountRecord, OperatorError, SYSTEM};
 use crate::plan::{Plan, PlanRef};
 use crate::up::{CORE, OPS, Source};
@@ -70,7 +71,7 @@ impl Ground {
         let is_there = |record: &&TenantRecord| record.account.is_some() || record.stage != TenantStage::Adding;
         let tenants = self.records.values().filter(is_there).map(|record| record.slug.to_string());
         let shards = self.shards.keys().map(|&number| intake_name(number));
-        let own = [SYSTEM, CORE, OPS].map(str::to_owned);
+        let own = [SYSTEM, CORE, AUTH, SENT, OPS].map(str::to_owned);
         let all = store.into_iter().chain(tenants).chain(shards).chain(own);
         let is_offboarded =
             |name: &String| self.records.get(name).is_some_and(|record| record.stage == TenantStage::Offboarded);
@@ -81,6 +82,8 @@ impl Ground {
         match name {
             SYSTEM => Some(Source::System),
             CORE => Some(Source::Core(tenancy.settings.hub_servers)),
+            AUTH => Some(Source::Auth(tenancy.settings.hub_servers)),
+            SENT => Some(Source::Sentinel),
             OPS => Some(Source::Ops),
             _ => match intake_number(name) {
                 Some(number) => self.shards.get(&number).map(|shard| Source::Intake(number, shard)),
@@ -131,7 +134,9 @@ impl Tenancy {
     pub fn render_asked(&self, is_asked: &dyn Fn(&str) -> bool) -> Result<Rendered, TenancyError> {
         let platform = &self.platform;
         let ground = Ground::read(self)?;
-        let core = platform.render_core(self.settings.hub_servers).map_err(TenancyError::Platform)?;
+        let hub = self.settings.hub_servers;
+        let core = platform.render_core(hub).map_err(TenancyError::Platform)?;
+        let (auth, sent) = platform.render_callout(hub).map_err(TenancyError::Platform)?;
         let mut rendered = Rendered::default();
         for name in ground.names(platform.operator.account_names()).into_iter().filter(|name| is_asked(name)) {
             let account = match ground.source(&name, self) {
@@ -142,6 +147,8 @@ impl Tenancy {
                 },
                 Some(Source::System) => platform.operator.ensure_system(self.now_s()).map_err(TenancyError::Operator),
                 Some(Source::Core(_)) => Ok(core.clone()),
+                Some(Source::Auth(_)) => Ok(auth.clone()),
+                Some(Source::Sentinel) => Ok(sent.clone()),
                 Some(Source::Ops) => platform.render_ops().map_err(TenancyError::Platform),
                 Some(Source::Intake(number, shard)) => {
                     platform.render_intake(number, shard).map_err(TenancyError::Platform)

@@ -2,17 +2,17 @@
 
 use bulkhead_bus::TenantSlug;
 use bulkhead_claims::SignError;
-use bulkhead_runtime::LimitReached;
+use bulkhead_runtime::{BucketError, LimitReached, StoreError};
 use bulkhead_store::ProvisioningError;
 
 use super::intake::IntakeError;
 use super::journal::JournalError;
 use super::record::RecordError;
-use super::rotate::Dependent;
 use super::settings::SettingsError;
 use crate::bundle::{BundleError, BundleFilesError};
 use crate::certificates::CertificateError;
 use crate::files::FileError;
+use crate::gate::GateError;
 use crate::operator::{OperatorError, some};
 use crate::plan::{PlanError, PlanRef};
 use crate::provisioning_lock::LockError;
@@ -44,6 +44,21 @@ pub enum TenancyError {
     Platform(#[source] PlatformError),
     #[error("put {account} in force")]
     Push { account: String, source: PushError },
+    #[error("what the gatekeepers are told")]
+    Gate(#[source] GateError),
+    #[error("what the gatekeepers would be told")]
+    GateRecord(#[source] bulkhead_identity::GateError),
+    #[error("read what the gatekeepers were told")]
+    Bucket(#[source] BucketError),
+    #[error("the hub has no bucket for the gatekeepers")]
+    NoBucket(#[source] LimitReached),
+    #[error("the hub does not keep what the gatekeepers are told: say it again when its servers are there")]
+    NotTold(#[source] StoreError),
+    #[error(
+        "the gatekeepers let somebody of {account} in no more, who is still connected: see whether a gatekeeper runs \
+         (`bulkhead doctor`), and say it again"
+    )]
+    StillIn { account: String, source: LimitReached },
     #[error("database rows")]
     Rows(#[source] ProvisioningError),
     #[error("read the URL of the database")]
@@ -74,16 +89,8 @@ pub enum TenancyError {
         "the account of tenant {slug} is not gone from every server: {}; a server that comes back brings the account back, so \
          say it again when all of them are there", leftovers(.report))]
     NotGone { slug: TenantSlug, report: DeletionReport },
-    #[error(
-        "role {role} keeps both keys for now: give its users their new files, and finish again; or disconnect them with --force"
-    )]
+    #[error("role {role} keeps both keys for now: finish again, or close whoever uses the old one with --force")]
     NotDrained { role: &'static str, source: DrainError },
-    #[error(
-        "role {role} keeps both keys for now, because without the old one these are locked out: {}; give them new files and \
-         finish again, or lock them out with --force",
-        named(.dependents)
-    )]
-    LockedOut { role: &'static str, dependents: Vec<Dependent> },
     #[error(
         "operator key {key} is not known to {}: restart every server with the token of `bulkhead operator export` first \
          (it is not read again while a server runs); --offline asks nobody",
@@ -125,10 +132,6 @@ fn refusals(outcome: &ProbeOutcome) -> String {
     let mut told: Vec<String> = outcome.by_url.iter().filter_map(refusal).collect();
     told.extend(outcome.unproved.iter().map(|server| format!("{server} was not reached")));
     told.join(", ")
-}
-
-fn named(dependents: &[Dependent]) -> String {
-    dependents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn leftovers(report: &DeletionReport) -> String {
@@ -176,14 +179,19 @@ impl TenancyError {
             Self::HalfAdded { source, .. } | Self::Undone { source, .. } => source.is_not_converged(),
             Self::Platform(PlatformError::Push(source)) => source.is_not_converged(),
             Self::StillConnected { .. }
+            | Self::StillIn { .. }
+            | Self::NotTold(_)
+            | Self::NoBucket(_)
             | Self::NotProved { .. }
             | Self::NotGone { .. }
             | Self::NotDrained { .. }
-            | Self::LockedOut { .. }
             | Self::UnknownKey { .. }
             | Self::KeyHeld { .. }
             | Self::ServersAway(_) => true,
             Self::Settings(_)
+            | Self::Gate(_)
+            | Self::GateRecord(_)
+            | Self::Bucket(_)
             | Self::Deletion(_)
             | Self::NotAsked(_)
             | Self::Bundle(_)

@@ -6,7 +6,7 @@ use super::people::{PlatformPerson, read_platform_people, write_platform_people}
 use super::{Issued, PersonRecord, PersonRole, Standing, TenancyError, TenantRecords};
 use crate::up::Layout;
 
-/// Somebody who was issued a certificate and credentials.
+/// Somebody who was issued a certificate.
 #[derive(Debug, Clone)]
 pub struct LetIn {
     /// `None` for a person of the platform.
@@ -18,7 +18,7 @@ pub struct LetIn {
 /// Replaces what is known to be good by what was issued now; what is still good of it stays known, until it ends.
 pub(super) fn renew(now_s: i64, current: &mut Issued, earlier: &mut Vec<Issued>, issued: Issued) {
     earlier.push(std::mem::replace(current, issued));
-    earlier.retain(|one| one.credentials_expire.max(one.certificates_expire) > now_s);
+    earlier.retain(|one| one.certificates_expire > now_s);
 }
 
 /// Writes down who was let in. Whoever was put out before is in again, with what is new alone.
@@ -67,8 +67,8 @@ mod tests {
     use crate::plan::{Plan, PlanName};
     use crate::tenancy::TenantRecord;
 
-    fn issued(user_key: &str, credentials_expire: i64) -> Issued {
-        Issued { user_key: user_key.to_owned(), credentials_expire, ..Issued::default() }
+    fn issued(serial: &str, certificates_expire: i64) -> Issued {
+        Issued { serials: vec![serial.to_owned()], certificates_expire }
     }
 
     #[test]

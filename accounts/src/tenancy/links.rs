@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bulkhead_runtime::Bus;
 use bulkhead_store::Provisioning;
+use tokio::sync::OnceCell;
 
 use super::pushed::{Begun, PushedTokens};
 use super::waves::waves;
@@ -14,6 +15,7 @@ use crate::operator::AccountRecord;
 use crate::resolver::{
     Base, ConnectionFacts, KnownServers, Order, Patience, PushError, connections, push_many, push_order,
 };
+use crate::up::Platform;
 
 /// For each account that is pushed together with others.
 const EACH_LIMIT: Duration = Duration::from_secs(15);
@@ -26,6 +28,8 @@ pub struct Links {
     /// The servers that have to show a change.
     pub known: KnownServers,
     pushed: PushedTokens,
+    /// To AUTH; made when something is told there, because AUTH is not there before the first push.
+    gate: OnceCell<Bus>,
 }
 
 /// Whether servers may be overwritten that somebody else has changed.
@@ -61,7 +65,7 @@ impl Tenancy {
     #[must_use]
     pub fn link(&self, system: Bus, database: Option<Provisioning>) -> Links {
         let known = KnownServers::of(self.settings.hub_servers);
-        Links { system, database, known, pushed: PushedTokens::new(&self.platform.layout) }
+        Links { system, database, known, pushed: PushedTokens::new(&self.platform.layout), gate: OnceCell::new() }
     }
 
     /// Remembers what was put in force by other means, over whatever the servers held.
@@ -93,6 +97,15 @@ fn failed(account: &str) -> impl Fn(PushError) -> TenancyError {
 }
 
 impl Links {
+    /// The connection over which gatekeepers are told something.
+    ///
+    /// # Errors
+    /// When the hub does not admit us to AUTH.
+    pub async fn gate(&self, platform: &Platform) -> Result<&Bus, TenancyError> {
+        let connect = || async { platform.connect_gate().await.map_err(TenancyError::Platform) };
+        self.gate.get_or_try_init(connect).await
+    }
+
     /// Pushes an account until every known server shows it. What somebody else has put there is not overwritten.
     ///
     /// # Errors

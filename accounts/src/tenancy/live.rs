@@ -80,6 +80,7 @@ impl Tenancy {
             let account = self.platform.render_intake(number, shard).map_err(TenancyError::Platform)?;
             if let Some(links) = links {
                 links.push(&account).await?;
+                self.tell_gate(links, &account).await?;
                 if !self.platform.layout.live_bus(&account.name).exists() {
                     self.platform.write_live_bus(&account.name).map_err(TenancyError::Platform)?;
                 }

@@ -7,6 +7,7 @@ mod desired;
 mod error;
 mod first_people;
 mod found;
+mod gate;
 mod intake;
 mod journal;
 mod links;
@@ -41,6 +42,7 @@ use crate::up::{Accounts, Layout, Platform};
 pub use desired::{Desired, Rendered};
 pub use error::TenancyError;
 pub use first_people::{LetIn, remember_people};
+pub use gate::ensure_gate;
 pub use intake::{Intake, IntakeError, Shard, intake_name, intake_number, is_intake, place};
 pub use journal::{Act, Journal, JournalError, Line, OpenAct};
 pub use links::{Links, Overwrite, Pushed};
@@ -53,7 +55,7 @@ pub use record::{
     FileState, Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing,
     TenantRecord, TenantRecords, TenantStage,
 };
-pub use rotate::{Dependent, RoleState, WhenUsed};
+pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError, host_and_port};
 pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
 pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
@@ -143,6 +145,7 @@ impl Tenancy {
     pub fn render_all(&self) -> Result<Accounts, TenancyError> {
         let platform = &self.platform;
         let core = platform.render_core(self.settings.hub_servers).map_err(TenancyError::Platform)?;
+        let (auth, sent) = platform.render_callout(self.settings.hub_servers).map_err(TenancyError::Platform)?;
         let ops = platform.render_ops().map_err(TenancyError::Platform)?;
         let (mut tenants, mut left) = (Vec::new(), Vec::new());
         for record in self.records.all().map_err(TenancyError::Record)? {
@@ -159,6 +162,6 @@ impl Tenancy {
         for (number, shard) in self.intake.shards().map_err(TenancyError::Intake)? {
             intake.insert(number, platform.render_intake(number, &shard).map_err(TenancyError::Platform)?);
         }
-        Ok(Accounts { core, intake, ops, tenants, left })
+        Ok(Accounts { core, auth, sent, intake, ops, tenants, left })
     }
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::files::{remove_whole, write_secret};
+use crate::gate::GateBook;
 use crate::resolver::{DeletionReport, SYNC_INTERVAL, ensure_stays_deleted};
 use crate::up::tenant_row;
 
@@ -70,6 +71,10 @@ impl Tenancy {
         announce("taking its live stream out");
         self.intake.mark(slug).map_err(TenancyError::Intake)?;
         self.reconcile_live(Some(links)).await?;
+        announce("taking its keys from the gatekeepers");
+        if let Some(account) = &record.account {
+            self.untell_gate(links, account).await?;
+        }
         announce("deleting the account from every server");
         let report = self.delete_account(links, &record, SYNC_INTERVAL).await?;
         let evidence = self.evidence(links, &record, &report, BTreeMap::new(), 0);
@@ -105,6 +110,7 @@ impl Tenancy {
         let evidence = Evidence { is_purged: true, ..evidence };
         let file = self.sign_evidence(&evidence)?;
         links.forget(slug.as_str());
+        GateBook::new(&self.platform.layout).forget(slug.as_str()).map_err(TenancyError::Gate)?;
         // Last: as long as the record is there, a purge that was cut short can be said again.
         self.records.remove(slug).map_err(TenancyError::Record)?;
         act.finish(json!(evidence), self.now_s()).map_err(TenancyError::Journal)?;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bulkhead_bus::{Role, TenantSlug, UserName};
+use bulkhead_bus::{TenantSlug, UserName};
 use bulkhead_runtime::BusSettings;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -14,13 +14,14 @@ use uuid::Uuid;
 use super::journal::OpenAct;
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::certificates::ClientIdentity;
-use crate::operator::{AccountRecord, UserRequest};
+use crate::gate::{GateBook, PROBE};
+use crate::operator::AccountRecord;
 use crate::plan::{PlanChoice, PlanName, PlanRef};
 use crate::resolver::probe;
 use crate::up::PlatformError;
 
-/// How long the user lives that proves an account.
-const PROBE_LIFE_S: i64 = 60;
+/// How long the certificate is good that proves an account.
+const PROBE_LIFE: time::Duration = time::Duration::minutes(10);
 
 /// A user that is being issued to prove an account.
 pub(super) struct Proof(tokio::task::JoinHandle<Result<(BusSettings, Discarded), PlatformError>>);
@@ -161,7 +162,7 @@ impl Tenancy {
         let account = self.render(&record)?;
         record.account = Some(account.key.clone());
         act.step_with("account", json!({"account": account.key}), now).map_err(TenancyError::Journal)?;
-        let proof = self.prepare_proof(&record, &account)?;
+        let proof = self.prepare_proof(&record)?;
         if let Some(database) = &links.database {
             announce("writing the tenant to the database");
             let written = self.platform.write_tenant_row(database, &record, &plan, &account.key).await;
@@ -170,6 +171,7 @@ impl Tenancy {
         }
         announce("pushing the account until it is in force");
         links.push(&account).await?;
+        self.tell_gate(links, &account).await?;
         act.step("in-force", now).map_err(TenancyError::Journal)?;
         announce("proving it with a user of the tenant");
         self.prove(links, &record, &account, proof).await?;
@@ -180,17 +182,14 @@ impl Tenancy {
         Ok(record)
     }
 
-    /// Issues a user of the tenant, who lives for a minute, while others of the onboarding's waits go on.
-    pub(super) fn prepare_proof(&self, record: &TenantRecord, account: &AccountRecord) -> Result<Proof, TenancyError> {
+    /// Issues a user of the tenant, who lives for some minutes, while others of the onboarding's waits go on.
+    pub(super) fn prepare_proof(&self, record: &TenantRecord) -> Result<Proof, TenancyError> {
         let platform = self.platform.reopen().map_err(TenancyError::Platform)?;
-        let name: UserName = "probe".parse().map_err(|error| TenancyError::Invalid(format!("{error}")))?;
-        let (tenant, account) = (record.slug.clone(), account.name.clone());
-        let expires = self.now_s() + PROBE_LIFE_S;
+        let user: UserName = PROBE.parse().map_err(|error| TenancyError::Invalid(format!("{error}")))?;
+        let identity = ClientIdentity::User { tenant: record.slug.clone(), user };
         let issue = move || {
-            let folder = Discarded(platform.layout.provisioning().join("probe"));
-            let user = UserRequest { account: &account, role: Role::Viewer, name: name.as_str(), site: None, expires };
-            let identity = ClientIdentity::User { tenant, user: name.clone() };
-            let settings = platform.issue(&user, &identity, &folder.0)?;
+            let folder = Discarded(platform.layout.provisioning().join(PROBE));
+            let (settings, _) = platform.let_in(&identity, PROBE, &folder.0, PROBE_LIFE)?;
             Ok((settings, folder))
         };
         Ok(Proof(tokio::task::spawn_blocking(issue)))
@@ -262,11 +261,13 @@ impl Tenancy {
         let record = self.records.find(slug).map_err(TenancyError::Record)?;
         if let (Some(record), Some(account)) = (&record, &account) {
             let record = TenantRecord { account: Some(account.key.clone()), ..record.clone() };
+            self.untell_gate(links, &account.key).await?;
             self.delete_account(links, &record, Duration::ZERO).await?;
             self.purge_rows(links, &record).await?;
         }
         self.destroy_keys(slug)?;
         links.forget(slug.as_str());
+        GateBook::new(&self.platform.layout).forget(slug.as_str()).map_err(TenancyError::Gate)?;
         self.records.remove(slug).map_err(TenancyError::Record)
     }
 }

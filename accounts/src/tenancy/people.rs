@@ -1,17 +1,20 @@
-//! People of a tenant and of the platform: a certificate, credentials, and a profile that names them. Revocation voids all.
+//! People of a tenant and of the platform: a certificate, and a profile that names it. The gatekeepers let in whoever is
+//! told to them here, and close whoever is put out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bulkhead_bus::{Role, TenantSlug, UserName};
+use bulkhead_bus::{TenantSlug, UserName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use x509_parser::pem::parse_x509_pem;
 
-use super::{Act, Issued, Links, PersonRecord, PersonRole, Preview, Standing, Tenancy, TenancyError, TenantStage};
+use super::{
+    Act, Issued, Links, PersonRecord, PersonRole, Preview, Standing, Tenancy, TenancyError, TenantRecord, TenantStage,
+};
 use crate::certificates::{AuthorityName, CertificateFiles, ClientIdentity, read_identity};
 use crate::files::{read_state, write_secret};
-use crate::operator::UserRequest;
+use crate::gate::PROBE;
 use crate::profile::Profile;
 use crate::up::{Layout, OPS};
 
@@ -35,7 +38,7 @@ pub struct PlatformPerson {
 #[derive(Debug, Clone)]
 pub struct NewPerson {
     pub name: UserName,
-    /// The folder that gets the profile, the certificate and the credentials.
+    /// The folder that gets the profile and the certificate.
     pub folder: PathBuf,
     pub days: u32,
 }
@@ -77,20 +80,25 @@ impl Tenancy {
         role: PersonRole,
     ) -> Result<PathBuf, TenancyError> {
         let mut record = self.staged(slug, &[TenantStage::Active], "people are added to a tenant that is active")?;
+        if person.name.as_str() == PROBE {
+            let problem = format!("{PROBE} is what provisioning itself is called in each tenant: choose another name");
+            return Err(TenancyError::Invalid(problem));
+        }
         let about = format!("{slug}/{}", person.name);
         let identity = ClientIdentity::User { tenant: slug.clone(), user: person.name.clone() };
         self.check_folder(&identity, person)?;
         let act = self.begin(Act::AddPerson, &about, json!({"role": role.as_str()}))?;
-        let (path, issued) = self.issue_person(slug.as_str(), role.role(), &identity, person)?;
+        let (path, issued) = self.issue_person(&identity, person)?;
         let known = record.people.insert(
             person.name.clone(),
             PersonRecord { role, standing: Standing::Active, issued: issued.clone(), earlier: vec![] },
         );
         self.records.write(&record).map_err(TenancyError::Record)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void_all(links, &AuthorityName::Tenant(slug.clone()), &known.issued, &known.earlier).await?;
+            self.void_all(&AuthorityName::Tenant(slug.clone()), &known.issued, &known.earlier)?;
         }
-        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
+        self.follow_tenant(links, &record).await?;
+        act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
     }
 
@@ -105,8 +113,9 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
-        self.void_all(links, &AuthorityName::Tenant(slug.clone()), &issued, &earlier).await?;
-        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
+        self.void_all(&AuthorityName::Tenant(slug.clone()), &issued, &earlier)?;
+        self.follow_tenant(links, &record).await?;
+        act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)
     }
 
     /// Lets a person of the platform in; returns the profile's path.
@@ -117,15 +126,16 @@ impl Tenancy {
         let identity = ClientIdentity::PlatformUser { user: person.name.clone() };
         self.check_folder(&identity, person)?;
         let act = self.begin(Act::AddPerson, &format!("{OPS}/{}", person.name), json!({}))?;
-        let (path, issued) = self.issue_person(OPS, Role::PlatformAdmin, &identity, person)?;
+        let (path, issued) = self.issue_person(&identity, person)?;
         let mut people = self.platform_people()?;
         let entry = PlatformPerson { standing: Standing::Active, issued: issued.clone(), earlier: vec![] };
         let known = people.people.insert(person.name.clone(), entry);
         write_platform_people(&self.platform.layout, &people)?;
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
-            self.void_all(links, &AuthorityName::Platform, &known.issued, &known.earlier).await?;
+            self.void_all(&AuthorityName::Platform, &known.issued, &known.earlier)?;
         }
-        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)?;
+        self.follow_ops(links).await?;
+        act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
     }
 
@@ -140,8 +150,9 @@ impl Tenancy {
         person.standing = Standing::Revoked;
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         write_platform_people(&self.platform.layout, &people)?;
-        self.void_all(links, &AuthorityName::Platform, &issued, &earlier).await?;
-        act.finish(json!({"user": issued.user_key}), self.now_s()).map_err(TenancyError::Journal)
+        self.void_all(&AuthorityName::Platform, &issued, &earlier)?;
+        self.follow_ops(links).await?;
+        act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)
     }
 
     /// What putting a person of a tenant out would do.
@@ -155,9 +166,11 @@ impl Tenancy {
         name: &UserName,
     ) -> Result<Preview, TenancyError> {
         let mut record = self.records.get(slug).map_err(TenancyError::Record)?;
-        let person = one_of(&mut record.people, name, &format!("tenant {slug}"))?;
-        let issued: Vec<&Issued> = [&person.issued].into_iter().chain(&person.earlier).collect();
-        self.preview_void(links, slug.as_str(), &issued).await
+        let account = self.account_named(slug.as_str())?;
+        let now = self.gate_of_tenant(&record, &account)?;
+        one_of(&mut record.people, name, &format!("tenant {slug}"))?.standing = Standing::Revoked;
+        let wanted = self.gate_of_tenant(&record, &account)?;
+        self.preview_gate(links, &account, (&now, &wanted)).await
     }
 
     /// What putting a person of the platform out would do.
@@ -166,9 +179,12 @@ impl Tenancy {
     /// When there is no such person, or the servers cannot be asked.
     pub async fn preview_platform_person(&self, links: &Links, name: &UserName) -> Result<Preview, TenancyError> {
         let mut people = self.platform_people()?;
-        let person = one_of(&mut people.people, name, "the platform")?;
-        let issued: Vec<&Issued> = [&person.issued].into_iter().chain(&person.earlier).collect();
-        self.preview_void(links, OPS, &issued).await
+        one_of(&mut people.people, name, "the platform")?;
+        let account = self.account_named(OPS)?;
+        let now = self.gate_of(&account)?.unwrap_or_default();
+        let mut wanted = now.clone();
+        wanted.people.remove(name.as_str());
+        self.preview_gate(links, &account, (&now, &wanted)).await
     }
 
     /// Refuses a folder with anything in it but what the same person was given before.
@@ -196,57 +212,52 @@ impl Tenancy {
         )))
     }
 
-    fn issue_person(
-        &self,
-        account: &str,
-        role: Role,
-        identity: &ClientIdentity,
-        person: &NewPerson,
-    ) -> Result<(PathBuf, Issued), TenancyError> {
+    fn issue_person(&self, identity: &ClientIdentity, person: &NewPerson) -> Result<(PathBuf, Issued), TenancyError> {
         let folder = std::path::absolute(&person.folder)
             .map_err(|error| TenancyError::Invalid(format!("folder {}: {error}", person.folder.display())))?;
-        let expires = self.now_s() + i64::from(person.days) * 86_400;
-        let user = UserRequest { account, role, name: person.name.as_str(), site: None, expires };
-        let (settings, issued) =
-            self.platform.issue_recorded(&user, identity, &folder).map_err(TenancyError::Platform)?;
+        let (settings, issued) = self
+            .platform
+            .let_in(identity, person.name.as_str(), &folder, time::Duration::days(person.days.into()))
+            .map_err(TenancyError::Platform)?;
         let profile = Profile {
             user: person.name.clone(),
             urls: settings.urls,
             ca_file: copy_root(&settings.tls.ca_file, &folder)?,
             cert_file: settings.tls.cert_file,
             key_file: settings.tls.key_file,
-            creds_file: settings.creds_file.unwrap_or_default(),
         };
         let path = folder.join("profile.toml");
         profile.write(&path).map_err(|error| TenancyError::Invalid(bulkhead_runtime::Chain(&error).to_string()))?;
         Ok((path, issued))
     }
 
-    /// Voids what is in use and what is good still of earlier times.
-    pub(super) async fn void_all(
+    /// Revokes the certificates in use and those that are good still of earlier times. The gatekeepers hear of it when they
+    /// are told of the account. Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
+    pub(super) fn void_all(
         &self,
-        links: &Links,
         issuer: &AuthorityName,
         issued: &Issued,
         earlier: &[Issued],
     ) -> Result<(), TenancyError> {
         for issued in std::iter::once(issued).chain(earlier) {
-            self.void(links, issuer, issued).await?;
+            self.platform.revoke_certificates(issuer, issued).map_err(TenancyError::Platform)?;
         }
         Ok(())
     }
 
-    /// Voids what somebody was issued: on the servers by the user's key, and for what looks at certificates by their serials.
-    /// Who has issued them is a tenant's intermediate, or the platform's for people in OPS.
-    async fn void(&self, links: &Links, issuer: &AuthorityName, issued: &Issued) -> Result<(), TenancyError> {
-        self.platform.revoke_certificates(issuer, issued).map_err(TenancyError::Platform)?;
-        let account = if let AuthorityName::Tenant(slug) = issuer { slug.as_str() } else { OPS };
-        if issued.user_key.is_empty() {
-            return Ok(());
+    /// Tells the gatekeepers of a tenant as it is now, and waits until nobody is in who is let in no more.
+    pub(super) async fn follow_tenant(&self, links: &Links, record: &TenantRecord) -> Result<(), TenancyError> {
+        let body = self.tell_tenant(links, record).await?;
+        self.wait_until_gone(links, &self.account_named(record.slug.as_str())?, &body).await
+    }
+
+    async fn follow_ops(&self, links: &Links) -> Result<(), TenancyError> {
+        let account = self.account_named(OPS)?;
+        self.tell_gate(links, &account).await?;
+        match self.gate_of(&account)? {
+            Some(body) => self.wait_until_gone(links, &account, &body).await,
+            None => Ok(()),
         }
-        let operator = &self.platform.operator;
-        let signed = operator.revoke_user(account, &issued.user_key, self.now_s()).map_err(TenancyError::Operator)?;
-        links.push(&signed).await
     }
 }
 

@@ -4,10 +4,12 @@ use bulkhead_claims::AccountBody;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Issued, Links, Tenancy, TenancyError, TenantRecord};
+use super::{Links, Tenancy, TenancyError, TenantRecord};
 use crate::operator::AccountRecord;
 use crate::plan::Plan;
-use crate::resolver::{AccountChange, FieldDifference, blast_radius, field_differences, name_roles};
+use crate::resolver::{
+    AccountChange, ConnectionFacts, ConnectionKind, FieldDifference, blast_radius, field_differences, name_roles,
+};
 
 /// A connection that a change closes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +20,22 @@ pub struct Closing {
     pub user: String,
     pub role: String,
     pub why: String,
+}
+
+impl Closing {
+    pub(super) fn new(connection: &ConnectionFacts, role: String, why: String) -> Self {
+        Self {
+            server: connection.server.name.clone(),
+            cid: connection.cid,
+            kind: match connection.kind {
+                ConnectionKind::Client => "client",
+                ConnectionKind::Leaf => "leaf",
+            },
+            user: connection.user_name.clone(),
+            role,
+            why,
+        }
+    }
 }
 
 /// A change of one account that is not made yet.
@@ -68,27 +86,6 @@ impl Tenancy {
         Ok(preview)
     }
 
-    /// What voiding credentials of an account would change, and whom it would disconnect.
-    ///
-    /// # Errors
-    /// When there is no such account, or the servers cannot be asked.
-    pub async fn preview_void(
-        &self,
-        links: &Links,
-        account: &str,
-        issued: &[&Issued],
-    ) -> Result<Preview, TenancyError> {
-        let known = self.platform.operator.account(account).map_err(TenancyError::Operator)?;
-        let known = known
-            .ok_or_else(|| TenancyError::Operator(crate::operator::OperatorError::NoAccount(account.to_owned())))?;
-        let mut wanted = known.claims.nats.clone();
-        let users = issued.iter().map(|issued| &issued.user_key).filter(|key| !key.is_empty());
-        for key in users {
-            wanted.revocations.revoke(key, self.now_s());
-        }
-        self.preview_body(links, &known, &wanted).await
-    }
-
     pub(super) async fn preview_body(
         &self,
         links: &Links,
@@ -100,16 +97,8 @@ impl Tenancy {
         let mut connections = links.connections(account.key.as_str()).await?;
         name_roles(&mut connections, &old);
         let change = AccountChange { old: &old, new: &new, expires: None, now: self.now_s() };
-        let closing = blast_radius(&change, &connections).into_iter().map(|(connection, reason)| Closing {
-            server: connection.server.name.clone(),
-            cid: connection.cid,
-            kind: match connection.kind {
-                crate::resolver::ConnectionKind::Client => "client",
-                crate::resolver::ConnectionKind::Leaf => "leaf",
-            },
-            user: connection.user_name.clone(),
-            role: connection.role.clone().unwrap_or_default(),
-            why: reason.to_string(),
+        let closing = blast_radius(&change, &connections).into_iter().map(|(connection, reason)| {
+            Closing::new(connection, connection.role.clone().unwrap_or_default(), reason.to_string())
         });
         Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
     }

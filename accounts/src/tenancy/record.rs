@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use crate::certificates::IssuedCertificate;
 use crate::files::{FileError, read_state, remove_whole, write_secret};
-use crate::operator::IssuedUser;
 use crate::plan::PlanRef;
 use crate::up::{Layout, Target};
 
@@ -68,19 +67,10 @@ pub enum Standing {
     Revoked,
 }
 
-/// What somebody was issued, so that it can be taken back.
+/// The certificates that somebody was issued, so that they can be taken back. Credentials of an earlier release open nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
-    /// Public user key of the credentials; empty where there are none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub user_key: String,
-    /// Unix seconds.
-    #[serde(default)]
-    pub credentials_expire: i64,
-    /// Public signing key of the credentials; empty where it is not known.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub signed_by: String,
-    /// Serials of certificates, hexadecimal.
+    /// Hexadecimal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serials: Vec<String>,
     /// Unix seconds until which the certificates are good.
@@ -88,14 +78,12 @@ pub struct Issued {
     pub certificates_expire: i64,
 }
 
-/// Whether servers let whoever shows it in, as far as it depends on the file and its signer.
+/// Whether gatekeepers let whoever shows it in, as far as it depends on the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileState {
     Active,
     Expired,
-    /// Its signing key was taken out of the account.
-    NeedsNewFile,
 }
 
 impl FileState {
@@ -104,46 +92,19 @@ impl FileState {
         match self {
             Self::Active => "active",
             Self::Expired => "expired",
-            Self::NeedsNewFile => "needs-new-file",
         }
     }
 }
 
 impl Issued {
-    /// Credentials and a certificate of somebody, issued together.
     #[must_use]
-    pub fn new(user: &IssuedUser, certificate: IssuedCertificate) -> Self {
-        Self {
-            user_key: user.public.clone(),
-            credentials_expire: user.expires,
-            signed_by: user.signed_by.clone(),
-            certificates_expire: certificate.not_after.unix_timestamp(),
-            serials: vec![certificate.serial],
-        }
+    pub fn new(certificate: IssuedCertificate) -> Self {
+        Self { certificates_expire: certificate.not_after.unix_timestamp(), serials: vec![certificate.serial] }
     }
 
-    /// `keys` are the public signing keys of the role that it was issued for.
     #[must_use]
-    pub fn state(&self, keys: &[String], now_s: i64) -> FileState {
-        if !self.is_good(now_s) {
-            FileState::Expired
-        } else if self.signed_by.is_empty() || keys.contains(&self.signed_by) {
-            FileState::Active
-        } else {
-            FileState::NeedsNewFile
-        }
-    }
-
-    /// Whether its credentials are good until `key` is taken out of its account: a signer that is not known may be that one.
-    #[must_use]
-    pub fn depends_on(&self, key: &str, now_s: i64) -> bool {
-        self.is_good(now_s) && (self.signed_by.is_empty() || self.signed_by == key)
-    }
-
-    /// Whether it has credentials that have not expired.
-    #[must_use]
-    pub fn is_good(&self, now_s: i64) -> bool {
-        !self.user_key.is_empty() && self.credentials_expire > now_s
+    pub fn state(&self, now_s: i64) -> FileState {
+        if self.certificates_expire > now_s { FileState::Active } else { FileState::Expired }
     }
 }
 

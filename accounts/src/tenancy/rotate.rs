@@ -1,17 +1,17 @@
-//! Rotation of a role's signing key with overlap: a new key signs from now on, clients move to it as they are issued anew,
-//! and the old key goes when nobody uses it. Nobody outside the role is disconnected.
+//! Rotation of a role's signing key with overlap: a new key signs for whoever comes from now on, those who are in by the old
+//! one are closed and come back by the new one, and then the old key goes. Nobody needs a new file, and nobody outside the
+//! role is disconnected.
 
-use std::fmt;
 use std::time::Duration;
 
-use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, TenantSlug, UserName};
+use bulkhead_bus::{Role, TenantSlug};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Act, Issued, Links, Preview, SiteRecord, Standing, Tenancy, TenancyError};
-use crate::operator::OperatorError;
-use crate::resolver::{DrainError, wait_until_drained};
-use crate::up::OPS;
+use super::{Act, Links, Preview, Tenancy, TenancyError};
+use crate::gate::{AUTH, SENT};
+use crate::operator::{OperatorError, SYSTEM};
+use crate::resolver::{DrainError, Draining, drain};
 
 /// The state of one role's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,25 +25,6 @@ pub struct RoleState {
     pub previous: Option<String>,
     /// Connections by the present key, and by the previous one; `None` when nobody was asked.
     pub connections: Option<(usize, usize)>,
-}
-
-/// Somebody who is locked out when a key goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "lacks")]
-pub enum Dependent {
-    /// What it has was signed by the key, and it was issued nothing since.
-    NewFile { who: String, command: String },
-    /// It was issued a new file, and is not connected by it: the file may not have arrived.
-    Arrival { who: String },
-}
-
-impl fmt::Display for Dependent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NewFile { who, command } => write!(f, "{who} has no other file (`{command}`)"),
-            Self::Arrival { who } => write!(f, "{who} has a new file and is not connected by it"),
-        }
-    }
 }
 
 /// Whether to take out a key that somebody still uses.
@@ -84,7 +65,7 @@ impl Tenancy {
     ///
     /// # Errors
     /// When the operator store is damaged.
-    pub fn keys_of(&self, account: &str, role: Role) -> Result<Vec<String>, TenancyError> {
+    fn keys_of(&self, account: &str, role: Role) -> Result<Vec<String>, TenancyError> {
         match self.platform.operator.book(account) {
             Ok(book) => Ok(book.keys_of(role).collect()),
             Err(OperatorError::NoAccount(_)) => Ok(vec![]),
@@ -92,67 +73,17 @@ impl Tenancy {
         }
     }
 
-    /// Who would be locked out if the previous key of a role went now, connected or not.
-    ///
-    /// # Errors
-    /// When a record is damaged, or the servers cannot be asked.
-    pub async fn dependents(&self, links: &Links, account: &str, role: Role) -> Result<Vec<Dependent>, TenancyError> {
-        let keys = self.keys_of(account, role)?;
-        let [current, previous] = keys.as_slice() else { return Ok(vec![]) };
-        let now = self.now_s();
-        let person = |name: &str, command: String| Dependent::NewFile { who: format!("person {name}"), command };
-        if account == OPS {
-            let people = self.platform_people()?.people;
-            let holds = people.iter().filter(|(_, one)| one.standing == Standing::Active);
-            let holds = holds.filter(|(_, one)| one.issued.depends_on(previous, now));
-            return Ok(holds
-                .map(|(name, _)| person(name.as_str(), format!("bulkhead operator user add {name} --to DIR")))
-                .collect());
-        }
-        let Ok(slug) = account.parse::<TenantSlug>() else { return Ok(vec![]) };
-        let Some(record) = self.records.find(&slug).map_err(TenancyError::Record)? else { return Ok(vec![]) };
-        if role != Role::Leaf {
-            let holds = record.people.iter().filter(|(_, one)| one.standing == Standing::Active);
-            let holds = holds.filter(|(_, one)| one.role.role() == role && one.issued.depends_on(previous, now));
-            let anew =
-                |name: &UserName| format!("bulkhead tenant user add {slug} {name} --role {} --to DIR", role.name());
-            return Ok(holds.map(|(name, _)| person(name.as_str(), anew(name))).collect());
-        }
-        let key = record.account.as_ref().map_or("", AccountKey::as_str);
-        let open = links.connections(key).await?;
-        let is_there = |leaf: &Issued| open.iter().any(|one| one.user == leaf.user_key && one.issuer_key == *current);
-        let site = |(site, held): (&SiteName, &SiteRecord)| {
-            let who = format!("site {slug}/{site}");
-            if held.leaf.depends_on(previous, now) {
-                let poller = held.pollers.keys().next().map_or("POLLER", PollerName::as_str);
-                let command = format!("bulkhead poller add {slug}/{site}/{poller} --to DIR");
-                return Some(Dependent::NewFile { who, command });
-            }
-            let had_other = held.earlier_leaves.iter().any(|leaf| leaf.depends_on(previous, now));
-            (had_other && !is_there(&held.leaf)).then_some(Dependent::Arrival { who })
-        };
-        Ok(record.sites.iter().filter_map(site).collect())
-    }
-
-    /// What taking a role's old key out would do: whom it disconnects, and who is locked out though away.
+    /// What taking a role's old key out would do, and whom it disconnects.
     ///
     /// # Errors
     /// When there is no such account, or the servers cannot be asked.
-    pub async fn preview_finish(
-        &self,
-        links: &Links,
-        account: &str,
-        role: Role,
-    ) -> Result<(Preview, Vec<Dependent>), TenancyError> {
-        let known = self.platform.operator.account(account).map_err(TenancyError::Operator)?;
-        let no_account = || TenancyError::Operator(OperatorError::NoAccount(account.to_owned()));
-        let known = known.ok_or_else(no_account)?;
+    pub async fn preview_finish(&self, links: &Links, account: &str, role: Role) -> Result<Preview, TenancyError> {
+        let known = self.account_named(account)?;
         let mut wanted = known.claims.nats.clone();
         if let [_, previous] = self.keys_of(account, role)?.as_slice() {
             wanted.signing_keys.retain(|key| key.key() != previous);
         }
-        let preview = self.preview_body(links, &known, &wanted).await?;
-        Ok((preview, self.dependents(links, account, role).await?))
+        self.preview_body(links, &known, &wanted).await
     }
 
     /// Gives a role a new key; the old one stays until the rotation is finished.
@@ -160,16 +91,34 @@ impl Tenancy {
     /// # Errors
     /// When it is being rotated already, or a server does not follow.
     pub async fn rotate_role(&self, links: &Links, account: &str, role: Role) -> Result<(), TenancyError> {
+        if account == SENT {
+            return Err(TenancyError::Invalid(
+                "what the sentinel's key signs is in every server's configuration, and opens nothing: it is not rotated"
+                    .to_owned(),
+            ));
+        }
+        self.check_seals(account)?;
         let act = self.begin(Act::RotateRole, &format!("{account}/{}", role.name()), json!({"phase": "new key"}))?;
         let signed = self.platform.operator.rotate_role(account, role, self.now_s()).map_err(TenancyError::Operator)?;
         links.push(&signed).await?;
+        self.tell_gate(links, &signed).await?;
         act.finish(json!({"phase": "new key"}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Puts what a rotation has begun in force once more, should that have been cut short.
+    ///
+    /// # Errors
+    /// When a server does not follow.
+    pub async fn complete_rotation(&self, links: &Links, account: &str) -> Result<(), TenancyError> {
+        let account = self.account_named(account)?;
+        links.push(&account).await?;
+        self.tell_gate(links, &account).await
     }
 
     /// Takes a role's old key out.
     ///
     /// # Errors
-    /// When the role is not being rotated, or somebody still uses the key or has nothing else, and is not to be locked out.
+    /// When the role is not being rotated, or somebody uses the key for longer than may be waited.
     pub async fn finish_rotation(
         &self,
         links: &Links,
@@ -183,17 +132,17 @@ impl Tenancy {
         let book = self.platform.operator.book(account).map_err(TenancyError::Operator)?;
         if let (WhenUsed::Wait(limit), Some(previous)) = (when_used, &previous) {
             let watched = (book.key.as_str(), previous.as_str());
-            let drained = wait_until_drained(&links.system, watched, links.known.count(), limit, progress).await;
+            // By credentials somebody would come back by the same key.
+            let how = if account == SYSTEM || account == AUTH { Draining::Wait } else { Draining::Close };
+            let drained = drain(&links.system, watched, links.known.count(), (how, limit), progress).await;
             drained.map_err(|error: DrainError| TenancyError::NotDrained { role: role.name(), source: error })?;
-            let dependents = self.dependents(links, account, role).await?;
-            if !dependents.is_empty() {
-                return Err(TenancyError::LockedOut { role: role.name(), dependents });
-            }
         }
         let act =
             self.begin(Act::RotateRole, &format!("{account}/{}", role.name()), json!({"phase": "old key out"}))?;
         let signed = self.platform.operator.finish_role_rotation(account, role, self.now_s());
-        links.push(&signed.map_err(TenancyError::Operator)?).await?;
+        let signed = signed.map_err(TenancyError::Operator)?;
+        links.push(&signed).await?;
+        self.tell_gate(links, &signed).await?;
         act.finish(json!({"phase": "old key out"}), self.now_s()).map_err(TenancyError::Journal)
     }
 

@@ -197,6 +197,7 @@ impl Tenancy {
                 .map_err(TenancyError::Platform)?;
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
+        self.follow_tenant(links, &record).await?;
         act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -222,6 +223,7 @@ impl Tenancy {
                 .map_err(TenancyError::Platform)?;
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
+        self.follow_tenant(links, &record).await?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -255,6 +257,7 @@ impl Tenancy {
         record.sites.entry(path.site.clone()).or_default();
         record.removed_sites.remove(&path.site);
         self.records.write(&record).map_err(TenancyError::Record)?;
+        self.tell_tenant(links, &record).await?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -272,12 +275,13 @@ impl Tenancy {
         let site = removable_site(&record, path, with_pollers)?.clone();
         let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
         let issuer = AuthorityName::Tenant(path.tenant.clone());
-        self.void_all(links, &issuer, &site.leaf, &site.earlier_leaves).await?;
+        self.void_all(&issuer, &site.leaf, &site.earlier_leaves)?;
         for poller in site.pollers.values() {
-            self.platform
-                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
-                .map_err(TenancyError::Platform)?;
+            self.platform.revoke_certificates(&issuer, &poller.issued).map_err(TenancyError::Platform)?;
         }
+        record.sites.remove(&path.site);
+        record.removed_sites.insert(path.site.clone());
+        self.follow_tenant(links, &record).await?;
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = &links.database {
             let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
@@ -287,8 +291,7 @@ impl Tenancy {
             let (tenant, site) = (path.tenant.clone(), path.site.clone());
             self.destroy_batch_key(&PollerPath { tenant, site, poller: poller.clone() })?;
         }
-        record.sites.remove(&path.site);
-        record.removed_sites.insert(path.site.clone());
+        // Last: as long as the site is in it, a removal that was cut short can be said again.
         self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -303,10 +306,13 @@ impl Tenancy {
         path: &SitePath,
         with_pollers: WithPollers,
     ) -> Result<Preview, TenancyError> {
-        let record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        let site = removable_site(&record, path, with_pollers)?;
-        let issued: Vec<&Issued> = [&site.leaf].into_iter().chain(&site.earlier_leaves).collect();
-        self.preview_void(links, path.tenant.as_str(), &issued).await
+        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        removable_site(&record, path, with_pollers)?;
+        let account = self.account_named(path.tenant.as_str())?;
+        let now = self.gate_of_tenant(&record, &account)?;
+        record.sites.remove(&path.site);
+        let wanted = self.gate_of_tenant(&record, &account)?;
+        self.preview_gate(links, &account, (&now, &wanted)).await
     }
 
     /// So that a poller of the same name is somebody else: whoever has the old key speaks for nobody.
@@ -371,6 +377,7 @@ impl Tenancy {
                 put.map_err(TenancyError::Rows)?;
             }
         }
+        self.tell_tenant(links, &record).await?;
         write_bundle(&made.files, &order.to, made.manifest)
     }
 }
@@ -424,7 +431,6 @@ fn site_record(mut known: SiteRecord, made: &SiteBundle, now_s: i64) -> SiteReco
         let issued = Issued {
             serials: before.into_iter().chain(own).collect(),
             certificates_expire: poller.certificate.not_after,
-            ..Issued::default()
         };
         let record =
             PollerRecord { standing: Standing::Active, batch_key: poller.batch_key.as_str().to_owned(), issued };

@@ -37,6 +37,8 @@ impl Tenancy {
     /// Puts the closed account in force and waits until nobody is connected.
     pub(super) async fn close(&self, links: &Links, record: &TenantRecord) -> Result<AccountRecord, TenancyError> {
         let account = self.render(record)?;
+        // First: whoever is closed would come back at once.
+        self.tell_gate(links, &account).await?;
         links.push(&account).await?;
         let closed = eventually("the end of the tenant's connections", CLOSING_LIMIT, || async {
             match links.connections(account.key.as_str()).await {
@@ -74,8 +76,9 @@ impl Tenancy {
         self.write_row(links, &record).await?;
         self.set_state(links, &record, TenantState::Active).await?;
         let account = self.render(&record)?;
-        let proof = self.prepare_proof(&record, &account)?;
+        let proof = self.prepare_proof(&record)?;
         links.push(&account).await?;
+        self.tell_gate(links, &account).await?;
         self.prove(links, &record, &account, proof).await?;
         self.intake.mark(&slug).map_err(TenancyError::Intake)?;
         let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant];
@@ -108,6 +111,7 @@ impl Tenancy {
         self.write_row(links, &record).await?;
         let account = self.render(&record)?;
         links.push(&account).await?;
+        self.tell_gate(links, &account).await?;
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
     }

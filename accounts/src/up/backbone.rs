@@ -1,4 +1,4 @@
-//! The hub with core behind it: what sites link up to. It is started whole, whatever number of servers the hub has.
+//! The hub with gatekeepers and core behind it: what sites link up to. It is started whole, whatever number of servers the hub has.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use bulkhead_store::admin::Passwords;
 
 use super::child::{Child, ChildError};
 use super::deployment::DeploymentError;
+use super::gatekeepers::{self, Gatekeeper, stop_gatekeepers};
 use super::hub::HubServer;
 use super::layout::Layout;
 use super::platform::{Accounts, PERSON};
@@ -18,7 +19,7 @@ use super::start::Starter;
 use crate::client::{ClientError, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
-use crate::tenancy::{Standing, Tenancy, remember_people};
+use crate::tenancy::{Links, Standing, Tenancy, ensure_gate, remember_people};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,12 +36,15 @@ pub(super) struct Backbone {
     pub(super) accounts: Accounts,
     pub(super) tenants: Vec<Tenant>,
     pub(super) system: Bus,
+    /// What provisioning goes on with.
+    pub(super) links: Links,
     pub(super) hub: Vec<HubServer>,
+    pub(super) gatekeepers: Vec<Gatekeeper>,
     pub(super) core: Child,
 }
 
 impl Starter<'_> {
-    /// Starts the hub and core, and returns when core answers.
+    /// Starts hub, gatekeepers and core, and returns when core answers.
     pub(super) async fn start_backbone(&mut self, base: &Base, size: HubSize) -> Result<Backbone, DeploymentError> {
         let places = self.choose_places(size)?;
         (self.announce)("making operator, accounts and certificates");
@@ -74,14 +78,23 @@ impl Starter<'_> {
         let system_account = platform.operator.system().map_err(DeploymentError::Operator)?;
         let in_force = accounts.all().chain([&system_account]);
         tenancy.remember_pushed(in_force).map_err(DeploymentError::tenancy)?;
-        while_running(children(&mut hub), platform.ensure_streams(size)).await?;
+        (self.announce)("starting the gatekeepers");
+        let links = tenancy.link(system.clone(), None);
+        let gate = links.gate(platform).await.map_err(DeploymentError::tenancy)?;
+        ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
+        let told: Vec<_> = accounts.all().collect();
+        tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;
+        let mut gatekeepers = self.start_gatekeepers(platform)?;
+        // The first that they let in is provisioning itself.
+        let running = children(&mut hub).into_iter().chain(gatekeepers::children(&mut gatekeepers)).collect();
+        while_running(running, platform.ensure_streams(size)).await?;
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::tenancy)?;
         drop(lock);
         (self.announce)("starting core");
         let shards: Vec<u32> = accounts.intake.keys().copied().collect();
         let mut core = self.start_core(platform, &base.postgres, &base.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(self.layout)).await?;
-        Ok(Backbone { tenancy, accounts, tenants, system, hub, core })
+        Ok(Backbone { tenancy, accounts, tenants, system, links, hub, gatekeepers, core })
     }
 }
 
@@ -89,6 +102,7 @@ impl Backbone {
     /// Ends it in order.
     pub(super) async fn stop(mut self) -> Result<(), ChildError> {
         self.core.stop().await?;
+        stop_gatekeepers(&mut self.gatekeepers).await?;
         stop_hub(&mut self.hub).await
     }
 }

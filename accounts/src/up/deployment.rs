@@ -12,6 +12,7 @@ use bulkhead_store::admin::Passwords;
 
 use super::backbone::{Base, stop_hub};
 use super::child::{Child, ChildError, ChildSpec, end_leftovers};
+use super::gatekeepers::{Gatekeeper, stop_gatekeepers};
 use super::home::{empty, lock};
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
@@ -26,6 +27,7 @@ use super::tools::Tools;
 use super::wanted::drop_ended;
 use crate::certificates::CertificateError;
 use crate::files::{FileError, make_folder};
+use crate::gatekeeper_files::GatekeeperFilesError;
 use crate::hub_files::HubFilesError;
 use crate::hub_size::HubSize;
 use crate::hub_state::{ServerState, wait_until_whole};
@@ -40,6 +42,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Programs {
     pub core: PathBuf,
+    pub gatekeeper: PathBuf,
     pub poller: PathBuf,
 }
 
@@ -103,6 +106,8 @@ pub enum DeploymentError {
     Certificate(#[source] CertificateError),
     #[error("a server of the hub")]
     HubFiles(#[source] HubFilesError),
+    #[error("a gatekeeper")]
+    GatekeeperFiles(#[source] GatekeeperFilesError),
     #[error("provision the platform")]
     Platform(#[source] PlatformError),
     #[error("provision tenants")]
@@ -151,11 +156,12 @@ pub struct Deployment {
     pub postgres: Postgres,
     /// The servers of the hub, in the order of their numbers.
     pub hub_servers: Vec<HubServer>,
+    pub gatekeepers: Vec<Gatekeeper>,
     pub core: Child,
     pub leaves: Vec<(Site, Child)>,
     pub pollers: Vec<(Site, PollerName, Child)>,
     pub passwords: Passwords,
-    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, and each poller as `<tenant>/<site>/<poller>`.
+    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, `gatekeeper-1` and `-2`, and each poller as `<tenant>/<site>/<poller>`.
     pub health_ports: Vec<(String, u16)>,
     /// How many checks there are, over all sites: pollers of one site run the same ones, and a slot is stored once.
     pub checks: usize,
@@ -172,7 +178,7 @@ impl Deployment {
     /// # Errors
     /// [`DeploymentError`] names what did not start and why.
     pub async fn start(mut options: Options, announce: &dyn Fn(&str)) -> Result<Self, DeploymentError> {
-        for program in [&options.programs.core, &options.programs.poller] {
+        for program in [&options.programs.core, &options.programs.gatekeeper, &options.programs.poller] {
             if !program.is_file() {
                 return Err(DeploymentError::Program(program.display().to_string()));
             }
@@ -206,6 +212,11 @@ impl Deployment {
         notes.extend(backbone.accounts.left.iter().cloned());
         let Base { postgres, passwords, database } = base;
         let sites = starter.write_sites(tenancy, &database, tenants, &places, postgres.port).await?;
+        for tenant in tenants {
+            let record = tenancy.records.get(&tenant.slug).map_err(TenancyError::Record);
+            let record = record.map_err(DeploymentError::tenancy)?;
+            tenancy.tell_tenant(&backbone.links, &record).await.map_err(DeploymentError::tenancy)?;
+        }
         let mut deployment = Self {
             layout: layout.clone(),
             platform: backbone.tenancy.platform,
@@ -213,6 +224,7 @@ impl Deployment {
             system: backbone.system,
             postgres,
             hub_servers: backbone.hub,
+            gatekeepers: backbone.gatekeepers,
             core: backbone.core,
             leaves: vec![],
             pollers: vec![],
@@ -298,20 +310,30 @@ impl Deployment {
     fn check_all_but_hub(&mut self) -> Result<(), DeploymentError> {
         let leaves = self.leaves.iter_mut().map(|(_, child)| child);
         let pollers = self.pollers.iter_mut().map(|(_, _, child)| child);
+        // A gatekeeper that has ended is started again: it ends itself when it hangs.
         let mut all = [&mut self.postgres.child, &mut self.core].into_iter().chain(leaves).chain(pollers);
         all.try_for_each(Child::check_running).map_err(DeploymentError::Child)
     }
 
-    /// Looks whether everything runs. A server of a hub of three that has ended is started again, because two of them go
-    /// on meanwhile; the answer says which and why.
+    /// Looks whether everything runs. A gatekeeper or a server of a hub of three that has ended is started again, because the
+    /// others go on meanwhile; the answer says which and why.
     ///
     /// # Errors
     /// When another process has ended, or such a server does not come up several times in a row.
     pub fn look_after(&mut self) -> Result<Vec<String>, DeploymentError> {
-        match self.hub_size() {
-            HubSize::One => self.check_running().map(|()| vec![]),
-            HubSize::Three => self.mend_hub().and_then(|notes| self.check_all_but_hub().map(|()| notes)),
+        let mut notes = Vec::new();
+        for gatekeeper in &mut self.gatekeepers {
+            let ended = gatekeeper.mend().map_err(DeploymentError::Child)?;
+            notes.extend(ended.map(|end| format!("starting it again while the other one goes on: {end}")));
         }
+        match self.hub_size() {
+            HubSize::One => self.check_running()?,
+            HubSize::Three => {
+                notes.extend(self.mend_hub()?);
+                self.check_all_but_hub()?;
+            }
+        }
+        Ok(notes)
     }
 
     #[must_use]
@@ -338,9 +360,10 @@ impl Deployment {
             return Ok(());
         };
         let nats_server = server.child.spec().program.clone();
-        let (authority, operator) = (&self.platform.authority, &self.platform.operator);
-        HubMaker { layout: &self.layout, authority, operator, nats_server: &nats_server, places: &places }
-            .restart(server)
+        let (authority, operator, callout) =
+            (&self.platform.authority, &self.platform.operator, &self.platform.callout()?);
+        let layout = &self.layout;
+        HubMaker { layout, authority, operator, callout, nats_server: &nats_server, places: &places }.restart(server)
     }
 
     fn mend_hub(&mut self) -> Result<Vec<String>, DeploymentError> {
@@ -380,6 +403,7 @@ impl Deployment {
             leaf.stop().await.map_err(DeploymentError::Child)?;
         }
         self.core.stop().await.map_err(DeploymentError::Child)?;
+        stop_gatekeepers(&mut self.gatekeepers).await.map_err(DeploymentError::Child)?;
         stop_hub(&mut self.hub_servers).await.map_err(DeploymentError::Child)?;
         self.postgres.child.stop().await.map_err(DeploymentError::Child)
     }

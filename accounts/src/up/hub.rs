@@ -16,6 +16,7 @@ use crate::certificates::Authority;
 use crate::files::write_public;
 use crate::hub_files::{HubServerFiles, Roots, Routes};
 use crate::hub_size::HubSize;
+use crate::nats_config::CalloutConfig;
 use crate::operator::OperatorStore;
 
 /// A server that lives shorter than this has not come up.
@@ -60,6 +61,7 @@ pub(super) struct HubMaker<'a> {
     pub(super) layout: &'a Layout,
     pub(super) authority: &'a Authority,
     pub(super) operator: &'a OperatorStore,
+    pub(super) callout: &'a CalloutConfig,
     pub(super) nats_server: &'a Path,
     /// All servers of the hub.
     pub(super) places: &'a [HubPlace],
@@ -101,7 +103,8 @@ impl HubMaker<'_> {
             found_at: &folder,
             data: &folder,
         };
-        files.write(self.authority, self.operator, OffsetDateTime::now_utc()).map_err(DeploymentError::HubFiles)
+        let written = files.write(self.authority, self.operator, self.callout, OffsetDateTime::now_utc());
+        written.map_err(DeploymentError::HubFiles)
     }
 }
 

@@ -32,6 +32,9 @@ impl Layout {
         let names = [
             "core",
             "evidence",
+            "gate",
+            "gatekeeper-1",
+            "gatekeeper-2",
             "hub",
             "hub-2",
             "hub-3",
@@ -63,6 +66,24 @@ impl Layout {
     #[must_use]
     pub fn platform_file(&self) -> PathBuf {
         self.home.join("platform.toml")
+    }
+
+    /// What the gatekeepers were told of each account.
+    #[must_use]
+    pub fn gate(&self) -> PathBuf {
+        self.home.join("gate")
+    }
+
+    /// The folder of a gatekeeper, by its number from 1.
+    #[must_use]
+    pub fn gatekeeper(&self, number: usize) -> PathBuf {
+        self.home.join(Self::gatekeeper_process(number))
+    }
+
+    /// What a gatekeeper is called in paths, ports, logs and AUTH.
+    #[must_use]
+    pub fn gatekeeper_process(number: usize) -> String {
+        format!("gatekeeper-{number}")
     }
 
     /// What tenants there should be, one file each.

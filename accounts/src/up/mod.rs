@@ -6,6 +6,7 @@ mod backbone;
 pub mod child;
 mod deployment;
 mod fetch;
+mod gatekeepers;
 mod home;
 mod hub;
 mod layout;
@@ -24,6 +25,7 @@ mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub use gatekeepers::{GATEKEEPERS, Gatekeeper};
 pub(crate) use hub::remember_size;
 pub use hub::{HubPlace, HubServer, hub_size};
 pub use layout::Layout;
@@ -34,7 +36,10 @@ pub use ports::{PortError, free_port};
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
-pub(crate) use site::{PollerPorts, SiteError, SiteMaker, SitePlace, ensure_batch_key, order_for, poller_folder};
+pub(crate) use site::{
+    BusFile, PollerPorts, SiteError, SiteMaker, SitePlace, TlsFile, ensure_batch_key, order_for, poller_folder,
+    write_settings,
+};
 pub use site::{Site, leaf_config, leaf_users};
 pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};

@@ -20,8 +20,10 @@ use super::start::bus_file;
 use crate::certificates::{
     Authority, AuthorityName, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,
 };
-use crate::files::{FileError, write_secret};
+use crate::files::{FileError, remove_whole, write_secret};
+use crate::gate::{AUTH, GateError, GateSecrets, SENT, render_auth, render_sentinel};
 use crate::hub_size::HubSize;
+use crate::nats_config::CalloutConfig;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore, SYSTEM, UserRequest};
 use crate::plan::{Plan, PlanName};
 use crate::profile::{Profile, ProfileError};
@@ -39,6 +41,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const STREAMS_LIMIT: Duration = Duration::from_secs(30);
 /// Credentials are issued anew at every start of `up`, so they need not live long.
 const CREDENTIALS_DAYS: i64 = 30;
+/// Of everybody whom `up` lets in; a start issues anew.
+const CERTIFICATE_LIFE: time::Duration = time::Duration::days(90);
 /// Credentials of an earlier command are good for this one when they live so much longer.
 const FIT_DAYS: i64 = 1;
 /// What provisioning is called as a service.
@@ -57,6 +61,8 @@ pub enum PlatformError {
     File(#[source] FileError),
     #[error("profile")]
     Profile(#[source] ProfileError),
+    #[error("gatekeeper")]
+    Gate(#[source] GateError),
     #[error("push claims")]
     Push(#[source] PushError),
     #[error("the hub did not admit {0}")]
@@ -88,6 +94,8 @@ pub struct Platform {
 /// All accounts of a platform, in the order in which they are pushed.
 pub struct Accounts {
     pub core: AccountRecord,
+    pub auth: AccountRecord,
+    pub sent: AccountRecord,
     /// By the number of the shard.
     pub intake: BTreeMap<u32, AccountRecord>,
     pub ops: AccountRecord,
@@ -101,18 +109,13 @@ impl Accounts {
     /// it for two seconds.
     pub fn all(&self) -> impl Iterator<Item = &AccountRecord> {
         let tenants = self.tenants.iter().map(|(_, account)| account);
-        [&self.core, &self.ops].into_iter().chain(tenants).chain(self.intake.values())
+        [&self.core, &self.auth, &self.sent, &self.ops].into_iter().chain(tenants).chain(self.intake.values())
     }
 }
 
 impl Platform {
     fn now_s(&self) -> i64 {
         self.now.unix_timestamp()
-    }
-
-    #[must_use]
-    pub fn credentials_expire(&self) -> i64 {
-        self.now_s() + CREDENTIALS_DAYS * 86_400
     }
 
     /// CORE, rendered for a hub of this size.
@@ -122,6 +125,31 @@ impl Platform {
     pub fn render_core(&self, hub: HubSize) -> Result<AccountRecord, PlatformError> {
         let core = self.operator.ensure_account(CORE, &Role::CORE, self.now_s(), |_, keys| core_account(keys, hub));
         core.map_err(PlatformError::Operator)
+    }
+
+    /// AUTH for a hub of this size, and SENT.
+    ///
+    /// # Errors
+    /// When the operator store or a key is damaged or cannot be written.
+    pub fn render_callout(&self, hub: HubSize) -> Result<(AccountRecord, AccountRecord), PlatformError> {
+        let auth = render_auth(&self.operator, hub, self.now_s()).map_err(PlatformError::Gate)?;
+        let xkey = GateSecrets::new(&self.layout).xkey().map_err(PlatformError::Gate)?;
+        let sent = render_sentinel(&self.operator, &auth, xkey.public(), self.now_s()).map_err(PlatformError::Gate)?;
+        Ok((auth, sent))
+    }
+
+    /// What servers of the hub are told of the gatekeepers; AUTH and SENT have to be there.
+    ///
+    /// # Errors
+    /// When one of them is not, or a key is damaged.
+    pub fn callout(&self) -> Result<CalloutConfig, PlatformError> {
+        let account = |name: &str| {
+            let account = self.operator.account(name).map_err(PlatformError::Operator)?;
+            account.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(name.to_owned())))
+        };
+        let (auth, sent) = (account(AUTH)?, account(SENT)?);
+        let callout = GateSecrets::new(&self.layout).callout(&self.operator, (&auth, &sent), self.now_s());
+        callout.map_err(PlatformError::Gate)
     }
 
     pub(super) fn core_key(&self) -> Result<AccountKey, PlatformError> {
@@ -172,39 +200,45 @@ impl Platform {
         intake.map_err(PlatformError::Operator)
     }
 
-    /// Issues certificate and credentials for one user into `folder` and says how it connects.
+    /// Issues the certificate of somebody whom the gatekeepers let in into `folder`, good for so long, and says how to
+    /// connect by it, and what was issued, so that it can be taken back.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn let_in(
+        &self,
+        identity: &ClientIdentity,
+        name: &str,
+        folder: &Path,
+        life: time::Duration,
+    ) -> Result<(BusSettings, Issued), PlatformError> {
+        let files = CertificateFiles::named(folder, name);
+        let issued = self.authority.issue_client_for(identity, &files, self.now, life);
+        let issued = issued.map_err(PlatformError::Certificate)?;
+        // What an earlier release has left there would be shown, and refused.
+        remove_whole(&credentials_file(folder, name)).map_err(PlatformError::File)?;
+        let settings = issued_settings(folder, name, &self.authority, self.hub_urls.clone());
+        Ok((settings, Issued::new(issued)))
+    }
+
+    /// Issues certificate and credentials into `folder` for a user of SYS or AUTH, who enters without a gatekeeper.
     ///
     /// # Errors
     /// When a file cannot be written or the account has no such role.
-    pub fn issue(
+    pub fn issue_direct(
         &self,
         user: &UserRequest<'_>,
         identity: &ClientIdentity,
         folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
-        self.issue_recorded(user, identity, folder).map(|(settings, _)| settings)
-    }
-
-    /// The one place where somebody is let in: by a certificate and credentials. Says as well what was issued, so that it
-    /// can be taken back.
-    ///
-    /// # Errors
-    /// When a file cannot be written or the account has no such role.
-    pub fn issue_recorded(
-        &self,
-        user: &UserRequest<'_>,
-        identity: &ClientIdentity,
-        folder: &Path,
-    ) -> Result<(BusSettings, Issued), PlatformError> {
         // Signed first: when nobody can sign, no certificate is issued in vain.
-        let issued = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
+        let signed = self.operator.issue_user(user, self.now_s()).map_err(PlatformError::Operator)?;
         let files = CertificateFiles::named(folder, user.name);
-        let certificate =
-            self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
+        self.authority.issue_client(identity, &files, self.now).map_err(PlatformError::Certificate)?;
         let creds_file = credentials_file(folder, user.name);
-        write_secret(&creds_file, issued.text.as_bytes()).map_err(PlatformError::File)?;
+        write_secret(&creds_file, signed.text.as_bytes()).map_err(PlatformError::File)?;
         let settings = issued_settings(folder, user.name, &self.authority, self.hub_urls.clone());
-        Ok((settings, Issued::new(&issued, certificate)))
+        Ok(BusSettings { creds_file: Some(creds_file), ..settings })
     }
 
     /// Takes back the certificates that `issuer` has issued to somebody.
@@ -226,7 +260,7 @@ impl Platform {
     /// One of the platform's own services, under the role's name.
     ///
     /// # Errors
-    /// As [`Platform::issue`].
+    /// When a file cannot be written, or SYS or AUTH has no such role.
     pub fn issue_service(
         &self,
         account: &str,
@@ -234,14 +268,19 @@ impl Platform {
         service: &'static str,
         folder: &Path,
     ) -> Result<BusSettings, PlatformError> {
-        let user = UserRequest { account, role, name: role.name(), site: None, expires: self.credentials_expire() };
-        self.issue(&user, &ClientIdentity::Service { service }, folder)
+        let identity = ClientIdentity::Service { service };
+        if account != SYSTEM && account != AUTH {
+            return self.let_in(&identity, role.name(), folder, CERTIFICATE_LIFE).map(|(settings, _)| settings);
+        }
+        let expires = self.now_s() + CREDENTIALS_DAYS * 86_400;
+        let user = UserRequest { account, role, name: role.name(), site: None, expires };
+        self.issue_direct(&user, &identity, folder)
     }
 
     /// Where core finds the live streams of a shard: it connects as soon as the file is there.
     ///
     /// # Errors
-    /// As [`Platform::issue`].
+    /// As [`Platform::let_in`].
     pub fn write_live_bus(&self, intake: &str) -> Result<(), PlatformError> {
         let settings = self.issue_service(intake, Role::CoreLive, "core", &self.layout.core().join(intake))?;
         write_settings(&self.layout.live_bus(intake), &bus_file(settings)).map_err(PlatformError::LiveBus)
@@ -250,16 +289,16 @@ impl Platform {
     /// Profiles for a person of the platform and of each tenant; whoever calls remembers them.
     ///
     /// # Errors
-    /// As [`Platform::issue`].
+    /// As [`Platform::let_in`].
     pub fn write_profiles(&self, tenants: &[TenantSlug]) -> Result<Vec<LetIn>, PlatformError> {
         let person: UserName = PERSON.parse().map_err(PlatformError::Name)?;
         let ops = ClientIdentity::PlatformUser { user: person.clone() };
-        let issued = self.write_profile(OPS, OPS, Role::PlatformAdmin, &ops, &person)?;
+        let issued = self.write_profile(OPS, &ops, &person)?;
         let mut all = vec![LetIn { tenant: None, name: person.clone(), issued }];
         for tenant in tenants {
             let identity = ClientIdentity::User { tenant: tenant.clone(), user: person.clone() };
             let name = format!("{tenant}-admin");
-            let issued = self.write_profile(&name, tenant.as_str(), Role::Admin, &identity, &person)?;
+            let issued = self.write_profile(&name, &identity, &person)?;
             all.push(LetIn { tenant: Some(tenant.clone()), name: person.clone(), issued });
         }
         Ok(all)
@@ -268,23 +307,18 @@ impl Platform {
     fn write_profile(
         &self,
         profile: &str,
-        account: &str,
-        role: Role,
         identity: &ClientIdentity,
         person: &UserName,
     ) -> Result<Issued, PlatformError> {
         let path = self.layout.profile(profile);
         let folder = path.with_extension("");
-        let expires = self.credentials_expire();
-        let user = UserRequest { account, role, name: person.as_str(), site: None, expires };
-        let (settings, issued) = self.issue_recorded(&user, identity, &folder)?;
+        let (settings, issued) = self.let_in(identity, person.as_str(), &folder, CERTIFICATE_LIFE)?;
         let profile = Profile {
             user: person.clone(),
             urls: settings.urls,
             ca_file: settings.tls.ca_file,
             cert_file: settings.tls.cert_file,
             key_file: settings.tls.key_file,
-            creds_file: settings.creds_file.unwrap_or_default(),
         };
         profile.write(&path).map_err(PlatformError::Profile)?;
         Ok(issued)
@@ -311,34 +345,48 @@ impl Platform {
     /// # Errors
     /// When the hub does not admit the system operator in time.
     pub async fn connect_system(&self) -> Result<Bus, PlatformError> {
-        const WHO: &str = "the system operator";
-        if let Some(settings) = self.fit_system_settings() {
-            match Bus::connect(&settings, WHO).await {
-                Ok(system) => return Ok(system),
+        self.connect_direct(SYSTEM, Role::SystemOperator).await
+    }
+
+    /// Connects to AUTH, to tell the gatekeepers something.
+    ///
+    /// # Errors
+    /// When the hub does not admit us in time.
+    pub async fn connect_gate(&self) -> Result<Bus, PlatformError> {
+        self.connect_direct(AUTH, Role::GateWriter).await
+    }
+
+    /// Connects to an account that is entered by credentials.
+    async fn connect_direct(&self, account: &str, role: Role) -> Result<Bus, PlatformError> {
+        if let Some(settings) = self.fit_settings(account, role) {
+            match Bus::connect(&settings, role.name()).await {
+                Ok(bus) => return Ok(bus),
                 // The servers know better than this home: what it has is replaced.
                 Err(error) if error.is_refused() => {}
-                Err(_) => return connect_eventually(&settings, WHO).await,
+                Err(_) => return connect_eventually(&settings, role).await,
             }
         }
         let folder = self.layout.provisioning();
-        let settings = self.issue_service(SYSTEM, Role::SystemOperator, PROVISIONING, &folder)?;
-        connect_eventually(&settings, WHO).await
+        let settings = self.issue_service(account, role, PROVISIONING, &folder)?;
+        connect_eventually(&settings, role).await
     }
 
-    /// What an earlier command was issued to connect to SYS, if the next one may go on with it.
-    fn fit_system_settings(&self) -> Option<BusSettings> {
-        let (folder, role) = (self.layout.provisioning(), Role::SystemOperator);
+    /// What an earlier command was issued to connect to an account, if the next one may go on with it.
+    fn fit_settings(&self, account: &str, role: Role) -> Option<BusSettings> {
+        let folder = self.layout.provisioning();
         let identity = ClientIdentity::Service { service: PROVISIONING };
         if !self.authority.is_fit(&CertificateFiles::named(&folder, role.name()), &identity, self.now) {
             return None;
         }
-        let account = self.operator.account(SYSTEM).ok().flatten()?;
-        let token = Credentials::read(&credentials_file(&folder, role.name())).ok()?.jwt;
+        let account = self.operator.account(account).ok().flatten()?;
+        let creds_file = credentials_file(&folder, role.name());
+        let token = Credentials::read(&creds_file).ok()?.jwt;
         let user: Claims<UserBody> = decode(&token).ok()?;
         let is_fit = Some(user.iss.as_str()) == account.role_key(role)
             && user.exp.is_some_and(|end| end > self.now_s() + FIT_DAYS * 86_400)
             && !account.claims.nats.revocations.contains_key(&user.sub);
-        is_fit.then(|| issued_settings(&folder, role.name(), &self.authority, self.hub_urls.clone()))
+        let settings = issued_settings(&folder, role.name(), &self.authority, self.hub_urls.clone());
+        is_fit.then_some(BusSettings { creds_file: Some(creds_file), ..settings })
     }
 
     /// The same, for another thread.
@@ -375,8 +423,8 @@ impl Platform {
     /// When the hub refuses them.
     pub async fn ensure_streams(&self, hub: HubSize) -> Result<(), PlatformError> {
         let folder = self.layout.provisioning();
-        let settings = self.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
-        let bus = connect_eventually(&settings, "the provisioner").await?;
+        let settings = self.issue_service(CORE, Role::Provisioner, PROVISIONING, &folder)?;
+        let bus = connect_eventually(&settings, Role::Provisioner).await?;
         for stream in StreamName::HUB {
             let spec = stream.spec();
             let made = eventually("a stream on every server", STREAMS_LIMIT, || async {
@@ -441,14 +489,14 @@ fn credentials_file(folder: &Path, user: &str) -> PathBuf {
     folder.join(format!("{user}.creds"))
 }
 
-/// How a user connects whose certificate and credentials were issued into `folder`.
+/// How a user connects whose certificate was issued into `folder`.
 #[must_use]
 pub fn issued_settings(folder: &Path, user: &str, authority: &Authority, urls: Vec<String>) -> BusSettings {
     let files = CertificateFiles::named(folder, user);
     BusSettings {
         urls,
         tls: TlsFiles { ca_file: authority.server_root_file(), cert_file: files.cert_file, key_file: files.key_file },
-        creds_file: Some(credentials_file(folder, user)),
+        creds_file: None,
         inbox_prefix: format!("_INBOX_{user}"),
     }
 }
@@ -463,13 +511,17 @@ pub fn ops_plan() -> Plan {
 #[must_use]
 pub fn system_settings(layout: &Layout, urls: Vec<String>) -> BusSettings {
     let authority = Authority::new(layout.authority(), TrustDomain::default());
-    issued_settings(&layout.provisioning(), Role::SystemOperator.name(), &authority, urls)
+    let (folder, name) = (layout.provisioning(), Role::SystemOperator.name());
+    BusSettings {
+        creds_file: Some(credentials_file(&folder, name)),
+        ..issued_settings(&folder, name, &authority, urls)
+    }
 }
 
-/// Connects as soon as the server is up and admits us.
-async fn connect_eventually(settings: &BusSettings, who: &'static str) -> Result<Bus, PlatformError> {
+/// Connects as soon as the server is up and admits us. The gatekeeper reads the role from the connection's name.
+async fn connect_eventually(settings: &BusSettings, role: Role) -> Result<Bus, PlatformError> {
     let connected = eventually("a connection to the hub", CONNECT_LIMIT, || async {
-        Bus::connect(settings, who).await.map_err(|error: ConnectError| Chain(&error).to_string())
+        Bus::connect(settings, role.name()).await.map_err(|error: ConnectError| Chain(&error).to_string())
     });
-    connected.await.map_err(|source| PlatformError::Admit(who, source))
+    connected.await.map_err(|source| PlatformError::Admit(role.name(), source))
 }

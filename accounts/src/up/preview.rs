@@ -4,10 +4,13 @@ use bulkhead_bus::{AccountKey, Role};
 use bulkhead_claims::AccountBody;
 
 use super::platform::{CORE, OPS, Platform, PlatformError, ops_plan, tenant_body};
+use crate::gate::{AUTH, SENT};
 use crate::hub_size::HubSize;
 use crate::operator::{AccountRecord, OperatorError, SYSTEM};
 use crate::plan::Plan;
-use crate::render::{core_account, intake_account, system_account, tenant_account};
+use crate::render::{
+    Callout, auth_account, core_account, intake_account, sentinel_account, system_account, tenant_account,
+};
 use crate::tenancy::{Shard, TenantRecord, intake_name};
 
 /// What an account is rendered from.
@@ -15,6 +18,8 @@ use crate::tenancy::{Shard, TenantRecord, intake_name};
 pub enum Source<'a> {
     System,
     Core(HubSize),
+    Auth(HubSize),
+    Sentinel,
     Ops,
     Intake(u32, &'a Shard),
     Tenant(&'a TenantRecord, &'a Plan),
@@ -32,8 +37,15 @@ impl Platform {
     ) -> Result<(AccountRecord, AccountBody), OperatorError> {
         let operator = &self.operator;
         match source {
-            Source::System => operator.preview_account(SYSTEM, &[Role::SystemOperator], |_, keys| system_account(keys)),
+            Source::System => operator.preview_account(SYSTEM, &Role::SYSTEM, |_, keys| system_account(keys)),
             Source::Core(hub) => operator.preview_account(CORE, &Role::CORE, |_, keys| core_account(keys, hub)),
+            Source::Auth(hub) => operator.preview_account(AUTH, &Role::AUTH, |_, keys| auth_account(keys, hub)),
+            // What is random in it is right as it lies there.
+            Source::Sentinel => {
+                let sent = operator.account(SENT)?.ok_or_else(|| OperatorError::NoAccount(SENT.to_owned()))?;
+                let callout = Callout::of(&sent.claims.nats);
+                operator.preview_account(SENT, &[Role::Sentinel], |_, keys| sentinel_account(keys, &callout))
+            }
             Source::Ops => operator.preview_account(OPS, &[Role::PlatformAdmin], |own, keys| {
                 tenant_account(&ops_plan(), own, core.as_str(), keys)
             }),

@@ -12,18 +12,19 @@ use time::OffsetDateTime;
 use super::backbone::{children, core_answers, stop_hub, while_running};
 use super::child::Child;
 use super::deployment::{DeploymentError, Options};
+use super::gatekeepers::{Gatekeeper, stop_gatekeepers};
 use super::home::lock;
 use super::hub::{HubPlace, HubServer, remember_size};
 use super::layout::Layout;
-use super::platform::{Platform, PlatformError};
+use super::platform::{OPS, Platform, PlatformError};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::start::{DATABASE, Starter, password};
 use crate::certificates::Authority;
 use crate::files::make_folder;
 use crate::hub_size::HubSize;
-use crate::operator::{OperatorError, OperatorStore};
-use crate::tenancy::{Intake, PlatformSettings, TenancyError, remember_people, waves};
+use crate::operator::{AccountRecord, OperatorError, OperatorStore};
+use crate::tenancy::{Intake, PlatformSettings, Tenancy, TenancyError, ensure_gate, remember_people, waves};
 
 /// A folder that nobody else uses, for a platform to be put into.
 pub struct Rebuild {
@@ -51,6 +52,7 @@ pub struct RebuiltHub {
     pub system: Bus,
     pub size: HubSize,
     hub: Vec<HubServer>,
+    gatekeepers: Vec<Gatekeeper>,
     core: Option<Child>,
     options: Options,
     ports: Ports,
@@ -107,18 +109,29 @@ impl RebuiltDatabase {
         remember_size(&layout, size)?;
         let mut starter = Starter { options: &options, layout: &layout, ports: &mut ports, announce: &|_| {} };
         let places = starter.choose_places(size)?;
-        let platform = open_platform(&layout, &places)?;
-        sign_anew(&platform)?;
-        let mut hub = starter.start_hub(&platform, &places)?;
+        let tenancy = open_tenancy(&layout, &places, size)?;
+        let platform = &tenancy.platform;
+        // A backup of an earlier release has neither.
+        platform.render_callout(size)?;
+        sign_anew(platform)?;
+        let mut hub = starter.start_hub(platform, &places)?;
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
-        while_running(children(&mut hub), push_all(&platform, &system, size)).await?;
+        let accounts = all_accounts(platform)?;
+        while_running(children(&mut hub), push_all(&accounts, &system, size)).await?;
+        let links = tenancy.link(system.clone(), None);
+        let gate = links.gate(platform).await.map_err(DeploymentError::tenancy)?;
+        ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
+        let told: Vec<&AccountRecord> = accounts.iter().collect();
+        tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;
+        let gatekeepers = starter.start_gatekeepers(platform)?;
         Ok(RebuiltHub {
             layout,
             postgres,
-            platform,
+            platform: tenancy.platform,
             system,
             size,
             hub,
+            gatekeepers,
             core: None,
             options,
             ports,
@@ -143,6 +156,13 @@ impl RebuiltHub {
         let people = self.platform.write_profiles(&[]).map_err(DeploymentError::Platform)?;
         let now = self.platform.now.unix_timestamp();
         remember_people(&self.layout, &people, now).map_err(DeploymentError::tenancy)?;
+        let places: Vec<HubPlace> = self.hub.iter().map(|server| server.place).collect();
+        let tenancy = open_tenancy(&self.layout, &places, self.size)?;
+        let links = tenancy.link(self.system.clone(), None);
+        let ops = tenancy.platform.operator.account(OPS).map_err(DeploymentError::Operator)?;
+        if let Some(ops) = ops {
+            tenancy.tell_gate(&links, &ops).await.map_err(DeploymentError::tenancy)?;
+        }
         let mut starter =
             Starter { options: &self.options, layout: &self.layout, ports: &mut self.ports, announce: &|_| {} };
         let shards = Intake::new(&self.layout)
@@ -163,19 +183,29 @@ impl RebuiltHub {
         if let Some(core) = &mut self.core {
             core.stop().await.map_err(DeploymentError::Child)?;
         }
+        stop_gatekeepers(&mut self.gatekeepers).await.map_err(DeploymentError::Child)?;
         stop_hub(&mut self.hub).await.map_err(DeploymentError::Child)?;
         self.postgres.child.stop().await.map_err(DeploymentError::Child)
     }
 }
 
-fn open_platform(layout: &Layout, places: &[HubPlace]) -> Result<Platform, DeploymentError> {
+fn open_tenancy(layout: &Layout, places: &[HubPlace], size: HubSize) -> Result<Tenancy, DeploymentError> {
     let operator = OperatorStore::read(layout.operator()).map_err(DeploymentError::Operator)?;
     let operator =
         operator.ok_or_else(|| DeploymentError::Operator(OperatorError::NoAccount("operator".to_owned())))?;
     let domain = PlatformSettings::trust_domain(layout).map_err(TenancyError::Settings);
-    let authority = Authority::new(layout.authority(), domain.map_err(DeploymentError::tenancy)?);
-    let hub_urls = places.iter().map(HubPlace::client_url).collect();
-    Ok(Platform { layout: layout.clone(), operator, authority, hub_urls, now: OffsetDateTime::now_utc() })
+    let domain = domain.map_err(DeploymentError::tenancy)?;
+    let hub_urls: Vec<String> = places.iter().map(HubPlace::client_url).collect();
+    let settings = PlatformSettings {
+        trust_domain: domain.to_string(),
+        hub_servers: size,
+        hub_urls: hub_urls.clone(),
+        leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
+        database_url_file: None,
+    };
+    let authority = Authority::new(layout.authority(), domain);
+    let platform = Platform { layout: layout.clone(), operator, authority, hub_urls, now: OffsetDateTime::now_utc() };
+    Ok(Tenancy::of(platform, settings))
 }
 
 /// Every account gets a newer token with the same content. A server that comes back with what it had before would
@@ -190,12 +220,15 @@ fn sign_anew(platform: &Platform) -> Result<(), DeploymentError> {
     Ok(())
 }
 
-async fn push_all(platform: &Platform, system: &Bus, size: HubSize) -> Result<(), PlatformError> {
-    let mut accounts = Vec::new();
-    for name in platform.operator.account_names() {
-        let account = platform.operator.account(&name).map_err(PlatformError::Operator)?;
-        accounts.push(account.ok_or_else(|| PlatformError::Operator(OperatorError::NoAccount(name.clone())))?);
-    }
+fn all_accounts(platform: &Platform) -> Result<Vec<AccountRecord>, DeploymentError> {
+    let account = |name: String| {
+        let account = platform.operator.account(&name).map_err(DeploymentError::Operator)?;
+        account.ok_or_else(|| DeploymentError::Operator(OperatorError::NoAccount(name.clone())))
+    };
+    platform.operator.account_names().into_iter().map(account).collect()
+}
+
+async fn push_all(accounts: &[AccountRecord], system: &Bus, size: HubSize) -> Result<(), PlatformError> {
     for account in waves(&accounts.iter().collect::<Vec<_>>()).into_iter().flatten() {
         crate::resolver::push(system, account, size.servers()).await.map_err(PlatformError::Push)?;
     }

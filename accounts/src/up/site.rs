@@ -1,8 +1,8 @@
-//! Everything that one site needs, in one folder: leaf configuration, certificates, credentials, poller settings.
+//! Everything that one site needs, in one folder: leaf configuration, certificates, poller settings.
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_bus::{BatchKey, EdgeRole, PollerName, Role, SiteName, TenantSlug, edge_permissions};
+use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -10,10 +10,9 @@ use time::OffsetDateTime;
 use super::layout::Layout;
 use super::target::CheckSetting;
 use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, IssuedCertificate};
-use crate::files::{FileError, make_folder, write_public, write_secret};
+use crate::files::{FileError, make_folder, remove_whole, write_public};
 use crate::keys::{KeyError, read_key, write_key};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
-use crate::operator::{OperatorError, OperatorStore, UserRequest};
 use crate::seal::seal;
 use crate::tenancy::Issued;
 
@@ -27,8 +26,6 @@ pub enum SiteError {
     File(#[source] FileError),
     #[error("site certificates")]
     Certificate(#[source] CertificateError),
-    #[error("site credentials")]
-    Operator(#[source] OperatorError),
     #[error("batch key of a poller")]
     Key(#[source] KeyError),
     #[error("leaf configuration")]
@@ -101,11 +98,8 @@ pub(crate) struct WrittenLeaf {
 
 /// What a site is made from.
 pub(crate) struct SiteMaker<'a> {
-    pub operator: &'a OperatorStore,
     pub authority: &'a Authority,
     pub now: OffsetDateTime,
-    /// Unix seconds until which the leaf's credentials are good.
-    pub credentials_expire: i64,
 }
 
 #[derive(Serialize)]
@@ -162,8 +156,7 @@ impl SiteMaker<'_> {
         self.authority.issue_client(identity, &files, self.now).map_err(SiteError::Certificate)
     }
 
-    /// Writes the leaf's configuration, certificates and credentials. How many sites
-    /// came before it decides which server of the hub it looks for first.
+    /// Writes the leaf's configuration and certificates.
     ///
     /// # Errors
     /// [`SiteError`].
@@ -183,22 +176,14 @@ impl SiteMaker<'_> {
             .map_err(SiteError::Certificate)?;
         let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
         let certificate = self.client(&identity, &tls, "leaf")?;
-        let creds_file = folder.join("leaf.creds");
-        let user = UserRequest {
-            account: site.tenant.as_str(),
-            role: Role::Leaf,
-            name: "leaf",
-            site: Some(&site.site),
-            expires: self.credentials_expire,
-        };
-        let issued = self.operator.issue_user(&user, self.now.unix_timestamp()).map_err(SiteError::Operator)?;
-        write_secret(&creds_file, issued.text.as_bytes()).map_err(SiteError::File)?;
+        // Of an earlier release: whoever shows credentials is refused.
+        remove_whole(&folder.join("leaf.creds")).map_err(SiteError::File)?;
         let listen = format!("127.0.0.1:{port}");
         let config = placed_leaf_config(place, self.authority, site, listen, hub_urls.to_vec());
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
-        Ok(WrittenLeaf { config: path, issued: Issued::new(&issued, certificate) })
+        Ok(WrittenLeaf { config: path, issued: Issued::new(certificate) })
     }
 
     /// Writes a poller's settings, certificates and batch key; returns the settings' path and the public batch key.
@@ -307,7 +292,6 @@ fn placed_leaf_config(
         tenant_intermediate_file: place.tenant_intermediate_file.clone(),
         users: leaf_users(authority, site),
         hub_urls,
-        creds_file: folder.join("leaf.creds"),
         leaf_cert_file: leaf.cert_file,
         leaf_key_file: leaf.key_file,
         server_root_file: place.server_root_file.clone(),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::backbone::Base;
 use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
+use super::gatekeepers::{GATEKEEPERS, health_port_name};
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
 use super::platform::{CORE, Platform};
@@ -82,7 +83,8 @@ fn poller_health(site: &Site, poller: &PollerName) -> String {
     format!("health-{}/{}/{poller}", site.tenant, site.site)
 }
 
-/// Who can be asked about its health, and on which port: core, then each poller as `<tenant>/<site>/<poller>`.
+/// Who can be asked about its health, and on which port: core, the gatekeepers, then each poller as
+/// `<tenant>/<site>/<poller>`.
 pub(super) fn health_ports(ports: &Ports, sites: &[MadeSite]) -> Vec<(String, u16)> {
     let core = ports.chosen(CORE_HEALTH).map(|port| ("core".to_owned(), port));
     let poller = |site: &Site, poller: &PollerName| {
@@ -90,7 +92,8 @@ pub(super) fn health_ports(ports: &Ports, sites: &[MadeSite]) -> Vec<(String, u1
         Some((format!("{}/{}/{poller}", site.tenant, site.site), port))
     };
     let pollers = sites.iter().flat_map(|made| made.pollers.iter().filter_map(|(name, _)| poller(&made.site, name)));
-    core.into_iter().chain(pollers).collect()
+    let gatekeeper = |number| Some((Layout::gatekeeper_process(number), ports.chosen(&health_port_name(number))?));
+    core.into_iter().chain((1..=GATEKEEPERS).filter_map(gatekeeper)).chain(pollers).collect()
 }
 
 /// A nats-server with its configuration.
@@ -168,10 +171,12 @@ impl Starter<'_> {
         platform: &Platform,
         places: &[HubPlace],
     ) -> Result<Vec<HubServer>, DeploymentError> {
+        let callout = platform.callout()?;
         let maker = HubMaker {
             layout: self.layout,
             authority: &platform.authority,
             operator: &platform.operator,
+            callout: &callout,
             nats_server: &self.options.tools.nats_server.path,
             places,
         };
@@ -223,12 +228,7 @@ impl Starter<'_> {
         postgres_port: u16,
     ) -> Result<Vec<MadeSite>, DeploymentError> {
         let platform = &tenancy.platform;
-        let maker = SiteMaker {
-            operator: &platform.operator,
-            authority: &platform.authority,
-            now: platform.now,
-            credentials_expire: platform.credentials_expire(),
-        };
+        let maker = SiteMaker { authority: &platform.authority, now: platform.now };
         let hub_leaf_urls: Vec<String> = places.iter().map(HubPlace::leaf_url).collect();
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);

@@ -120,15 +120,23 @@ fn add_gatekeeper(permissions: &mut Permissions) {
         gate::probe_subject("{{name()}}"),
         gate::decision_subject("{{name()}}"),
         format!("$JS.API.STREAM.INFO.{stream}"),
+    ]);
+    permissions.publish.extend(watch_rights(&stream));
+}
+
+/// What is needed to read all that is in a bucket, by consumers of one's own.
+fn watch_rights(stream: &str) -> [String; 5] {
+    [
         format!("$JS.API.CONSUMER.CREATE.{stream}"),
         format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
         format!("$JS.API.CONSUMER.INFO.{stream}.*"),
         format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
         format!("$JS.FC.{stream}.>"),
-    ]);
+    ]
 }
 
-/// Makes bucket and stream, also for another number of servers, and writes records. It can neither purge nor delete.
+/// Makes bucket and stream, also for another number of servers, writes records and reads them. It can neither purge nor
+/// delete, and does not see what was decided.
 fn gate_writer_rights() -> Vec<String> {
     let (bucket, stream) = (gate::GATE_BUCKET, gate::gate_stream());
     let makes = |stream: &str| ["CREATE", "UPDATE", "INFO"].map(|act| format!("$JS.API.STREAM.{act}.{stream}"));
@@ -136,6 +144,8 @@ fn gate_writer_rights() -> Vec<String> {
     // The library looks at the account before it makes a bucket.
     let account = "$JS.API.INFO".to_owned();
     rights.extend([account, format!("$KV.{bucket}.>"), format!("$JS.API.DIRECT.GET.{stream}.>")]);
+    // Not even of the gatekeepers' consumers: what it makes goes by itself.
+    rights.extend(watch_rights(&stream).into_iter().filter(|right| !right.contains("DELETE")));
     rights
 }
 

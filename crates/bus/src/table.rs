@@ -63,6 +63,7 @@ impl Role {
     ];
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
     pub const CORE: [Self; 5] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
+    pub const SYSTEM: [Self; 2] = [Self::SystemOperator, Self::GateWatch];
     pub const AUTH: [Self; 2] = [Self::Gatekeeper, Self::GateWriter];
     /// What services of the platform may be behind the gatekeeper.
     pub const SERVICES: [Self; 6] =

@@ -39,7 +39,7 @@ pub struct GateBody {
     /// Roles by service of the platform.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, BTreeSet<String>>,
-    /// Serials of certificates that are not let in any more, lower-case hexadecimal.
+    /// SHA-256 of certificates that are not let in any more: by them a connection that is there is found as well.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub revoked: BTreeSet<String>,
     /// Public signing key by role.
@@ -102,9 +102,7 @@ pub enum GateError {
     Account(String),
     #[error("a name in the gate record is not valid")]
     Name(#[source] NameError),
-    #[error("the gate record revokes {0:?}: a serial is lower-case hexadecimal, two digits a byte")]
-    Serial(String),
-    #[error("the gate record has the hash {0:?}: a SHA-256 has {HASH_LENGTH} hexadecimal digits")]
+    #[error("the gate record has the hash {0:?}: a SHA-256 has {HASH_LENGTH} lower-case hexadecimal digits")]
     Hash(String),
     #[error("the gate record has the key {0:?} for a role, which is no account's signing key")]
     Key(String),
@@ -125,21 +123,32 @@ fn named<T: std::str::FromStr<Err = NameError>>(text: &str) -> Result<T, GateErr
 /// When it is not signed by one of them, or says something that cannot be.
 pub fn read_gate_record(token: &str, signers: &BTreeSet<String>) -> Result<GateRecord, GateError> {
     let claims: Claims<GateBody> = decode(token).map_err(GateError::Token)?;
-    let body = claims.nats;
-    if body.kind != KIND {
-        return Err(GateError::Kind(body.kind.chars().take(60).collect()));
+    if claims.nats.kind != KIND {
+        return Err(GateError::Kind(claims.nats.kind.chars().take(60).collect()));
     }
     if !signers.contains(&claims.iss) {
         return Err(GateError::Issuer(claims.iss));
     }
-    let account = claims.sub.parse().map_err(|_| GateError::Account(claims.sub.chars().take(60).collect()))?;
-    let is_hash = |text: &&String| text.len() == HASH_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let Some(wrong) = body.authorities.iter().find(|text| !is_hash(text)) {
-        return Err(GateError::Hash(wrong.chars().take(80).collect()));
+    GateRecord::of_claims(claims)
+}
+
+impl GateRecord {
+    /// What claims say, whoever has signed them, or nobody.
+    ///
+    /// # Errors
+    /// When they say something that cannot be.
+    pub fn of_claims(claims: Claims<GateBody>) -> Result<Self, GateError> {
+        read_claims(claims)
     }
-    let is_serial = |text: &&String| HEXLOWER.decode(text.as_bytes()).is_ok();
-    if let Some(wrong) = body.revoked.iter().find(|text| !is_serial(text)) {
-        return Err(GateError::Serial(wrong.chars().take(80).collect()));
+}
+
+fn read_claims(claims: Claims<GateBody>) -> Result<GateRecord, GateError> {
+    let body = claims.nats;
+    let account = claims.sub.parse().map_err(|_| GateError::Account(claims.sub.chars().take(60).collect()))?;
+    // Compared as text, so one way to write it.
+    let is_hash = |text: &&String| text.len() == HASH_LENGTH && HEXLOWER.decode(text.as_bytes()).is_ok();
+    if let Some(wrong) = body.authorities.iter().chain(&body.revoked).find(|text| !is_hash(text)) {
+        return Err(GateError::Hash(wrong.chars().take(80).collect()));
     }
     let mut people = BTreeMap::new();
     for (name, said) in &body.people {
@@ -227,9 +236,9 @@ mod tests {
         };
         assert!(matches!(refused(&|body| body.tenant = "*".to_owned()), GateError::Name(_)));
         assert!(matches!(refused(&|body| body.tenant = "core".to_owned()), GateError::Name(_)));
-        for serial in ["0A", "abc", "x", "0a "] {
-            let set = |body: &mut GateBody| body.revoked = [serial.to_owned()].into();
-            assert!(matches!(refused(&set), GateError::Serial(_)), "{serial}");
+        for hash in ["0a", &"0A".repeat(32), &"0g".repeat(32), &format!("{} ", "0a".repeat(32))] {
+            let set = |body: &mut GateBody| body.revoked = [hash.to_owned()].into();
+            assert!(matches!(refused(&set), GateError::Hash(_)), "{hash}");
         }
         assert!(matches!(refused(&|body| body.authorities = ["ab".to_owned()].into()), GateError::Hash(_)));
         let user = SigningKey::generate(KeyKind::User).public().to_owned();

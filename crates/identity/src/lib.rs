@@ -8,9 +8,11 @@ mod certificate;
 mod chain;
 mod gate;
 mod gate_keys;
+mod presence;
 
 pub use authority_name::{AuthorityName, AuthorityNameError};
 pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity};
 pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
 pub use gate::{GateBody, GateError, GateRecord, GateSite, read_gate_record};
 pub use gate_keys::{KeysError, open_keys, seal_keys};
+pub use presence::{Presence, Withdrawal};

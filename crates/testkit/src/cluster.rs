@@ -59,7 +59,7 @@ impl TestDeployment {
         let folder = self.home().join("looking");
         let platform = &self.up.platform;
         let settings = platform.issue_service(CORE, Role::Provisioner, "provisioning", &folder)?;
-        let bus = Bus::connect(&settings, "stream leader").await.context("connect as provisioner")?;
+        let bus = Bus::connect(&settings, Role::Provisioner.name()).await.context("connect as provisioner")?;
         let subject = stream_info(stream);
         let led = eventually("a leader of the stream", LIMIT, || async {
             let info = bus.request(&subject, Bytes::new(), ANSWER_LIMIT).await.map_err(|error| error.to_string())?;

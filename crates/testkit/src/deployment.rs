@@ -11,13 +11,16 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
+use bulkhead_accounts::certificates::ClientIdentity;
+use bulkhead_accounts::gate::AUTH;
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_accounts::operator::AccountRecord;
+use bulkhead_accounts::operator::{AccountRecord, SYSTEM};
 use bulkhead_accounts::profile::Profile;
 use bulkhead_accounts::resolver::push;
+use bulkhead_accounts::tenancy::Tenancy;
 use bulkhead_accounts::up::{Deployment, Options, Programs, Target, TenantOptions};
-use bulkhead_claims::{Claims, ScopedKey, UserBody, credentials_text, encode};
-use bulkhead_claims::{KeyKind, SigningKey};
+use bulkhead_bus::{Permissions, Role, TenantSlug};
+use bulkhead_claims::{Claims, KeyKind, PermissionTemplate, ScopedKey, SigningKey, UserBody, credentials_text, encode};
 use bulkhead_runtime::{eventually, now_ms};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -139,7 +142,11 @@ impl TestDeployment {
             fresh: false,
             hub_servers: None,
             tools: find_test_tools()?,
-            programs: Programs { core: program("bulkhead-core")?, poller: program("bulkhead-poller")? },
+            programs: Programs {
+                core: program("bulkhead-core")?,
+                gatekeeper: program("bulkhead-gatekeeper")?,
+                poller: program("bulkhead-poller")?,
+            },
             tenants: tenants(lines)?,
             targets: vec![],
             leaf_urls: BTreeMap::new(),
@@ -296,10 +303,7 @@ impl TestDeployment {
     pub fn leaf_identity(&self, tenant: &str, site: &str) -> anyhow::Result<Identity> {
         let folder = self.up.layout.site(&tenant.parse()?, &site.parse()?);
         let tls = folder.join("tls");
-        Ok(self
-            .trusting_hub()
-            .with_certificate(tls.join("leaf.crt"), tls.join("leaf.key"))
-            .with_creds(folder.join("leaf.creds")))
+        Ok(self.trusting_hub().with_certificate(tls.join("leaf.crt"), tls.join("leaf.key")))
     }
 
     /// A person: `ops`, or `<tenant>-admin`.
@@ -308,7 +312,7 @@ impl TestDeployment {
     /// When there is no such profile.
     pub fn person_identity(&self, profile: &str) -> anyhow::Result<Identity> {
         let profile = Profile::read(&self.up.layout.profile(profile)).context("read profile")?;
-        Ok(self.trusting_hub().with_certificate(profile.cert_file, profile.key_file).with_creds(profile.creds_file))
+        Ok(self.trusting_hub().with_certificate(profile.cert_file, profile.key_file))
     }
 
     /// The account of a tenant as it was last signed.
@@ -356,11 +360,19 @@ impl TestDeployment {
         Ok(signed)
     }
 
-    /// A user of `account` that may publish and subscribe everything there, which the product never issues.
+    /// A user of `account` that may publish and subscribe everything there, which the product never issues: what the
+    /// operator weakens on purpose. SYS and AUTH are entered by credentials, all others by a certificate.
     ///
     /// # Errors
-    /// When the hub does not take the account's new signing key.
+    /// When the hub does not take the account's new signing key, or the gatekeepers' new record.
     pub async fn unrestricted_identity(&self, account: &str) -> anyhow::Result<Identity> {
+        match account {
+            SYSTEM | AUTH => self.unrestricted_credentials(account).await,
+            account => self.unrestricted_person(account).await,
+        }
+    }
+
+    async fn unrestricted_credentials(&self, account: &str) -> anyhow::Result<Identity> {
         let plain = SigningKey::generate(KeyKind::Account);
         let public = plain.public().to_owned();
         self.change_account(account, |body| body.signing_keys.push(ScopedKey::Plain(public))).await?;
@@ -376,8 +388,46 @@ impl TestDeployment {
         let creds_file = self.home().join(format!("witness-{}.creds", key.public()));
         let text = credentials_text(&token, &key).context("write witness")?;
         std::fs::write(&creds_file, text).context("write witness")?;
-        // Any certificate of the platform's will do: accounts are entered by credentials here.
+        // Any certificate of the platform's will do: these accounts are entered by credentials.
         Ok(self.person_identity("ops")?.with_creds(creds_file))
+    }
+
+    /// A person with a role that the account does not have otherwise, and with a key of its own.
+    async fn unrestricted_person(&self, account: &str) -> anyhow::Result<Identity> {
+        let tenant: Option<TenantSlug> = account.parse().ok();
+        let role = if tenant.is_some() { Role::PlatformAdmin } else { Role::Viewer };
+        let name = format!("witness-{account}");
+        let tenancy = Tenancy::open(self.home().to_owned())?;
+        let mut signed = self.account(account)?;
+        if signed.role_key(role).is_none() {
+            signed = self.add_witness_role(account, role).await?;
+        }
+        let links = tenancy.link(self.up.system.clone(), None);
+        let mut body = tenancy.gate_of(&signed)?.with_context(|| format!("{account} has no gate"))?;
+        body.people.insert(name.clone(), role.name().to_owned());
+        tenancy.tell(&links, &signed, &body).await.context("tell the gatekeepers of the witness")?;
+        let identity = match tenant {
+            Some(tenant) => ClientIdentity::User { tenant, user: name.parse()? },
+            None => ClientIdentity::PlatformUser { user: name.parse()? },
+        };
+        let folder = self.home().join("witnesses").join(uuid::Uuid::new_v4().to_string());
+        let (settings, _) = tenancy.platform.let_in(&identity, &name, &folder, time::Duration::hours(1))?;
+        let identity = self.trusting_hub().with_certificate(settings.tls.cert_file, settings.tls.key_file);
+        // The gatekeepers hear of it in a moment.
+        let admitted = eventually("a witness who is let in", LIMIT, || async {
+            RawClient::connect(&self.hub(), &identity).await.map(drop).map_err(|error| format!("{error:#}"))
+        });
+        admitted.await?;
+        Ok(identity)
+    }
+
+    async fn add_witness_role(&self, account: &str, role: Role) -> anyhow::Result<AccountRecord> {
+        let key = SigningKey::generate(KeyKind::Account);
+        self.up.platform.operator.keys().put(&key).context("keep the witness's key")?;
+        let (publish, subscribe) = (vec![EVERYTHING.to_owned()], vec![EVERYTHING.to_owned()]);
+        let everything = PermissionTemplate::new(Permissions { publish, subscribe }, &["STANDARD"]);
+        let scoped = ScopedKey::new(key.public().to_owned(), role.name(), everything);
+        self.change_account(account, |body| body.signing_keys.push(scoped)).await
     }
 
     /// Hears everything that is said in `account`.

@@ -25,6 +25,8 @@ pub struct Forged {
     pub key_pem: String,
     /// Lower-case hexadecimal.
     pub serial: String,
+    /// SHA-256, lower-case hexadecimal.
+    pub fingerprint: String,
 }
 
 /// Parameters of a client's certificate with this common name, DNS name and URI.
@@ -123,7 +125,8 @@ impl Forger {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("an end certificate");
         let serial = params.serial_number.as_ref().map(|serial| HEXLOWER.encode(serial.to_bytes().as_ref()));
-        Forged { pem: certificate.pem(), key_pem: key.serialize_pem(), serial: serial.unwrap_or_default() }
+        let fingerprint = HEXLOWER.encode(&Sha256::digest(certificate.der()));
+        Forged { pem: certificate.pem(), key_pem: key.serialize_pem(), serial: serial.unwrap_or_default(), fingerprint }
     }
 }
 

@@ -4,31 +4,24 @@ use std::path::Path;
 
 use bulkhead_accounts::certificates::{Authority, TrustDomain};
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_accounts::operator::{OperatorStore, SYSTEM};
+use bulkhead_accounts::operator::OperatorStore;
 use bulkhead_accounts::plan::{Plan, PlanName};
-use bulkhead_accounts::render::system_account;
 use bulkhead_accounts::tenancy::{PlatformSettings, Tenancy, TenantRecord};
 use bulkhead_accounts::up::{Accounts, Layout, Platform};
-use bulkhead_bus::Role;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The tenants, and their plans.
 const TENANTS: [(&str, PlanName); 2] = [("acme-corp", PlanName::Enterprise), ("xyz-inc", PlanName::Free)];
 
-/// Made in `folder` by the product's own code; `system` are the roles that SYS has.
+/// Made in `folder` by the product's own code.
 ///
 /// # Errors
 /// When something cannot be made or written.
-pub async fn platform_on_paper(
-    folder: &Path,
-    now: OffsetDateTime,
-    system: &[Role],
-) -> anyhow::Result<(Platform, Accounts)> {
+pub async fn platform_on_paper(folder: &Path, now: OffsetDateTime) -> anyhow::Result<(Platform, Accounts)> {
     let now_s = now.unix_timestamp();
     let layout = Layout::new(folder.to_owned());
     let operator = OperatorStore::open(layout.operator(), now_s)?;
-    operator.ensure_account(SYSTEM, system, now_s, |_, keys| system_account(keys))?;
     let authority = Authority::new(layout.authority(), TrustDomain::default());
     authority.ensure_roots(now)?;
     let platform = Platform { layout, operator, authority, hub_urls: vec![], now };

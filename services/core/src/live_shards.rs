@@ -145,7 +145,7 @@ impl LiveShards {
                     .for_each(|problem| self.report("settings of live streams are not read", &name, problem));
                 continue;
             }
-            match self.connect(read, stop).await {
+            match self.connect(&name, read, stop).await {
                 Ok(shard) => {
                     info!(shard = name, "live streams of {name} are shown");
                     shards.insert(name, shard);
@@ -159,10 +159,12 @@ impl LiveShards {
         is_whole
     }
 
-    async fn connect(&self, read: Result<String, String>, stop: &Stop) -> Result<Shard, String> {
+    async fn connect(&self, shard: &str, read: Result<String, String>, stop: &Stop) -> Result<Shard, String> {
         let text = read?;
         let settings = settings_of(&text)?;
-        let connecting = tokio::time::timeout(CONNECT_LIMIT, Bus::connect(&settings, "core-live"));
+        // The gatekeeper reads which of its roles core comes in, and into which of the accounts that have such a role.
+        let name = format!("core-live@{shard}");
+        let connecting = tokio::time::timeout(CONNECT_LIMIT, Bus::connect(&settings, &name));
         let connected = connecting.await.map_err(|_| format!("no connection within {CONNECT_LIMIT:?}"))?;
         let bus = connected.map_err(|error| Chain(&error).to_string())?;
         let stop = stop.child_token();

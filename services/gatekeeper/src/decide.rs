@@ -2,8 +2,6 @@
 //!
 //! Source: design section 3; facts, auth-callout-measured section 8. Everything is checked that servers ignore.
 
-use std::net::IpAddr;
-
 use bulkhead_bus::{AccountKey, Role, SiteName, TenantSlug};
 use bulkhead_identity::{
     AuthorityName, ChainError, ClientIdentity, GateRecord, TrustDomain, TrustedRoots, VerifiedCertificate, verify_chain,
@@ -133,6 +131,7 @@ fn look(
     let verified = verify_chain(question.chains, &trust.roots, &trust.domain, now_s).map_err(Refusal::Certificate)?;
     let identity = verified.identity.clone();
     let (authority, serial) = (verified.authority_key.clone(), verified.serial.clone());
+    let fingerprint = verified.fingerprint.clone();
     seen.certificate = Some(verified);
     let members = gate.of_authority(&authority);
     let first = members.first().ok_or(Refusal::UnknownAuthority)?;
@@ -148,14 +147,15 @@ fn look(
     if named.as_ref() != tenant {
         return Err(Refusal::OtherTenant { named: owner(named.as_ref()), owner: owner(tenant) });
     }
-    if members.iter().any(|member| member.record.revoked.contains(&serial)) {
+    if members.iter().any(|member| member.record.revoked.contains(&fingerprint)) {
         return Err(Refusal::Revoked(serial));
     }
     match &identity {
         ClientIdentity::Leaf { site, tenant } => {
             let expected = format!("leaf-{tenant}-{site}");
             let admission = of_site(&first.record, question, Kind::Leaf, Role::Leaf, site, "leaf")?;
-            if question.name != expected {
+            // A site may have more than one, such as a new one beside that which it replaces: `leaf-acme-corp-oslo.2`.
+            if question.name.split_once('.').map_or(question.name, |(name, _)| name) != expected {
                 let found = question.name.chars().take(100).collect();
                 return Err(Refusal::LeafName { expected, found });
             }
@@ -201,11 +201,7 @@ fn of_site(
     }
     be_open(record)?;
     let known = record.sites.get(site).ok_or_else(|| Refusal::UnknownSite(site.clone()))?;
-    let address: Option<IpAddr> = question.host.parse().ok();
-    // A server that listens on both families writes IPv4 as IPv6.
-    let address = address.map(|address| address.to_canonical());
-    let is_inside = |address: &IpAddr| known.sources.iter().any(|network| network.contains(address));
-    if !known.sources.is_empty() && !address.as_ref().is_some_and(is_inside) {
+    if !known.admits(question.host) {
         return Err(Refusal::Source(question.host.chars().take(60).collect()));
     }
     let (account, name) = (record.account.clone(), name.to_owned());

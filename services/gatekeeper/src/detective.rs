@@ -9,16 +9,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use bulkhead_bus::AccountKey;
 use bulkhead_bus::gate::DETECTIVE_QUEUE;
 use bulkhead_bus::payload::{Decision, DecisionConnection, DecisionServer};
 use bulkhead_bus::question::{CONNECTED, ServerQuestion, kick, server_connections};
-use bulkhead_identity::TrustedRoots;
+use bulkhead_identity::{GateRecord, Presence, TrustedRoots, Withdrawal};
 use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::gate::Gate;
@@ -27,6 +28,10 @@ use crate::ledger::Ledger;
 use crate::metrics::{Finding, Metrics, add};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// What one replica may know later than another one.
+const LAG_LIMIT: Duration = Duration::from_millis(500);
+/// When somebody is put out: within a second it has to be over.
+const QUICK_LIMIT: Duration = Duration::from_millis(200);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// A server makes all rows for each page, and needs about 0.1 ms for one.
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
@@ -54,6 +59,8 @@ pub struct Row {
     pub ip: String,
     pub name: String,
     pub account: String,
+    /// Of whoever was let in by a decision, the name in the user token.
+    pub authorized_user: String,
     pub issuer_key: String,
     pub jwt: String,
     pub tls_peer_certs: Vec<PeerCertificate>,
@@ -137,7 +144,25 @@ pub fn judge(row: &Row, gate: &Gate, roots: &BTreeSet<String>, direct: &DirectAc
     let is_ours =
         member.record.keys.values().any(|key| *key == row.issuer_key) || member.former.contains(&row.issuer_key);
     // Whoever was let in by a decision shows no token.
-    (!is_ours || !row.jwt.is_empty()).then_some(Finding::ForeignIssuer)
+    if !is_ours || !row.jwt.is_empty() {
+        return Some(Finding::ForeignIssuer);
+    }
+    withdrawal(row, &member.record).map(|_| Finding::Withdrawn)
+}
+
+/// Why whoever was let in by a decision would not be let in now.
+fn withdrawal(row: &Row, record: &GateRecord) -> Option<Withdrawal> {
+    let above: Vec<&str> = row.tls_peer_certs.iter().skip(1).map(|one| one.spki_sha256.as_str()).collect();
+    let own = row.tls_peer_certs.first();
+    record.withdrawal(&Presence {
+        issuer_key: &row.issuer_key,
+        user: &row.authorized_user,
+        name: &row.name,
+        host: &row.ip,
+        subject: own.map_or("", |own| &own.subject),
+        fingerprint: own.map_or("", |own| &own.cert_sha256),
+        above: &above,
+    })
 }
 
 /// What is looked at, and by whom.
@@ -196,6 +221,59 @@ impl Detective {
         }
     }
 
+    /// Looks at everybody in an account whose record admits less than before, at once, until `stop`. Every replica does: a
+    /// connection that another one is just letting in by what it knew is seen by that one.
+    ///
+    /// # Errors
+    /// Never: whom a silent server hides is found by a sweep.
+    pub async fn review(
+        self: Arc<Self>,
+        mut narrowed: mpsc::UnboundedReceiver<AccountKey>,
+        heart: Heart,
+        stop: Stop,
+    ) -> anyhow::Result<()> {
+        let places = Arc::new(Semaphore::new(AT_ONCE_MOST));
+        loop {
+            let (account, place) = tokio::select! {
+                both = heart.while_waiting(async {
+                    let account = narrowed.recv().await;
+                    (account, Arc::clone(&places).acquire_owned().await)
+                }) => both,
+                () = stop.cancelled() => return Ok(()),
+            };
+            // What is known lives as long as we do.
+            let Some(account) = account else { return Ok(()) };
+            let this = Arc::clone(&self);
+            tokio::spawn(async move {
+                // Most servers answer within milliseconds; the slow ones are not what the others wait for.
+                for limit in [QUICK_LIMIT, ANSWER_LIMIT] {
+                    this.look_into(account.as_str(), limit).await;
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Looks at everybody in an account, on the servers that answer within `limit`.
+    async fn look_into(&self, account: &str, limit: Duration) {
+        let question = json!({ "auth": true, "acc": account, "limit": PAGE_ROWS });
+        let subject = ServerQuestion::Connections.subject();
+        let answers = self.system.request_all(subject, question.to_string().into(), usize::MAX, limit).await;
+        for answer in answers.unwrap_or_default() {
+            let Ok(answer) = serde_json::from_slice::<Answer>(&answer) else { continue };
+            let is_all = answer.data.connections.len() < PAGE_ROWS;
+            let rows = match is_all {
+                true => Some(answer.data.connections),
+                false => self.rows_of(&answer.server, json!({ "auth": true, "acc": account })).await,
+            };
+            for row in rows.unwrap_or_default() {
+                if let Some(finding) = self.judge(&row) {
+                    self.act(&answer.server, &row, finding).await;
+                }
+            }
+        }
+    }
+
     /// Looks at one connection, and acts.
     async fn look_at(&self, server: &Server, cid: u64, kind: &str, account: &str) {
         // Servers find leaves by their account only.
@@ -205,9 +283,31 @@ impl Detective {
         };
         let rows = self.rows_of(server, question).await;
         for row in rows.into_iter().flatten().filter(|row| row.cid == cid) {
-            if let Some(finding) = self.judge(&row) {
+            let Some(finding) = self.judge(&row) else { continue };
+            if self.may_be_behind(&row, finding) {
+                // Another replica may have let it in by a record that is still on its way here.
+                let mut lag = tokio::time::interval(LAG_LIMIT);
+                lag.tick().await;
+                lag.tick().await;
+                if let Some(finding) = self.judge(&row) {
+                    self.act(server, &row, finding).await;
+                }
+            } else {
                 self.act(server, &row, finding).await;
             }
+        }
+    }
+
+    /// Whether what is wrong with a connection may be right by a record that this replica has not heard of yet: not when it
+    /// shows a token, which no decision gives, nor when somebody else is known to be vouched for by what it shows.
+    fn may_be_behind(&self, row: &Row, finding: Finding) -> bool {
+        let known = self.known.read().expect("no holder panics");
+        let is_anothers = |one: &PeerCertificate| !known.gate.of_authority(&one.spki_sha256).is_empty();
+        match finding {
+            Finding::InSentinel => false,
+            Finding::ForeignIssuer => row.jwt.is_empty(),
+            Finding::ForeignCertificate => !row.tls_peer_certs.iter().skip(1).any(is_anothers),
+            Finding::Withdrawn | Finding::UnknownAccount => true,
         }
     }
 
@@ -282,38 +382,45 @@ impl Detective {
 
     async fn act(&self, server: &Server, row: &Row, finding: Finding) {
         add(self.metrics.detective_findings.of(finding), 1);
-        let expected = {
+        let (expected, withdrawal) = {
             let known = self.known.read().expect("no holder panics");
             let member = row.account.parse().ok().and_then(|account| known.gate.member(&account));
-            member.map(|member| member.record.tenant.as_ref().map_or("platform".to_owned(), ToString::to_string))
+            let owner = |record: &GateRecord| record.tenant.as_ref().map_or("platform".to_owned(), ToString::to_string);
+            (member.map(|member| owner(&member.record)), member.and_then(|member| withdrawal(row, &member.record)))
         };
         let short = |text: &str| text.chars().take(200).collect::<String>();
         let subject = row.tls_peer_certs.first().map(|one| short(&one.subject));
         let name = short(&row.name);
-        error!(
-            finding = finding.as_str(),
-            server = server.name,
-            cid = row.cid,
-            account = row.account,
-            name,
-            certificate = subject,
-            "a connection is in an account that no decision let it into"
-        );
+        let why = withdrawal.map_or("no decision let it in there", Withdrawal::as_str);
+        let told = format!("a connection does not belong where it is: {why}");
+        let (server_name, finding_name, certificate) = (&server.name, finding.as_str(), &subject);
+        match finding {
+            Finding::Withdrawn => {
+                info!(finding_name, server_name, row.cid, row.account, name, certificate, "{told}");
+            }
+            Finding::InSentinel | Finding::ForeignCertificate | Finding::ForeignIssuer | Finding::UnknownAccount => {
+                error!(finding_name, server_name, row.cid, row.account, name, certificate, "{told}");
+            }
+        }
         let is_direct = row.account == self.direct.auth || row.account == self.direct.system;
         let is_closed = match finding {
             // The record may have been lost: closing would make an outage of that.
             Finding::UnknownAccount => false,
             Finding::ForeignCertificate if is_direct && !self.is_own_good() => false,
-            Finding::InSentinel | Finding::ForeignCertificate | Finding::ForeignIssuer => {
+            Finding::InSentinel | Finding::ForeignCertificate | Finding::ForeignIssuer | Finding::Withdrawn => {
                 self.close(server, row.cid).await
             }
         };
+        if finding == Finding::Withdrawn && !is_closed {
+            // It is gone: every replica looks, and one of them is the first.
+            return;
+        }
         let decision = Decision {
             id: Uuid::new_v4().to_string(),
             at_ms: now_ms(),
             gatekeeper: self.gatekeeper.clone(),
             outcome: finding.as_str().to_owned(),
-            detail: if is_closed { "it is closed".to_owned() } else { "it is not closed".to_owned() },
+            detail: format!("{why}; {}", if is_closed { "it is closed" } else { "it is not closed" }),
             expected,
             actual: subject,
             fingerprint: row.tls_peer_certs.first().map(|one| one.cert_sha256.clone()),
@@ -351,7 +458,7 @@ impl Detective {
 mod tests {
     use bulkhead_bus::AccountKey;
     use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
-    use bulkhead_identity::GateBody;
+    use bulkhead_identity::{GateBody, GateSite};
 
     use super::*;
 
@@ -369,6 +476,7 @@ mod tests {
         let (mut gate, roots) = (Gate::default(), BTreeSet::from(["ee".repeat(32)]));
         let row = |account: &str, authority: &str| Row {
             account: account.to_owned(),
+            name: "leaf-acme-corp-oslo".to_owned(),
             issuer_key: signer.clone(),
             tls_peer_certs: ["ff".repeat(32), authority.to_owned()]
                 .map(|key| PeerCertificate { spki_sha256: key, ..PeerCertificate::default() })
@@ -378,7 +486,9 @@ mod tests {
         let take = |gate: &mut Gate, account: &str, tenant: &str, authority: &str| {
             let body = GateBody {
                 tenant: tenant.to_owned(),
+                is_open: true,
                 authorities: [authority.to_owned()].into(),
+                sites: [("oslo".to_owned(), GateSite::default())].into(),
                 keys: [("leaf".to_owned(), signer.clone())].into(),
                 ..GateBody::default()
             };
@@ -404,6 +514,8 @@ mod tests {
         }
         let foreign = Row { issuer_key: key(), ..row(&acme, &own) };
         assert_eq!(judge(&foreign, &gate, &roots, &direct), Some(Finding::ForeignIssuer));
+        let elsewhere = Row { name: "leaf-acme-corp-rome".to_owned(), ..row(&acme, &own) };
+        assert_eq!(judge(&elsewhere, &gate, &roots, &direct), Some(Finding::Withdrawn));
         let direct_user = Row { jwt: "a.b.c".to_owned(), ..row(&acme, &own) };
         assert_eq!(judge(&direct_user, &gate, &roots, &direct), Some(Finding::ForeignIssuer));
         // What it sends besides its own intermediate proves nothing.

@@ -32,16 +32,16 @@ pub struct Member {
     pub record: GateRecord,
     /// Public signing keys and authorities of earlier records: who was let in by them may still be there.
     pub former: BTreeSet<String>,
-    keys: BTreeMap<Role, SigningKey>,
+    /// By public key: those that were sent last, and those that the record names still.
+    keys: BTreeMap<String, SigningKey>,
 }
 
 impl Member {
     /// The key that signs for a role: only the one that the record names.
     #[must_use]
     pub fn signer(&self, role: Role) -> Option<&dyn Signer> {
-        let named = self.record.keys.get(&role)?;
-        let key = self.keys.get(&role)?;
-        (key.public() == named).then_some(key as &dyn Signer)
+        let key = self.keys.get(self.record.keys.get(&role)?)?;
+        Some(key as &dyn Signer)
     }
 }
 
@@ -51,7 +51,7 @@ pub struct Gate {
     members: HashMap<AccountKey, Member>,
     by_authority: HashMap<String, BTreeSet<AccountKey>>,
     /// Keys that came before their record.
-    early: HashMap<AccountKey, BTreeMap<Role, SigningKey>>,
+    early: HashMap<AccountKey, BTreeMap<String, SigningKey>>,
     /// The highest epoch of each account, the removed ones too.
     epochs: HashMap<AccountKey, u64>,
 }
@@ -98,7 +98,8 @@ impl Gate {
         self.members.is_empty()
     }
 
-    /// Takes a record. The same once more is taken again, and changes nothing.
+    /// Takes a record. The same once more is taken again, and changes nothing. Says whether somebody whom the one before
+    /// admitted may not be admitted any more.
     ///
     /// # Errors
     /// When it is not good, or older than what was seen; then everything stays as it is.
@@ -107,7 +108,7 @@ impl Gate {
         account: &AccountKey,
         value: &[u8],
         signers: &BTreeSet<String>,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<bool, NotTaken> {
         let token = std::str::from_utf8(value).map_err(|_| NotTaken::Text)?;
         let record = read_gate_record(token, signers).map_err(NotTaken::Record)?;
         if record.account != *account {
@@ -135,7 +136,9 @@ impl Gate {
             }
         }
         let (mut former, mut keys) = (BTreeSet::new(), self.early.remove(account));
+        let mut is_narrower = false;
         if let Some(member) = self.remove_member(account) {
+            is_narrower = record.is_narrower_than(&member.record);
             former = member.former;
             former.extend(member.record.keys.into_values().chain(member.record.authorities));
             keys = Some(member.keys);
@@ -145,7 +148,7 @@ impl Gate {
             self.by_authority.entry(authority.clone()).or_default().insert(account.clone());
         }
         self.members.insert(account.clone(), Member { record, former, keys: keys.unwrap_or_default() });
-        Ok(())
+        Ok(is_narrower)
     }
 
     /// Takes the sealed keys of an account, before or after its record.
@@ -153,10 +156,16 @@ impl Gate {
     /// # Errors
     /// When they were not sealed for this gatekeeper; then those that were there stay.
     pub fn take_keys(&mut self, account: &AccountKey, value: &[u8], own: &SealingKey) -> Result<(), NotTaken> {
-        let keys = open_keys(value, own).map_err(NotTaken::Keys)?;
+        let opened = open_keys(value, own).map_err(NotTaken::Keys)?;
+        let opened = opened.into_values().map(|key| (key.public().to_owned(), key));
         match self.members.get_mut(account) {
-            Some(member) => member.keys = keys,
-            None => drop(self.early.insert(account.clone(), keys)),
+            Some(member) => {
+                // New keys come before the record that names them: until then the present ones sign.
+                let named: BTreeSet<&String> = member.record.keys.values().collect();
+                member.keys.retain(|public, _| named.contains(public));
+                member.keys.extend(opened);
+            }
+            None => drop(self.early.insert(account.clone(), opened.collect())),
         }
         Ok(())
     }
@@ -222,7 +231,7 @@ mod tests {
             Self { operator, signers, own: SealingKey::generate(), gate: Gate::default() }
         }
 
-        fn take(&mut self, account: &AccountKey, body: GateBody) -> Result<(), NotTaken> {
+        fn take(&mut self, account: &AccountKey, body: GateBody) -> Result<bool, NotTaken> {
             let mut claims = Claims::new(account.to_string(), "x".to_owned(), 1, body);
             let token = encode(&mut claims, &self.operator).unwrap();
             self.gate.take_record(account, token.as_bytes(), &self.signers)
@@ -325,7 +334,17 @@ mod tests {
         assert!(matches!(place.gate.take_keys(&one, &foreign, &place.own), Err(NotTaken::Keys(KeysError::Sealed(_)))));
         assert!(place.gate.member(&one).unwrap().signer(Role::Leaf).is_some(), "what was there stays");
         place.gate.take_keys(&one, &seal(&swapped, &place.own), &place.own).unwrap();
-        assert!(place.gate.member(&one).unwrap().signer(Role::Leaf).is_none(), "a key that no operator has named");
+        let signer = |gate: &Gate| gate.member(&one).unwrap().signer(Role::Leaf).map(|key| key.public().to_owned());
+        assert_eq!(signer(&place.gate).as_deref(), Some(key.public()), "never by a key that no operator has named");
+        let keys = BTreeMap::from([("leaf".to_owned(), swapped.public().to_owned())]);
+        place.take(&one, GateBody { keys, ..body("acme-corp", 2, 1) }).unwrap();
+        assert_eq!(signer(&place.gate).as_deref(), Some(swapped.public()), "rotated, without a gap");
+        place.gate.take_keys(&one, &seal(&swapped, &place.own), &place.own).unwrap();
+        place.take(&one, GateBody { keys: BTreeMap::new(), ..body("acme-corp", 3, 1) }).unwrap();
+        assert_eq!(signer(&place.gate), None);
+        let keys = BTreeMap::from([("leaf".to_owned(), key.public().to_owned())]);
+        place.take(&one, GateBody { keys, ..body("acme-corp", 4, 1) }).unwrap();
+        assert_eq!(signer(&place.gate), None, "a key that was replaced is forgotten");
         for garbage in [&b""[..], b"{}", b"{\"sender\":\"X\",\"sealed\":\"AA==\"}"] {
             assert!(place.gate.take_keys(&one, garbage, &place.own).is_err());
         }

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use bulkhead_bus::AccountKey;
 use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
 use bulkhead_claims::{Claims, OperatorBody, SealingKey, decode};
 use bulkhead_identity::{TrustDomain, TrustedRoots, read_gate_record};
 use bulkhead_runtime::{Backoff, BucketEntry, Bus, Chain, Heart, Stop, Trouble};
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
@@ -29,7 +30,7 @@ const AGAIN_MOST: Duration = Duration::from_secs(5);
 /// How long a start waits for the bucket before it goes on with the copy.
 const BUCKET_LIMIT: Duration = Duration::from_secs(5);
 /// How often the files are looked at.
-const FILES_EVERY: Duration = Duration::from_secs(5);
+const FILES_EVERY: Duration = Duration::from_secs(1);
 /// Entries that were not taken and are tried again; beyond it they count only.
 const REFUSED_MOST: usize = 1_000;
 
@@ -63,6 +64,8 @@ pub struct Knowledge {
     /// The bucket is to be read anew.
     again: Notify,
     refused: Mutex<BTreeMap<String, Bytes>>,
+    /// Accounts whose records admit less than before: somebody may be in who would not be let in now.
+    narrowed: mpsc::UnboundedSender<AccountKey>,
 }
 
 /// Which keys of the operator may sign.
@@ -87,7 +90,8 @@ impl TrustFiles {
 }
 
 impl Knowledge {
-    /// Reads the files and the copy that an earlier process has left in `folder`.
+    /// Reads the files and the copy that an earlier process has left in `folder`. The receiver hears of each account whose
+    /// record admits less than before.
     ///
     /// # Errors
     /// When one of its own files is not good, or the folder cannot be read.
@@ -96,14 +100,15 @@ impl Knowledge {
         folder: PathBuf,
         own: Arc<SealingKey>,
         metrics: Arc<Metrics>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<AccountKey>)> {
         let (trust, signers) = files.read()?;
         let copy = Copy::open(folder.clone()).with_context(|| format!("make {}", folder.display()))?;
         let found = copy.read().with_context(|| format!("read the copy of the bucket in {}", folder.display()))?;
         let known = Known { gate: Gate::default(), trust, is_current: false, signers };
         let (read, again) = (watch::Sender::new(false), Notify::new());
         let known = Arc::new(RwLock::new(known));
-        let knowledge = Self { known, files, copy, own, metrics, read, again, refused: Mutex::default() };
+        let (narrowed, narrowings) = mpsc::unbounded_channel();
+        let knowledge = Self { known, files, copy, own, metrics, read, again, refused: Mutex::default(), narrowed };
         for (account, value) in found.gone {
             let mut known = knowledge.known.write().expect("no holder panics");
             let token = std::str::from_utf8(&value).ok();
@@ -117,14 +122,20 @@ impl Knowledge {
         }
         let accounts = knowledge.count();
         info!(accounts, "{accounts} accounts are known from the copy on this machine");
-        Ok(knowledge)
+        Ok((knowledge, narrowings))
     }
 
     fn try_take(&self, key: &GateKey, value: Option<&[u8]>) -> Result<(), NotTaken> {
         let mut known = self.known.write().expect("no holder panics");
         let Known { gate, signers, .. } = &mut *known;
         match (key, value) {
-            (GateKey::Record(account), Some(value)) => gate.take_record(account, value, signers),
+            (GateKey::Record(account), Some(value)) => {
+                if gate.take_record(account, value, signers)? {
+                    // At the end of the process nobody listens any more.
+                    let _ = self.narrowed.send(account.clone());
+                }
+                Ok(())
+            }
             (GateKey::Keys(account), Some(value)) => gate.take_keys(account, value, &self.own),
             (GateKey::Record(account), None) => {
                 gate.drop_record(account);

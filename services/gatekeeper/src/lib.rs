@@ -99,7 +99,9 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     let own = Arc::new(config.xkey().map_err(anyhow::Error::msg)?);
     let files = config.trust_files().map_err(anyhow::Error::msg)?;
     let cache = config.cache_dir.clone();
-    let knowledge = Arc::new(Knowledge::open(files, cache, own, Arc::clone(&metrics)).context("open what is known")?);
+    let (knowledge, narrowed) =
+        Knowledge::open(files, cache, own, Arc::clone(&metrics)).context("open what is known")?;
+    let knowledge = Arc::new(knowledge);
     let spool = Spool::open(&config.spool_dir, config.spool_bytes).context("open the spool")?;
     let bus = connect(&config.bus, &config.name, stop).await?;
     let system = connect(&config.system_bus, &config.name, stop).await?;
@@ -142,6 +144,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     let (probing, name, end) = (bus.clone(), config.name.clone(), stop.clone());
     tasks.spawn("pulse", async move { probe::keep_pulse(probing, &name, end).await });
     tasks.spawn("detective", Arc::clone(&detective).follow(beat("detective"), stop.clone()));
+    tasks.spawn("review", Arc::clone(&detective).review(narrowed, beat("review"), stop.clone()));
     tasks.spawn("sweep", detective.sweep(beat("sweep"), stop.clone()));
     let (readiness, heart, end) = (health.readiness.clone(), beat("questions"), stop.clone());
     tasks.spawn("questions", async move {

@@ -45,6 +45,8 @@ bulkhead_runtime::label! {
         ForeignCertificate = "foreign_certificate",
         /// By a token that no gatekeeper has signed.
         ForeignIssuer = "foreign_issuer",
+        /// Let in by a decision, and would not be let in now: the record has changed since.
+        Withdrawn = "withdrawn",
         /// In an account that the gate does not know.
         UnknownAccount = "unknown_account",
     }
@@ -75,7 +77,7 @@ bulkhead_runtime::metrics! {
         sweeps_cut: Counter,
         /// Records and keys that were not taken, because they are not good or older than what was seen.
         records_refused: Counter,
-        /// Connections that no decision can have let in, by what is wrong with them; all but those of unknown accounts are
+        /// Connections that do not belong where they are, by what is wrong with them; all but those of unknown accounts are
         /// closed.
         detective_findings: Labelled<Finding, Counter>,
         /// Accounts that may be entered.

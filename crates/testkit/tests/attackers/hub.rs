@@ -1,4 +1,5 @@
-//! A real hub in operator mode, provisioned by the product's own code, for the attackers to fail at.
+//! A real hub in operator mode, provisioned by the product's own code, for the attackers to fail at. Credentials decide on
+//! it, and no gatekeeper is asked: what is tested here are the attackers.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ impl Hub {
 
     async fn start_in(company: Company) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let paper = platform_on_paper(folder.path(), OffsetDateTime::now_utc(), &[Role::SystemOperator]);
+        let paper = platform_on_paper(folder.path(), OffsetDateTime::now_utc());
         let (mut platform, accounts) = paper.await.unwrap();
         let config = hub_config(&platform, company).render().unwrap();
         let (process, log_file) = start_server(folder.path(), "hub", &config, company.last_line()).await;
@@ -174,14 +175,18 @@ impl Hub {
     fn issue(&self, user: &UserRequest<'_>, identity: &ClientIdentity) -> Identity {
         let folder = self.folder().join("users").join(user.account).join(user.role.name());
         make_folder(&folder).unwrap();
-        let bus = self.platform.issue(user, identity, &folder).unwrap();
+        let bus = self.platform.issue_direct(user, identity, &folder).unwrap();
         let shown = Identity::trusting(bus.tls.ca_file).with_certificate(bus.tls.cert_file, bus.tls.key_file);
         shown.with_creds(bus.creds_file.unwrap())
     }
 
+    fn expires(&self) -> i64 {
+        self.platform.now.unix_timestamp() + 3_600
+    }
+
     pub(crate) fn poller(&self, tenant: &str, site: &str, name: &str) -> Identity {
         let place: SiteName = site.parse().unwrap();
-        let expires = self.platform.credentials_expire();
+        let expires = self.expires();
         let user = UserRequest { account: tenant, role: Role::Poller, name, site: Some(&place), expires };
         let (tenant, poller) = (tenant.parse().unwrap(), name.parse().unwrap());
         self.issue(&user, &ClientIdentity::Poller { tenant, site: place.clone(), poller })
@@ -189,20 +194,20 @@ impl Hub {
 
     pub(crate) fn leaf_of(&self, tenant: &str, site: &str) -> Identity {
         let place: SiteName = site.parse().unwrap();
-        let expires = self.platform.credentials_expire();
+        let expires = self.expires();
         let user = UserRequest { account: tenant, role: Role::Leaf, name: "leaf", site: Some(&place), expires };
         self.issue(&user, &ClientIdentity::Leaf { tenant: tenant.parse().unwrap(), site: place.clone() })
     }
 
     /// Core's receiver of live streams.
     pub(crate) fn live_reader(&self) -> Identity {
-        let expires = self.platform.credentials_expire();
+        let expires = self.expires();
         let user = UserRequest { account: INTAKE, role: Role::CoreLive, name: "core-live", site: None, expires };
         self.issue(&user, &ClientIdentity::Service { service: "core" })
     }
 
     pub(crate) fn dispatcher(&self) -> Identity {
-        let expires = self.platform.credentials_expire();
+        let expires = self.expires();
         let user = UserRequest { account: CORE, role: Role::DispatchPush, name: "dispatch", site: None, expires };
         self.issue(&user, &ClientIdentity::Service { service: "poller-dispatch" })
     }

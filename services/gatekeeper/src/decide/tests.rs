@@ -234,7 +234,7 @@ fn closed_accounts_revoked_certificates_and_foreign_networks_are_refused() {
     }
     let acme = place.account_of("acme-corp");
     let (kept, revoked) = (place.acme.end(&params(P1)), place.acme.end(&params(P1)));
-    let body = GateBody { revoked: texts(&[&revoked.serial]), ..place.tenant("acme-corp") };
+    let body = GateBody { revoked: texts(&[&revoked.fingerprint]), ..place.tenant("acme-corp") };
     place.take(&acme, "acme-corp", body);
     let above = [place.acme.pem().to_owned(), place.root.pem().to_owned()];
     let ask = |place: &Place, pem: &str| {

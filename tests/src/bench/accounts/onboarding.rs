@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bulkhead_accounts::certificates::ClientIdentity;
-use bulkhead_accounts::operator::UserRequest;
 use bulkhead_accounts::plan::{PlanChoice, PlanName};
-use bulkhead_accounts::tenancy::{IfThere, NewTenant, TenantRecord};
+use bulkhead_accounts::tenancy::{IfThere, NewTenant, SitePath, TenantRecord};
 use bulkhead_accounts::up::tenant_row;
+use bulkhead_bus::Tenant;
 use bulkhead_bus::header::{self, Sequence};
 use bulkhead_bus::payload::{BATCH_VERSION, ResultBatch};
-use bulkhead_bus::{Role, Tenant};
-use bulkhead_runtime::now_ms;
+use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{Identity, RawLeaf, header_block};
 use nkeys::KeyPair;
 use tokio::time::interval;
@@ -148,22 +147,21 @@ async fn register(town: &Town, tenant: &Tenant, key: &KeyPair) -> anyhow::Result
 }
 
 async fn connect_leaf(town: &Town, record: &TenantRecord) -> anyhow::Result<RawLeaf> {
-    let (platform, site) = (&town.tenancy.platform, SITE.parse()?);
+    let path = SitePath { tenant: record.slug.clone(), site: SITE.parse()? };
+    town.tenancy.add_site(&town.links, &path).await.context("add a site")?;
     let folder = town.deployment.home().join("bench").join(record.slug.as_str());
-    let user = UserRequest {
-        account: record.slug.as_str(),
-        role: Role::Leaf,
-        name: "leaf",
-        site: Some(&site),
-        expires: platform.credentials_expire(),
-    };
-    let identity = ClientIdentity::Leaf { tenant: record.slug.clone(), site: site.clone() };
-    let settings = platform.issue(&user, &identity, &folder).context("issue a leaf")?;
-    let identity = Identity::trusting(settings.tls.ca_file)
-        .with_certificate(settings.tls.cert_file, settings.tls.key_file)
-        .with_creds(settings.creds_file.context("a leaf has credentials")?);
-    let leaf = RawLeaf::connect(&town.deployment.hub_for_leaves(), &identity, record.slug.as_str()).await;
-    let leaf = leaf.context("connect a leaf")?;
+    let identity = ClientIdentity::Leaf { tenant: path.tenant, site: path.site };
+    let issued = town.tenancy.platform.let_in(&identity, "leaf", &folder, time::Duration::days(1));
+    let (settings, _) = issued.context("issue a leaf")?;
+    let identity =
+        Identity::trusting(settings.tls.ca_file).with_certificate(settings.tls.cert_file, settings.tls.key_file);
+    let name = format!("leaf-{}-{SITE}", record.slug);
+    // The gatekeepers hear of the site in a moment.
+    let leaf = eventually("a leaf that is let in", COMMIT_LIMIT, || async {
+        let leaf = RawLeaf::connect(&town.deployment.hub_for_leaves(), &identity, &name).await;
+        leaf.map_err(|error| format!("{error:#}"))
+    });
+    let leaf = leaf.await.context("connect a leaf")?;
     leaf.subscribe(&format!("_INBOX_{SITE}.>")).await?;
     leaf.flush().await?;
     Ok(leaf)

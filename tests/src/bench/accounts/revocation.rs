@@ -69,9 +69,7 @@ async fn add_tenant(town: &mut Town) -> anyhow::Result<TenantSlug> {
 }
 
 fn identity(profile: &Profile) -> Identity {
-    Identity::trusting(&profile.ca_file)
-        .with_certificate(&profile.cert_file, &profile.key_file)
-        .with_creds(&profile.creds_file)
+    Identity::trusting(&profile.ca_file).with_certificate(&profile.cert_file, &profile.key_file)
 }
 
 /// Connections, and who of them has ended when.

@@ -64,6 +64,9 @@ impl Town {
             let count = (size - self.tenants).min(FILL_AT_ONCE);
             let accounts = self.render_many(count).await?;
             self.push_many(&accounts.iter().collect::<Vec<_>>()).await?;
+            for account in &accounts {
+                self.tenancy.tell_gate(&self.links, account).await.context("tell the gatekeepers")?;
+            }
             let keys = accounts.iter().map(|account| Ok((account.name.parse()?, Some(account.key.clone()))));
             self.import_live(&keys.collect::<anyhow::Result<_>>()?).await?;
             say(&format!("{} of {size} tenants, {:.0} s", self.tenants, began.elapsed().as_secs_f64()));
@@ -113,6 +116,7 @@ impl Town {
             let shard = shards.get(&number).context("a shard that changed is there")?;
             let account = platform.render_intake(number, shard).context("render a shard")?;
             self.push_many(&[&account]).await?;
+            self.tenancy.tell_gate(&self.links, &account).await.context("tell the gatekeepers")?;
             if !platform.layout.live_bus(&account.name).exists() {
                 platform.write_live_bus(&account.name).context("write a live bus")?;
             }

@@ -1,6 +1,9 @@
 //! What the gatekeeper is given: the accounts AUTH and SENT, and of every other account a record and its keys, rendered
 //! whole from what should be (docs/adr/0012-the-gatekeepers-knowledge.md).
 
+mod book;
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_bus::Role;
@@ -12,20 +15,28 @@ use bulkhead_identity::{AuthorityName, GateBody, GateSite, seal_keys};
 use time::OffsetDateTime;
 
 use crate::certificates::{Authority, CertificateError};
+use crate::files::FileError;
 use crate::hub_size::HubSize;
 use crate::keys::KeyError;
 use crate::operator::{AccountRecord, OperatorError, OperatorStore};
 use crate::render::{Callout, auth_account, sentinel_account};
 use crate::tenancy::{PlatformPeople, Standing, TenantRecord};
 
+pub use book::{GateBook, SealedFor, Told};
+pub use secrets::GateSecrets;
+
 pub const AUTH: &str = "auth";
 pub const SENT: &str = "sent";
 /// What each service of the platform may be behind the gatekeeper, in whichever account has such a role.
-const SERVICES: [(&str, &[Role]); 3] = [
+const SERVICES: [(&str, &[Role]); 4] = [
     ("core", &[Role::CoreStream, Role::CoreRpc, Role::CoreLive]),
     ("poller-dispatch", &[Role::DispatchPush]),
-    ("provisioning", &[Role::Provisioner, Role::Backup]),
+    ("provisioning", &[Role::Provisioner]),
+    ("backup", &[Role::Backup]),
 ];
+/// A person that every tenant has: provisioning itself, which proves with a certificate of some minutes that the tenant's
+/// members are admitted. Whoever can make that certificate has the tenant's intermediate, and could make any other.
+pub const PROBE: &str = "probe";
 
 /// Why the gatekeeper was not given something.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +51,12 @@ pub enum GateError {
     Sign(#[source] SignError),
     #[error("seal for the gatekeeper")]
     Seal(#[source] SealingError),
+    #[error("files of the gatekeepers")]
+    File(#[source] FileError),
+    #[error("{path} is no X25519 seed: restore it from a backup")]
+    Seed { path: String, source: SealingError },
+    #[error("{path} is damaged: remove it, and it is made anew")]
+    Book { path: String, source: serde_json::Error },
 }
 
 /// Who vouches for the members of an account, and for whom not any more.
@@ -47,7 +64,7 @@ pub enum GateError {
 pub struct Vouching {
     /// SHA-256 of public keys: two while an authority is rotated.
     pub authorities: BTreeSet<String>,
-    /// Serials of certificates that would still be good.
+    /// SHA-256 of certificates that would still be good.
     pub revoked: BTreeSet<String>,
 }
 
@@ -57,14 +74,27 @@ impl Vouching {
     pub fn of(authority: &Authority, name: &AuthorityName, now: OffsetDateTime) -> Result<Self, GateError> {
         let state = authority.authority_state(name).map_err(GateError::Certificate)?;
         let revoked = authority.list_revoked(name).map_err(GateError::Certificate)?;
+        let revoked: BTreeSet<String> =
+            revoked.into_iter().filter(|one| one.not_after > now).map(|one| one.serial).collect();
+        // The book of what was issued is long: most have nothing to look up in it.
+        let issued = match revoked.is_empty() {
+            true => vec![],
+            false => authority.list_issued(name).map_err(GateError::Certificate)?,
+        };
         Ok(Self {
             authorities: state.trusted.into_iter().map(|one| one.facts.key_fingerprint).collect(),
-            revoked: revoked.into_iter().filter(|one| one.not_after > now).map(|one| one.serial).collect(),
+            revoked: issued
+                .into_iter()
+                .filter(|one| revoked.contains(&one.serial))
+                .map(|one| one.fingerprint)
+                .collect(),
         })
     }
 }
 
-fn keys_of(account: &AccountRecord) -> BTreeMap<String, String> {
+/// Public signing key by role.
+#[must_use]
+pub fn keys_of(account: &AccountRecord) -> BTreeMap<String, String> {
     let key = |role: Role| Some((role.name().to_owned(), account.role_key(role)?.to_owned()));
     Role::ALL.into_iter().filter_map(key).collect()
 }
@@ -73,13 +103,15 @@ fn keys_of(account: &AccountRecord) -> BTreeMap<String, String> {
 /// epoch is set when it is signed.
 #[must_use]
 pub fn tenant_gate(record: &TenantRecord, account: &AccountRecord, vouching: Vouching) -> GateBody {
+    let probe = (PROBE.to_owned(), Role::Viewer.name().to_owned());
     let people = record.people.iter().filter(|(_, person)| person.standing == Standing::Active);
+    let people = people.map(|(name, person)| (name.to_string(), person.role.role().name().to_owned()));
     GateBody {
         tenant: record.slug.to_string(),
         is_open: record.stage.is_open(),
         authorities: vouching.authorities,
         revoked: vouching.revoked,
-        people: people.map(|(name, person)| (name.to_string(), person.role.role().name().to_owned())).collect(),
+        people: std::iter::once(probe).chain(people).collect(),
         sites: record.sites.keys().map(|site| (site.to_string(), GateSite::default())).collect(),
         keys: keys_of(account),
         ..GateBody::default()
@@ -110,7 +142,7 @@ pub fn platform_gate(account: &AccountRecord, people: &PlatformPeople, vouching:
     }
 }
 
-/// A record as the operator signs it, with an epoch that no earlier one had.
+/// A record as the operator signs it; its epoch has to be one that no earlier one had ([`GateBook`]).
 ///
 /// # Errors
 /// When nobody here can sign for the operator.
@@ -289,7 +321,8 @@ mod tests {
             let signers = place.operator.claims().nats.signing_keys.iter().cloned().collect();
             let read = read_gate_record(&token, &signers).unwrap();
             assert_eq!((read.is_open, read.epoch, &read.account), (is_open, 3, &account.key));
-            assert_eq!(read.people.into_iter().collect::<Vec<_>>(), [("ann".parse().unwrap(), Role::Viewer)]);
+            let people: Vec<String> = read.people.keys().map(ToString::to_string).collect();
+            assert_eq!(people, ["ann", PROBE]);
             assert_eq!(read.sites.keys().map(ToString::to_string).collect::<Vec<_>>(), ["oslo"]);
             assert_eq!(read.keys.len(), Role::TENANT.len());
         }
@@ -305,7 +338,7 @@ mod tests {
         let body = platform_gate(&core, &PlatformPeople::default(), Vouching::default());
         let roles = |service: &str| body.services[service].iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(roles("core"), ["core-rpc", "core-stream"]);
-        assert_eq!(roles("provisioning"), ["backup", "provisioner"]);
+        assert_eq!((roles("provisioning"), roles("backup")), (vec!["provisioner"], vec!["backup"]));
         assert!(body.people.is_empty() && body.tenant.is_empty() && body.is_open);
         let (sender, gatekeeper) = (SealingKey::generate(), SealingKey::generate());
         let sealed = sealed_keys(&place.operator, &core, &sender, gatekeeper.public()).unwrap();

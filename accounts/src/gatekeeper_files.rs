@@ -1,0 +1,144 @@
+//! What one gatekeeper is started with: its settings, two users with certificates, and the keys that it answers with.
+//!
+//! `bulkhead up` writes it for those that it runs itself, `bulkhead server-config` for those elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::Role;
+use bulkhead_claims::KeyKind;
+use bulkhead_runtime::BusSettings;
+use serde::Serialize;
+
+use crate::certificates::{CertificateFiles, ClientIdentity};
+use crate::files::{FileError, make_folder, read_state, write_public, write_secret};
+use crate::gate::{AUTH, GateError, GateSecrets, SENT};
+use crate::hub_files::Roots;
+use crate::keys::KeyError;
+use crate::operator::{OperatorError, SYSTEM, UserRequest};
+use crate::up::{BusFile, Platform, PlatformError, SiteError, TlsFile, write_settings};
+
+/// The settings' name in a gatekeeper's folder.
+pub const GATEKEEPER_CONFIG: &str = "gatekeeper.toml";
+/// How long its credentials are good, as its certificates are: both are written anew together.
+const CREDENTIALS_DAYS: i64 = 90;
+
+/// Why a gatekeeper's files were not written.
+#[derive(Debug, thiserror::Error)]
+pub enum GatekeeperFilesError {
+    #[error("files of a gatekeeper")]
+    File(#[source] FileError),
+    #[error("operator store")]
+    Operator(#[source] OperatorError),
+    #[error("users of a gatekeeper")]
+    Platform(#[source] Box<PlatformError>),
+    #[error("keys of the gatekeepers")]
+    Gate(#[source] GateError),
+    #[error("the sentinel's signing key")]
+    Key(#[source] KeyError),
+    #[error("the sentinel's signing key")]
+    Sign(#[source] bulkhead_claims::SignError),
+    #[error("settings of a gatekeeper")]
+    Settings(#[source] SiteError),
+}
+
+/// One gatekeeper.
+#[derive(Debug, Clone)]
+pub struct GatekeeperFiles<'a> {
+    /// Such as `gatekeeper-1`.
+    pub name: String,
+    pub health_listen: Option<String>,
+    pub log_format: &'static str,
+    pub roots: Roots,
+    /// Where the files are written.
+    pub folder: &'a Path,
+    /// Where the gatekeeper will find them.
+    pub found_at: &'a Path,
+    /// What the gatekeeper writes itself.
+    pub data: &'a Path,
+}
+
+#[derive(Serialize)]
+struct SettingsFile {
+    log_format: &'static str,
+    log_filter: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_listen: Option<String>,
+    name: String,
+    trust_domain: String,
+    client_root_file: PathBuf,
+    operator_file: PathBuf,
+    xkey_file: PathBuf,
+    answer_key_file: PathBuf,
+    sentinel_account: String,
+    cache_dir: PathBuf,
+    spool_dir: PathBuf,
+    bus: BusFile,
+    system_bus: BusFile,
+}
+
+impl GatekeeperFiles<'_> {
+    /// A file of the home, as the gatekeeper finds it: in the home itself, or as a copy beside its settings.
+    fn found(&self, file: PathBuf) -> Result<PathBuf, GatekeeperFilesError> {
+        let (Roots::Copied, Some(name)) = (self.roots, file.file_name()) else { return Ok(file) };
+        let text = read_state(&file).map_err(GatekeeperFilesError::File)?;
+        write_public(&self.folder.join(name), text.as_bytes()).map_err(GatekeeperFilesError::File)?;
+        Ok(self.found_at.join(name))
+    }
+
+    fn bus(&self, platform: &Platform, account: &str, role: Role) -> Result<BusFile, GatekeeperFilesError> {
+        let expires = platform.now.unix_timestamp() + CREDENTIALS_DAYS * 86_400;
+        // Its user's name is in the subjects that it may speak.
+        let user = UserRequest { account, role, name: &self.name, site: None, expires };
+        let identity = ClientIdentity::Service { service: "gatekeeper" };
+        let issued = platform.issue_direct(&user, &identity, &self.folder.join(account));
+        let issued: BusSettings = issued.map_err(|error| GatekeeperFilesError::Platform(Box::new(error)))?;
+        let folder = self.found_at.join(account);
+        let files = CertificateFiles::named(&folder, &self.name);
+        let creds_file = issued.creds_file.and_then(|file| file.file_name().map(|name| folder.join(name)));
+        Ok(BusFile {
+            urls: issued.urls,
+            inbox_prefix: issued.inbox_prefix,
+            creds_file,
+            tls: TlsFile::new(self.found(issued.tls.ca_file)?, files),
+        })
+    }
+
+    /// Writes everything anew, with new certificates and credentials; returns the settings' path.
+    ///
+    /// # Errors
+    /// When an authority, the operator store or a key is damaged, or a file cannot be written.
+    pub fn write(&self, platform: &Platform) -> Result<PathBuf, GatekeeperFilesError> {
+        make_folder(self.folder).map_err(GatekeeperFilesError::File)?;
+        let operator = &platform.operator;
+        let sent = operator.account(SENT).map_err(GatekeeperFilesError::Operator)?;
+        let no_account = || GatekeeperFilesError::Operator(OperatorError::NoAccount(SENT.to_owned()));
+        let sent = sent.ok_or_else(no_account)?;
+        let no_role = || GatekeeperFilesError::Operator(OperatorError::NoRole(SENT.to_owned(), "sentinel".to_owned()));
+        let public = sent.role_key(Role::Sentinel).ok_or_else(no_role)?;
+        let answer = operator.keys().read(public, KeyKind::Account).map_err(GatekeeperFilesError::Key)?;
+        let answer = answer.seed().map_err(GatekeeperFilesError::Sign)?;
+        write_secret(&self.folder.join("answer.nk"), answer.as_bytes()).map_err(GatekeeperFilesError::File)?;
+        let xkey = GateSecrets::new(&platform.layout).xkey().map_err(GatekeeperFilesError::Gate)?;
+        let seed = xkey.seed().map_err(|error| GatekeeperFilesError::Gate(GateError::Seal(error)))?;
+        write_secret(&self.folder.join("gatekeeper.xk"), seed.as_bytes()).map_err(GatekeeperFilesError::File)?;
+        let settings = SettingsFile {
+            log_format: self.log_format,
+            log_filter: "info",
+            health_listen: self.health_listen.clone(),
+            name: self.name.clone(),
+            trust_domain: platform.authority.trust_domain().to_string(),
+            client_root_file: self.found(platform.authority.client_root_file())?,
+            operator_file: self.found(operator.token_file())?,
+            xkey_file: self.found_at.join("gatekeeper.xk"),
+            answer_key_file: self.found_at.join("answer.nk"),
+            sentinel_account: sent.key.to_string(),
+            cache_dir: self.data.join("cache"),
+            spool_dir: self.data.join("spool"),
+            bus: self.bus(platform, AUTH, Role::Gatekeeper)?,
+            system_bus: self.bus(platform, SYSTEM, Role::GateWatch)?,
+        };
+        let path = self.folder.join(GATEKEEPER_CONFIG);
+        write_settings(&path, &settings).map_err(GatekeeperFilesError::Settings)?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,90 @@
+//! The gatekeepers of a deployment: two, so that one can be away.
+
+use std::time::{Duration, Instant};
+
+use super::child::{Child, ChildError, ChildSpec};
+use super::deployment::DeploymentError;
+use super::layout::Layout;
+use super::platform::Platform;
+use super::start::{Starter, child_spec};
+use crate::gatekeeper_files::GatekeeperFiles;
+use crate::hub_files::Roots;
+
+/// How many there are.
+pub const GATEKEEPERS: usize = 2;
+/// One that lives shorter than this has not come up.
+const LIFE_LEAST: Duration = Duration::from_secs(10);
+/// So often in a row one that did not come up is started again.
+const SHORT_LIVES_MOST: u32 = 3;
+
+/// A running gatekeeper. One ends itself when it hangs, and is started again: the other one goes on meanwhile.
+#[derive(Debug)]
+pub struct Gatekeeper {
+    pub child: Child,
+    pub health_port: u16,
+    started: Instant,
+    short_lives: u32,
+}
+
+/// The name of the port where a gatekeeper is asked about its health.
+pub(super) fn health_port_name(number: usize) -> String {
+    format!("{}-health", Layout::gatekeeper_process(number))
+}
+
+impl Starter<'_> {
+    /// Writes what the gatekeepers need and starts them.
+    pub(super) fn start_gatekeepers(&mut self, platform: &Platform) -> Result<Vec<Gatekeeper>, DeploymentError> {
+        let mut all = Vec::new();
+        for number in 1..=GATEKEEPERS {
+            let name = Layout::gatekeeper_process(number);
+            let health_port = self.ports.choose(&health_port_name(number)).map_err(DeploymentError::Port)?;
+            let folder = self.layout.gatekeeper(number);
+            let files = GatekeeperFiles {
+                name: name.clone(),
+                health_listen: Some(format!("127.0.0.1:{health_port}")),
+                log_format: "text",
+                roots: Roots::InPlace,
+                folder: &folder,
+                found_at: &folder,
+                data: &folder,
+            };
+            let path = files.write(platform).map_err(DeploymentError::GatekeeperFiles)?;
+            let spec = ChildSpec {
+                args: vec!["--config".to_owned(), path.display().to_string()],
+                ..child_spec(self.layout, &name, &self.options.programs.gatekeeper)
+            };
+            let child = Child::start(spec).map_err(DeploymentError::Child)?;
+            all.push(Gatekeeper { child, health_port, started: Instant::now(), short_lives: 0 });
+        }
+        Ok(all)
+    }
+}
+
+impl Gatekeeper {
+    /// Starts it again when it has ended; says why it had.
+    ///
+    /// # Errors
+    /// The end of its log, when it has not come up several times in a row.
+    pub(super) fn mend(&mut self) -> Result<Option<ChildError>, ChildError> {
+        let Err(error) = self.child.check_running() else { return Ok(None) };
+        self.short_lives = if self.started.elapsed() < LIFE_LEAST { self.short_lives + 1 } else { 0 };
+        if self.short_lives > SHORT_LIVES_MOST {
+            return Err(error);
+        }
+        self.child.restart()?;
+        self.started = Instant::now();
+        Ok(Some(error))
+    }
+}
+
+pub(super) fn children(gatekeepers: &mut [Gatekeeper]) -> Vec<&mut Child> {
+    gatekeepers.iter_mut().map(|one| &mut one.child).collect()
+}
+
+/// Ends all of them.
+pub(super) async fn stop_gatekeepers(gatekeepers: &mut [Gatekeeper]) -> Result<(), ChildError> {
+    for gatekeeper in gatekeepers {
+        gatekeeper.child.stop().await?;
+    }
+    Ok(())
+}
