@@ -10,7 +10,7 @@ use bulkhead_accounts::bundle::{BundleOptions, SiteBundle, make_site_bundle};
 use bulkhead_accounts::client::query;
 use bulkhead_accounts::files::read_secret;
 use bulkhead_accounts::profile::Profile;
-use bulkhead_accounts::tenancy::PlatformSettings;
+use bulkhead_accounts::tenancy::{PlatformSettings, Tenancy};
 use bulkhead_bus::CoreVerb;
 use bulkhead_bus::payload::{LiveRow, Query};
 use bulkhead_runtime::{Bus, eventually};
@@ -145,7 +145,7 @@ fn make(deployment: &TestDeployment, options: &BundleOptions) -> anyhow::Result<
     Ok(make_site_bundle(&deployment.up.platform, &urls, &tenant, &site, &pollers, options)?)
 }
 
-/// The rows of the site, as provisioning writes them.
+/// The site, as provisioning writes it down and tells it.
 async fn register(deployment: &TestDeployment, bundle: &SiteBundle) -> anyhow::Result<()> {
     let url = read_secret(&deployment.up.layout.database_url_file())?;
     let database = Provisioning::connect(&url).await?;
@@ -154,7 +154,11 @@ async fn register(deployment: &TestDeployment, bundle: &SiteBundle) -> anyhow::R
     for poller in &bundle.manifest.pollers {
         database.put_poller(&tenant, &SITE.parse()?, &poller.poller, &poller.batch_key).await?;
     }
-    Ok(())
+    let tenancy = Tenancy::open(deployment.home().to_owned())?;
+    let mut record = tenancy.records.get(&TENANT.parse()?)?;
+    record.sites.entry(SITE.parse()?).or_default();
+    tenancy.records.write(&record)?;
+    tenancy.tell_tenant(&tenancy.connect().await?, &record).await.map(drop).context("tell the gatekeepers")
 }
 
 /// How many slots the site has measured, and how many of them answered, under whichever tenant.

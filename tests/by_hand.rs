@@ -60,7 +60,7 @@ fn start_gatekeepers(place: &Place) -> anyhow::Result<Vec<Child>> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         command.spawn().context("start a gatekeeper")
     };
-    [1, 2].into_iter().map(gatekeeper).collect()
+    (1..=SERVERS).map(gatekeeper).collect()
 }
 
 /// Says again and again what has to succeed once the servers are up.
@@ -103,9 +103,9 @@ async fn a_hub_of_three_is_made_pushed_to_and_used_by_commands_alone() -> anyhow
     anyhow::ensure!(written.len() == SERVERS, "{written:?}");
     let gates = place.path("gatekeeper-files").display().to_string();
     let config = ["gatekeeper-config", "--to", &gates];
-    operator_says(&place, &[&config[..], &["--dry-run"]].concat(), 2).await?;
+    operator_says(&place, &[&config[..], &["--dry-run"]].concat(), SERVERS).await?;
     anyhow::ensure!(!Path::new(&gates).exists(), "a dry run has written files");
-    operator_says(&place, &config, 2).await?;
+    operator_says(&place, &config, SERVERS).await?;
     let _hub = start_hub(&place)?;
     let _gatekeepers = start_gatekeepers(&place)?;
 

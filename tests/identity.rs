@@ -10,3 +10,5 @@ mod entering;
 mod hub;
 #[path = "identity/look.rs"]
 mod look;
+#[path = "identity/withdrawing.rs"]
+mod withdrawing;

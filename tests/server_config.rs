@@ -80,6 +80,8 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
             ),
         ],
         hub_urls: vec!["tls://hub-1.example:7422".to_owned(), "tls://hub-2.example:7422".to_owned()],
+        reconnect: "1s".to_owned(),
+        kept: vec!["results.>".to_owned()],
         leaf_cert_file: own.cert_file,
         leaf_key_file: own.key_file,
         server_root_file: authority.server_root_file(),

@@ -159,9 +159,15 @@ async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform
     those_of_the_start_are_known(&operator).await?;
     operator.expect(0, &["validate"]).await?;
     operator.expect(0, &["expirations", "--within-days", "1"]).await?;
-    let (ends, _) = operator.expect(2, &["expirations", "--within-days", "100"]).await?;
-    anyhow::ensure!(ends.iter().any(|end| end["whose"] == "bob of north-bank"), "{ends:?}");
-    anyhow::ensure!(!ends.iter().any(|end| end["whose"] == "alice of north-bank"), "she was put out: {ends:?}");
+    let (ends, _) = operator.expect(2, &["expirations", "--within-days", "400"]).await?;
+    anyhow::ensure!(
+        ends.iter().any(|end| end["whose"] == "spiffe://serviceradar/tenant/north-bank/user/bob"),
+        "{ends:?}"
+    );
+    anyhow::ensure!(
+        !ends.iter().any(|end| end["whose"] == "spiffe://serviceradar/tenant/north-bank/user/alice"),
+        "she was put out: {ends:?}"
+    );
     a_plan_is_changed(&operator).await?;
     one_tenant_is_suspended(&operator, &deployment).await?;
     a_tenant_ends(&operator, folder.path()).await?;

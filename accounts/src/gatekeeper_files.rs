@@ -13,12 +13,15 @@ use crate::certificates::{CertificateFiles, ClientIdentity};
 use crate::files::{FileError, make_folder, read_state, write_public, write_secret};
 use crate::gate::{AUTH, GateError, GateSecrets, SENT};
 use crate::hub_files::Roots;
+use crate::hub_size::HubSize;
 use crate::keys::KeyError;
 use crate::operator::{OperatorError, SYSTEM, UserRequest};
 use crate::up::{BusFile, Platform, PlatformError, SiteError, TlsFile, write_settings};
 
 /// The settings' name in a gatekeeper's folder.
 pub const GATEKEEPER_CONFIG: &str = "gatekeeper.toml";
+/// So that one can be away.
+const LEAST: usize = 2;
 /// How long its credentials are good, as its certificates are: both are written anew together.
 const CREDENTIALS_DAYS: i64 = 90;
 
@@ -46,6 +49,8 @@ pub enum GatekeeperFilesError {
 pub struct GatekeeperFiles<'a> {
     /// Such as `gatekeeper-1`.
     pub name: String,
+    /// The servers that it is at: its own alone, where each has one beside it.
+    pub hub_urls: Vec<String>,
     pub health_listen: Option<String>,
     pub log_format: &'static str,
     pub roots: Roots,
@@ -76,6 +81,20 @@ struct SettingsFile {
     system_bus: BusFile,
 }
 
+/// The names of a hub's gatekeepers: one beside each server, and at least two.
+#[must_use]
+pub fn gatekeeper_names(hub: HubSize) -> Vec<String> {
+    (1..=hub.servers().max(LEAST)).map(|number| format!("gatekeeper-{number}")).collect()
+}
+
+/// The servers that a gatekeeper is at: its own, when each has one.
+#[must_use]
+pub fn own_servers(name: &str, hub_urls: &[String]) -> Vec<String> {
+    let number: Option<usize> = name.strip_prefix("gatekeeper-").and_then(|number| number.parse().ok());
+    let own = number.and_then(|number| hub_urls.get(number.wrapping_sub(1))).filter(|_| hub_urls.len() > 1);
+    own.map_or_else(|| hub_urls.to_vec(), |own| vec![own.clone()])
+}
+
 impl GatekeeperFiles<'_> {
     /// A file of the home, as the gatekeeper finds it: in the home itself, or as a copy beside its settings.
     fn found(&self, file: PathBuf) -> Result<PathBuf, GatekeeperFilesError> {
@@ -96,7 +115,7 @@ impl GatekeeperFiles<'_> {
         let files = CertificateFiles::named(&folder, &self.name);
         let creds_file = issued.creds_file.and_then(|file| file.file_name().map(|name| folder.join(name)));
         Ok(BusFile {
-            urls: issued.urls,
+            urls: self.hub_urls.clone(),
             inbox_prefix: issued.inbox_prefix,
             creds_file,
             tls: TlsFile::new(self.found(issued.tls.ca_file)?, files),
@@ -140,5 +159,22 @@ impl GatekeeperFiles<'_> {
         let path = self.folder.join(GATEKEEPER_CONFIG);
         write_settings(&path, &settings).map_err(GatekeeperFilesError::Settings)?;
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_server_of_three_has_a_gatekeeper_of_its_own_and_a_single_one_has_two() {
+        let urls: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let three = gatekeeper_names(HubSize::Three);
+        assert_eq!(three.iter().flat_map(|name| own_servers(name, &urls)).collect::<Vec<_>>(), urls);
+        assert_eq!(gatekeeper_names(HubSize::One), ["gatekeeper-1", "gatekeeper-2"]);
+        assert_eq!(own_servers("gatekeeper-2", &urls[..1]), ["a"]);
+        for other in ["gatekeeper-4", "gatekeeper-0", "spare", "gatekeeper-x"] {
+            assert_eq!(own_servers(other, &urls), urls, "{other}");
+        }
     }
 }

@@ -70,6 +70,10 @@ pub struct LeafConfig {
     pub tenant_intermediate_file: PathBuf,
     pub users: Vec<LeafUser>,
     pub hub_urls: Vec<String>,
+    /// How long it waits before it looks for the hub again, such as `1734ms`.
+    pub reconnect: String,
+    /// Subjects that never pass the link, in either direction.
+    pub kept: Vec<String>,
     pub leaf_cert_file: PathBuf,
     pub leaf_key_file: PathBuf,
     pub server_root_file: PathBuf,

@@ -137,15 +137,15 @@ impl Stopped {
         Ok(())
     }
 
-    /// The key of one of acme-corp's roles, as a file below the state folder.
+    /// The key by which gatekeepers answer, as a file below the state folder.
     fn role_key(&self) -> anyhow::Result<String> {
-        let token = fs::read_to_string(self.path().join("nsc/stores/bulkhead/accounts/acme-corp/acme-corp.jwt"))?;
+        let token = fs::read_to_string(self.path().join("nsc/stores/bulkhead/accounts/sent/sent.jwt"))?;
         let claims = bulkhead_claims::decode::<bulkhead_claims::AccountBody>(&token)?;
-        let role = claims.nats.signing_keys.iter().find(|key| key.role() == Some(bulkhead_bus::Role::Leaf.name()));
-        let name = format!("{}.nk", role.context("acme-corp's key for leaves")?.key());
+        let role = claims.nats.signing_keys.iter().find(|key| key.role() == Some(bulkhead_bus::Role::Sentinel.name()));
+        let name = format!("{}.nk", role.context("the key of SENT's role")?.key());
         let mut files = Vec::new();
         files_below(&self.path().join("nsc"), &mut files)?;
-        let file = files.into_iter().find(|path| path.ends_with(&name)).context("the seed of acme-corp's key")?;
+        let file = files.into_iter().find(|path| path.ends_with(&name)).context("the seed of that key")?;
         Ok(file.strip_prefix(self.path())?.display().to_string())
     }
 }
@@ -164,6 +164,10 @@ async fn check_all_refused(stopped: &mut Stopped) -> anyhow::Result<()> {
         (role_key.as_str(), Harm::Garbage),
         (&role_key, Harm::Remove),
         (&role_key, Harm::Open),
+        // Servers seal for it: another one in its place would keep everybody out.
+        ("secrets/gatekeeper.xk", Harm::Garbage),
+        ("secrets/gatekeeper.xk", Harm::Remove),
+        ("secrets/gatekeeper.xk", Harm::Open),
         ("pki/client-root.key", Harm::Garbage),
         // Making a new root in silence would cut off every tenant.
         ("pki/client-root.key", Harm::Remove),

@@ -12,7 +12,7 @@ use bulkhead_tests::operator::Operator;
 const STORY: &str = r#"set -eu
 mount -t tmpfs -o size=32m,mode=0700 tmpfs "$DISK"
 cd "$HOME_FOLDER"
-KEPT="nsc pki tenants journal intake pushed plans"
+KEPT="nsc pki tenants journal intake pushed plans gate secrets"
 for name in $KEPT platform.toml core; do [ ! -e "$name" ] || cp -a "$name" "$DISK"; done
 cd "$DISK"
 sums() { find nsc tenants -type f ! -name lock ! -path "*intake-1*" ! -path "*/$1*" -exec sha256sum {} + | sort; }

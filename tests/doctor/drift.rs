@@ -27,7 +27,7 @@ async fn a_stream_changed_by_hand(patient: &Patient) -> anyhow::Result<()> {
     let role = Role::Provisioner.name();
     let folder = platform.layout.provisioning();
     let settings = issued_settings(&folder, role, &platform.authority, platform.hub_urls.clone());
-    let bus = Bus::connect(&settings, "somebody").await?;
+    let bus = Bus::connect(&settings, role).await?;
     let spec = StreamName::Results.spec();
     let consumer = ConsumerSpec { max_ack_pending: 7, ..spec.consumer };
     bus.ensure_stream(&StreamSpec { max_bytes: spec.max_bytes / 2, consumer, ..spec.clone() }, 1).await?;

@@ -69,7 +69,7 @@ pub(crate) async fn a_suspension_reaches_who_was_away(ground: &mut Ground) -> an
     let Err(PushError::NotConverged { missing, .. }) = outcome else { anyhow::bail!("{outcome:?}") };
     assert_eq!(missing, [("hub-3".to_owned(), Missing::Silent)]);
     is_refused(ground, &[1, 2], "suspended").await?;
-    ground.deployment.up.restart_hub_server(AWAY)?;
+    ground.restart(AWAY)?;
     all_there(ground).await?;
     // Level-triggered: the same push again finds it in force, or brings it there.
     is_refused(ground, &[3], "suspended").await?;
@@ -90,7 +90,7 @@ pub(crate) async fn a_deletion_is_undone_by_who_was_away_and_is_done_again(groun
     is_refused(ground, &[1, 2], "deleted").await?;
     assert_eq!(holders(ground, &account).await?, Vec::<String>::new());
 
-    ground.deployment.up.restart_hub_server(AWAY)?;
+    ground.restart(AWAY)?;
     all_there(ground).await?;
     let back = eventually("the account back on every server", LIMIT, || async {
         let holders = holders(ground, &account).await.map_err(|error| error.to_string())?;

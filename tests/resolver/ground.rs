@@ -34,6 +34,13 @@ impl Ground {
         Ok(Self { deployment, known: KnownServers::of(hub) })
     }
 
+    /// Starts a server that was stopped, as weak as it was.
+    pub(crate) fn restart(&mut self, server: usize) -> anyhow::Result<()> {
+        let up = &mut self.deployment.up;
+        let server = up.hub_servers.iter_mut().find(|one| one.place.number == server).context("such a server")?;
+        Ok(server.child.restart()?)
+    }
+
     pub(crate) fn system(&self) -> &Bus {
         &self.deployment.up.system
     }

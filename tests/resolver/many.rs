@@ -67,7 +67,7 @@ pub(crate) async fn accounts_are_proved_each(ground: &Ground) -> anyhow::Result<
 async fn our_server(ground: &Ground) -> anyhow::Result<usize> {
     let system = ground.deployment.key_of("sys")?;
     let all = connections(ground.system(), Some(&system), ground.known.count()).await?;
-    let ours = all.iter().find(|one| one.name == "the system operator").context("our own connection")?;
+    let ours = all.iter().find(|one| one.name == "system-operator").context("our own connection")?;
     let number = ours.server.name.strip_prefix("hub-").context("a server of the hub")?;
     Ok(number.parse()?)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{Role, StreamName};
-use bulkhead_runtime::{Bus, ConnectError, SnapshotError, StreamSnapshot, now_ms};
+use bulkhead_runtime::{Bus, SnapshotError, StreamSnapshot, now_ms};
 use bulkhead_store::backup::{HeldSnapshot, RowCounts};
 use bulkhead_store::{StoreError, UrlError, read_database_url};
 use time::OffsetDateTime;
@@ -165,9 +165,8 @@ impl StreamAccess {
     /// When the account has no such role, or the hub cannot be reached.
     pub(super) async fn open(layout: &Layout, platform: &Platform) -> Result<Self, AccessError> {
         let issued = Issued(layout.provisioning().join("backup"));
-        let settings = platform.issue_service(CORE, Role::Backup, "backup", &issued.0);
-        let settings = settings.map_err(AccessError::Credentials)?;
-        let bus = Bus::connect(&settings, Role::Backup.name()).await.map_err(AccessError::Connect)?;
+        let bus = platform.connect_service(CORE, Role::Backup, "backup", &issued.0).await;
+        let bus = bus.map_err(AccessError::Connect)?;
         Ok(Self { bus, _issued: issued })
     }
 }
@@ -175,10 +174,8 @@ impl StreamAccess {
 /// Why the hub's streams cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    #[error("credentials for the backup; a platform of an earlier release gets them at the next `bulkhead up`")]
-    Credentials(#[source] PlatformError),
     #[error("connect to the hub: a backup is taken of a running platform")]
-    Connect(#[source] ConnectError),
+    Connect(#[source] PlatformError),
 }
 
 fn database_address(layout: &Layout, options: &BackupOptions) -> Result<Address, BackupError> {

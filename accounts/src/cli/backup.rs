@@ -15,6 +15,7 @@ use crate::backup::{
     AccessError, ArchiveError, BackupError, BackupOptions, Manifest, Opening, Report, RestoreError, RestoreOptions,
     Seal, read_manifest, rehearse, restore, take_backup,
 };
+use crate::tenancy::TenancyError;
 
 pub(super) const BACKUP_HELP: &str = "Examples:\n  age-keygen -o /safe/backup.key        (prints the public key, age1…)\n  bulkhead backup --to /safe/monday.bulkhead --recipient age1…\n  bulkhead backup --to /safe/monday.bulkhead --passphrase-file /safe/passphrase\n  bulkhead backup show /safe/monday.bulkhead --identity /safe/backup.key\n\nIt may be taken while everything runs. Keep the key apart from the backups: who has both has the platform.";
 pub(super) const RESTORE_HELP: &str = "Examples:\n  bulkhead restore /safe/monday.bulkhead --identity /safe/backup.key --rehearse\n  bulkhead restore /safe/monday.bulkhead --identity /safe/backup.key --home /srv/bulkhead\n  bulkhead up --home /srv/bulkhead\n\nA rehearsal ends with 0 when the copy has everything and works, and with 1 when not.";
@@ -210,13 +211,12 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Archive(error) => error.into(),
-            BackupError::Access(AccessError::Connect(error)) => error.into(),
+            BackupError::Access(AccessError::Connect(error)) => TenancyError::Platform(error).into(),
             BackupError::Lock(_)
             | BackupError::NoPlatform(_)
             | BackupError::Operator(_)
             | BackupError::Hub(_)
             | BackupError::Settings(_)
-            | BackupError::Access(_)
             | BackupError::Streams(_)
             | BackupError::Url(_)
             | BackupError::Password(_)

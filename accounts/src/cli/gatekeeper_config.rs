@@ -10,19 +10,18 @@ use serde::Serialize;
 use super::desk::{Manner, open};
 use super::exit::Failure;
 use super::show::{Row, print_rows};
-use crate::gatekeeper_files::{GATEKEEPER_CONFIG, GatekeeperFiles};
+use crate::gatekeeper_files::{GATEKEEPER_CONFIG, GatekeeperFiles, gatekeeper_names, own_servers};
 use crate::hub_files::Roots;
 use crate::tenancy::TenancyError;
-use crate::up::{GATEKEEPERS, Layout};
 
-pub(super) const HELP: &str = "Examples:\n  bulkhead gatekeeper-config --to gatekeeper-files\n  bulkhead gatekeeper-config --to gatekeeper-files --name gatekeeper-3 --found-at /etc/bulkhead-gatekeeper --data /var/lib/bulkhead-gatekeeper\n\nEach gatekeeper's folder goes to its machine whole. It holds the key that opens every tenant's scoped signing keys:\nguard that machine like an authority. Then: bulkhead-gatekeeper --config gatekeeper.toml. At least two run, on machines\nof their own; without any, nobody new is let in.";
+pub(super) const HELP: &str = "Examples:\n  bulkhead gatekeeper-config --to gatekeeper-files\n  bulkhead gatekeeper-config --to gatekeeper-files --name gatekeeper-3 --found-at /etc/bulkhead-gatekeeper --data /var/lib/bulkhead-gatekeeper\n\nEach gatekeeper's folder goes to its machine whole. It holds the key that opens every tenant's scoped signing keys:\nguard that machine like an authority. Then: bulkhead-gatekeeper --config gatekeeper.toml. In a hub of three each runs\nbeside its server; without any, nobody new is let in.";
 
 #[derive(Debug, Args)]
 pub(super) struct GatekeeperConfigArgs {
     /// The folder that gets a folder for each gatekeeper.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Only this one; any name that no other gatekeeper has [default: gatekeeper-1 and gatekeeper-2].
+    /// Only this one; any name that no other gatekeeper has [default: one for each server of the hub, and at least two].
     #[arg(long)]
     name: Option<UserName>,
     /// Where the files will be on its machine [default: where they are written].
@@ -60,7 +59,7 @@ pub(super) fn run(home: &Path, args: &GatekeeperConfigArgs, manner: Manner) -> R
     let to = std::path::absolute(&args.to).map_err(|error| Failure::invalid("--to", error))?;
     let names: Vec<String> = match &args.name {
         Some(name) => vec![name.to_string()],
-        None => (1..=GATEKEEPERS).map(Layout::gatekeeper_process).collect(),
+        None => gatekeeper_names(tenancy.settings.hub_servers),
     };
     let mut rows = Vec::new();
     for name in names {
@@ -78,6 +77,7 @@ pub(super) fn run(home: &Path, args: &GatekeeperConfigArgs, manner: Manner) -> R
             rendered.map_err(TenancyError::Platform)?;
             let files = GatekeeperFiles {
                 name: name.clone(),
+                hub_urls: own_servers(&name, &tenancy.platform.hub_urls),
                 health_listen: args.health_listen.map(|address| address.to_string()),
                 log_format: "json",
                 roots: Roots::Copied,

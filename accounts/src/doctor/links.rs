@@ -72,6 +72,8 @@ static CONNECTED: Look = Look {
     meaning: "core does not store, does not answer, or shows no live view",
 };
 
+const SYSTEM_USER: &str = "hub as system operator";
+
 pub(super) const LOOKS: &[&Look] = &[&RUNS, &HUB, &CORE, &DATABASE, &LEAF, &SERVER, &PROCESS, &LINKED, &CONNECTED];
 
 fn reached_finding<T>(
@@ -92,8 +94,16 @@ fn reached_finding<T>(
 /// One of our users on the hub. That no server is there at all is said once, by `hub-quorum`.
 fn hub_finding<T>(home: &Home, sources: &Sources, subject: &str, source: &Source<T>, advice: &str) -> Option<Finding> {
     let finding = reached_finding(home, &HUB, subject, source, advice)?;
-    let is_said = sources.presence.is_all_away() && finding.level == Level::Fail;
-    Some(if is_said { HUB.skip(subject, "no hub server is there") } else { finding })
+    if finding.level != Level::Fail {
+        return Some(finding);
+    }
+    // Of those whom gatekeepers let in: one that is at a server that hangs is asked until that is noticed.
+    let is_let_in = subject != SYSTEM_USER;
+    Some(match sources.presence.lost() {
+        _ if sources.presence.is_all_away() => HUB.skip(subject, "no hub server is there"),
+        Some(lost) if is_let_in => HUB.skip(subject, lost),
+        Some(_) | None => finding,
+    })
 }
 
 /// Whether core has answered.
@@ -123,7 +133,7 @@ pub(super) async fn reached(home: &Home, sources: &Sources) -> Vec<Finding> {
     if sources.is_hub_asked() {
         findings.push(sources.presence.finding(home));
     }
-    findings.extend(hub_finding(home, sources, "hub as system operator", &sources.system, &see("hub")));
+    findings.extend(hub_finding(home, sources, SYSTEM_USER, &sources.system, &see("hub")));
     findings.extend(hub_finding(home, sources, "hub as provisioner", &sources.provisioner, &see("hub")));
     findings.extend(hub_finding(home, sources, "hub as a person", &sources.person, &see("hub")));
     findings.extend(match &sources.person {
@@ -141,7 +151,7 @@ pub(super) async fn reached(home: &Home, sources: &Sources) -> Vec<Finding> {
 
 /// The hub has admitted us and then did not answer.
 pub(super) fn unanswered(home: &Home, why: String) -> Finding {
-    HUB.fail("hub as system operator", why, home.restart_advice())
+    HUB.fail(SYSTEM_USER, why, home.restart_advice())
 }
 
 /// Connections of one account that are looked through.

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bulkhead_bus::{Role, UserName};
-use bulkhead_runtime::{Bus, BusSettings, Chain};
+use bulkhead_runtime::{Bus, BusSettings, Chain, eventually};
 use bulkhead_store::Inspection;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -25,6 +25,8 @@ pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(4);
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);
 /// Leaves that are asked at once.
 const LEAVES_AT_ONCE: usize = 32;
+/// What a server says to whoever is not admitted.
+const REFUSED: &str = "authorization violation";
 const NAME: &str = "bulkhead doctor";
 const DATABASE: &str = "bulkhead";
 
@@ -130,7 +132,14 @@ impl PollerSettings {
 }
 
 async fn connect(settings: &BusSettings, name: &str) -> Result<Bus, String> {
-    within(CONNECT_LIMIT, Bus::connect(settings, name)).await
+    // A server asks any gatekeeper, also one at a server that hangs: some are refused until that is noticed.
+    let admitted = eventually("an admission", CONNECT_LIMIT, || async {
+        match within(CONNECT_LIMIT, Bus::connect(settings, name)).await {
+            Err(why) if why.contains(REFUSED) => Err(why),
+            other => Ok(other),
+        }
+    });
+    admitted.await.unwrap_or_else(|limit| Err(limit.to_string()))
 }
 
 /// Of the platform's own people, with the addresses of those hub servers that are there.

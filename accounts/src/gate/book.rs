@@ -23,6 +23,9 @@ pub struct Told {
     /// Public keys by role whose private halves the gatekeepers have, and the key that they were sealed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<SealedFor>,
+    /// The gatekeepers were told to forget it: it comes back under a new epoch only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_gone: bool,
 }
 
 /// Keys that were sealed.
@@ -87,6 +90,17 @@ impl GateBook {
         write_secret(&self.path(account), &text).map_err(GateError::File)
     }
 
+    /// The gatekeepers were told to forget the account.
+    ///
+    /// # Errors
+    /// When the book is damaged or cannot be written.
+    pub fn end(&self, account: &str) -> Result<(), GateError> {
+        match self.read(account)? {
+            Some(known) => self.write(account, &Told { keys: None, is_gone: true, ..known }),
+            None => Ok(()),
+        }
+    }
+
     /// # Errors
     /// When it cannot be removed.
     pub fn forget(&self, account: &str) -> Result<(), GateError> {
@@ -108,12 +122,12 @@ impl GateBook {
         let known = self.read(&account.name)?;
         let claims: Option<Claims<GateBody>> = known.as_ref().and_then(|known| decode(&known.record).ok());
         match (known, claims) {
-            (Some(known), Some(claims)) if says(&claims, account, body, operator) => Ok(known),
+            (Some(known), Some(claims)) if !known.is_gone && says(&claims, account, body, operator) => Ok(known),
             (known, claims) => {
                 let last = claims.map_or(0, |claims| claims.nats.epoch);
                 let epoch = u64::try_from(now_ms).unwrap_or(0).max(last + 1);
                 let record = sign_record(operator, account, GateBody { epoch, ..body.clone() }, now_ms / 1_000)?;
-                let told = Told { record, keys: known.and_then(|known| known.keys) };
+                let told = Told { record, keys: known.and_then(|known| known.keys), is_gone: false };
                 self.write(&account.name, &told)?;
                 Ok(told)
             }
@@ -147,10 +161,15 @@ mod tests {
         let closed = GateBody::default();
         let second = book.record(&operator, &account, &closed, 1_000).unwrap();
         assert_eq!(epoch(&second), 5_001, "a clock that went back");
-        assert_eq!(epoch(&book.record(&operator, &account, &body, 8_000).unwrap()), 8_000);
         // What was signed by a key that is the operator's no more is signed again.
+        // What was taken back comes back under another epoch, and with its keys.
+        book.write(&account.name, &Told { keys: Some(SealedFor::new(&account, "X")), ..second.clone() }).unwrap();
+        book.end(&account.name).unwrap();
+        let again = book.record(&operator, &account, &closed, 8_000).unwrap();
+        assert_eq!((epoch(&again), again.keys.is_none(), again.is_gone), (8_000, true, false));
+        book.record(&operator, &account, &body, 8_500).unwrap();
         let other = OperatorStore::open(folder.path().join("other"), 1_000).unwrap();
-        assert_eq!(epoch(&book.record(&other, &account, &body, 8_000).unwrap()), 8_001);
+        assert_eq!(epoch(&book.record(&other, &account, &body, 8_000).unwrap()), 8_501);
         std::fs::write(folder.path().join("gate").join(format!("{AUTH}.json")), "{}").unwrap();
         assert!(matches!(book.record(&operator, &account, &body, 1), Err(GateError::Book { .. })));
     }

@@ -55,6 +55,8 @@ pub enum GateError {
     File(#[source] FileError),
     #[error("{path} is no X25519 seed: restore it from a backup")]
     Seed { path: String, source: SealingError },
+    #[error("{path} is {found}, and servers seal for {named}: restore it from a backup")]
+    OtherKey { path: String, found: String, named: String },
     #[error("{path} is damaged: remove it, and it is made anew")]
     Book { path: String, source: serde_json::Error },
 }

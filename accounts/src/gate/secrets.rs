@@ -22,11 +22,14 @@ pub struct GateSecrets {
     folder: PathBuf,
 }
 
+fn read_sealing_key(path: &Path) -> Result<SealingKey, GateError> {
+    let seed = zeroize::Zeroizing::new(read_secret(path).map_err(GateError::File)?);
+    SealingKey::from_seed(&seed).map_err(|source| GateError::Seed { path: path.display().to_string(), source })
+}
+
 fn ensure_sealing_key(path: &Path) -> Result<SealingKey, GateError> {
     if path.exists() {
-        let seed = zeroize::Zeroizing::new(read_secret(path).map_err(GateError::File)?);
-        return SealingKey::from_seed(&seed)
-            .map_err(|source| GateError::Seed { path: path.display().to_string(), source });
+        return read_sealing_key(path);
     }
     let key = SealingKey::generate();
     let seed = key.seed().map_err(GateError::Seal)?;
@@ -56,18 +59,33 @@ impl GateSecrets {
         self.folder.join("sentinel.jwt")
     }
 
-    /// The gatekeepers' X25519 key; made when it is missing.
+    /// The gatekeepers' X25519 key. It is never made anew: servers would seal for a key that no gatekeeper has.
     ///
     /// # Errors
-    /// When the file is open to others, holds something else, or cannot be written.
+    /// When the file is missing, is open to others, or holds something else.
     pub fn xkey(&self) -> Result<SealingKey, GateError> {
-        ensure_sealing_key(&self.xkey_file())
+        read_sealing_key(&self.xkey_file())
+    }
+
+    /// The gatekeepers' X25519 key of a platform; `sent` is SENT as it is, if it is there, whose key it has to be.
+    ///
+    /// # Errors
+    /// When SENT names another key, or as [`GateSecrets::xkey`].
+    pub fn ensure_xkey(&self, sent: Option<&AccountRecord>) -> Result<SealingKey, GateError> {
+        let named = sent.map(|sent| sent.claims.nats.authorization.xkey.as_str()).filter(|named| !named.is_empty());
+        let Some(named) = named else { return ensure_sealing_key(&self.xkey_file()) };
+        let key = self.xkey()?;
+        if key.public() == named {
+            return Ok(key);
+        }
+        let (path, found) = (self.xkey_file().display().to_string(), key.public().to_owned());
+        Err(GateError::OtherKey { path, found, named: named.to_owned() })
     }
 
     /// The key by which provisioning seals; made when it is missing.
     ///
     /// # Errors
-    /// As [`GateSecrets::xkey`].
+    /// When the file is open to others, holds something else, or cannot be written.
     pub fn sender(&self) -> Result<SealingKey, GateError> {
         ensure_sealing_key(&self.sender_file())
     }

@@ -12,7 +12,7 @@ use bulkhead_runtime::{Bus, Chain, eventually, now_ms};
 use bytes::Bytes;
 
 use super::preview::Closing;
-use super::{Links, Preview, Tenancy, TenancyError, TenantRecord, TenantStage, is_intake};
+use super::{Links, Preview, Tenancy, TenancyError, TenantRecord, is_intake};
 use crate::certificates::AuthorityName;
 use crate::gate::{
     AUTH, GateBook, GateSecrets, SENT, SealedFor, Told, Vouching, platform_gate, sealed_keys, tenant_gate,
@@ -70,8 +70,8 @@ impl Tenancy {
         Ok(tenant_gate(record, account, vouching))
     }
 
-    /// What is to be known of any account; `None` where nobody enters through the gatekeepers: SYS, AUTH and SENT, tenants
-    /// that are offboarded, and accounts of other tools.
+    /// What is to be known of any account; `None` where nobody enters through the gatekeepers: SYS, AUTH and SENT, and
+    /// accounts of other tools.
     ///
     /// # Errors
     /// When a record or an authority's files are damaged.
@@ -85,7 +85,6 @@ impl Tenancy {
             name => {
                 let Ok(slug) = name.parse::<TenantSlug>() else { return Ok(None) };
                 let record = self.records.find(&slug).map_err(TenancyError::Record)?;
-                let record = record.filter(|record| record.stage != TenantStage::Offboarded);
                 record.map(|record| self.gate_of_tenant(&record, account)).transpose()
             }
         }
@@ -160,7 +159,7 @@ impl Tenancy {
         let sender = secrets.sender().map_err(TenancyError::Gate)?;
         let sealed = sealed_keys(&self.platform.operator, account, &sender, xkey.public());
         put(gate, &GateKey::Keys(account.key.clone()), sealed.map_err(TenancyError::Gate)?).await?;
-        let told = Told { record: told.record.clone(), keys: Some(keys) };
+        let told = Told { keys: Some(keys), ..told.clone() };
         GateBook::new(&self.platform.layout).write(&account.name, &told).map_err(TenancyError::Gate)
     }
 
@@ -207,7 +206,14 @@ impl Tenancy {
     ///
     /// # Errors
     /// When the hub does not take it.
-    pub async fn untell_gate(&self, links: &Links, account: &AccountKey) -> Result<(), TenancyError> {
+    pub async fn untell_gate(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        account: &AccountKey,
+    ) -> Result<(), TenancyError> {
+        // First: whoever comes back after half of this is told anew.
+        GateBook::new(&self.platform.layout).end(slug.as_str()).map_err(TenancyError::Gate)?;
         let gate = links.gate(&self.platform).await?;
         for key in [GateKey::Record(account.clone()), GateKey::Keys(account.clone())] {
             remove(gate, &key).await?;

@@ -73,7 +73,7 @@ impl Tenancy {
         self.reconcile_live(Some(links)).await?;
         announce("taking its keys from the gatekeepers");
         if let Some(account) = &record.account {
-            self.untell_gate(links, account).await?;
+            self.untell_gate(links, slug, account).await?;
         }
         announce("deleting the account from every server");
         let report = self.delete_account(links, &record, SYNC_INTERVAL).await?;

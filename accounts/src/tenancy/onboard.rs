@@ -261,7 +261,7 @@ impl Tenancy {
         let record = self.records.find(slug).map_err(TenancyError::Record)?;
         if let (Some(record), Some(account)) = (&record, &account) {
             let record = TenantRecord { account: Some(account.key.clone()), ..record.clone() };
-            self.untell_gate(links, &account.key).await?;
+            self.untell_gate(links, slug, &account.key).await?;
             self.delete_account(links, &record, Duration::ZERO).await?;
             self.purge_rows(links, &record).await?;
         }

@@ -84,7 +84,7 @@ impl Starter<'_> {
         ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
         let told: Vec<_> = accounts.all().collect();
         tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;
-        let mut gatekeepers = self.start_gatekeepers(platform)?;
+        let mut gatekeepers = self.start_gatekeepers(platform, size)?;
         // The first that they let in is provisioning itself.
         let running = children(&mut hub).into_iter().chain(gatekeepers::children(&mut gatekeepers)).collect();
         while_running(running, platform.ensure_streams(size)).await?;

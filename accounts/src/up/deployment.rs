@@ -161,7 +161,7 @@ pub struct Deployment {
     pub leaves: Vec<(Site, Child)>,
     pub pollers: Vec<(Site, PollerName, Child)>,
     pub passwords: Passwords,
-    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, `gatekeeper-1` and `-2`, and each poller as `<tenant>/<site>/<poller>`.
+    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, `gatekeeper-1` and so on, and each poller as `<tenant>/<site>/<poller>`.
     pub health_ports: Vec<(String, u16)>,
     /// How many checks there are, over all sites: pollers of one site run the same ones, and a slot is stored once.
     pub checks: usize,
@@ -205,7 +205,7 @@ impl Deployment {
         let mut starter = Starter { options: &options, layout: &layout, ports: &mut ports, announce };
         let base = starter.start_database().await?;
         let size = starter.settle_size(&base).await?;
-        let backbone = starter.start_backbone(&base, size).await?;
+        let backbone = Box::pin(starter.start_backbone(&base, size)).await?;
         announce("starting leaves and pollers");
         let places: Vec<HubPlace> = backbone.hub.iter().map(|server| server.place).collect();
         let (tenancy, tenants) = (&backbone.tenancy, &backbone.tenants);
@@ -224,12 +224,12 @@ impl Deployment {
             system: backbone.system,
             postgres,
             hub_servers: backbone.hub,
+            health_ports: health_ports(&ports, &backbone.gatekeepers, &sites),
             gatekeepers: backbone.gatekeepers,
             core: backbone.core,
             leaves: vec![],
             pollers: vec![],
             passwords,
-            health_ports: health_ports(&ports, &sites),
             checks: sites.iter().map(|made| made.checks).sum(),
             notes,
             _lock: lock,

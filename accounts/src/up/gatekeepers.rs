@@ -1,17 +1,15 @@
-//! The gatekeepers of a deployment: two, so that one can be away.
+//! The gatekeepers of a deployment: one beside each server of the hub, and at least two, so that one can be away.
 
 use std::time::{Duration, Instant};
 
 use super::child::{Child, ChildError, ChildSpec};
 use super::deployment::DeploymentError;
-use super::layout::Layout;
 use super::platform::Platform;
 use super::start::{Starter, child_spec};
-use crate::gatekeeper_files::GatekeeperFiles;
+use crate::gatekeeper_files::{GatekeeperFiles, gatekeeper_names, own_servers};
 use crate::hub_files::Roots;
+use crate::hub_size::HubSize;
 
-/// How many there are.
-pub const GATEKEEPERS: usize = 2;
 /// One that lives shorter than this has not come up.
 const LIFE_LEAST: Duration = Duration::from_secs(10);
 /// So often in a row one that did not come up is started again.
@@ -20,6 +18,7 @@ const SHORT_LIVES_MOST: u32 = 3;
 /// A running gatekeeper. One ends itself when it hangs, and is started again: the other one goes on meanwhile.
 #[derive(Debug)]
 pub struct Gatekeeper {
+    pub name: String,
     pub child: Child,
     pub health_port: u16,
     started: Instant,
@@ -27,20 +26,24 @@ pub struct Gatekeeper {
 }
 
 /// The name of the port where a gatekeeper is asked about its health.
-pub(super) fn health_port_name(number: usize) -> String {
-    format!("{}-health", Layout::gatekeeper_process(number))
+fn health_port_name(name: &str) -> String {
+    format!("{name}-health")
 }
 
 impl Starter<'_> {
     /// Writes what the gatekeepers need and starts them.
-    pub(super) fn start_gatekeepers(&mut self, platform: &Platform) -> Result<Vec<Gatekeeper>, DeploymentError> {
+    pub(super) fn start_gatekeepers(
+        &mut self,
+        platform: &Platform,
+        hub: HubSize,
+    ) -> Result<Vec<Gatekeeper>, DeploymentError> {
         let mut all = Vec::new();
-        for number in 1..=GATEKEEPERS {
-            let name = Layout::gatekeeper_process(number);
-            let health_port = self.ports.choose(&health_port_name(number)).map_err(DeploymentError::Port)?;
-            let folder = self.layout.gatekeeper(number);
+        for name in gatekeeper_names(hub) {
+            let health_port = self.ports.choose(&health_port_name(&name)).map_err(DeploymentError::Port)?;
+            let folder = self.layout.gatekeeper(&name);
             let files = GatekeeperFiles {
                 name: name.clone(),
+                hub_urls: own_servers(&name, &platform.hub_urls),
                 health_listen: Some(format!("127.0.0.1:{health_port}")),
                 log_format: "text",
                 roots: Roots::InPlace,
@@ -54,7 +57,7 @@ impl Starter<'_> {
                 ..child_spec(self.layout, &name, &self.options.programs.gatekeeper)
             };
             let child = Child::start(spec).map_err(DeploymentError::Child)?;
-            all.push(Gatekeeper { child, health_port, started: Instant::now(), short_lives: 0 });
+            all.push(Gatekeeper { name, child, health_port, started: Instant::now(), short_lives: 0 });
         }
         Ok(all)
     }

@@ -35,6 +35,7 @@ impl Layout {
             "gate",
             "gatekeeper-1",
             "gatekeeper-2",
+            "gatekeeper-3",
             "hub",
             "hub-2",
             "hub-3",
@@ -74,16 +75,10 @@ impl Layout {
         self.home.join("gate")
     }
 
-    /// The folder of a gatekeeper, by its number from 1.
+    /// The folder of a gatekeeper, by its name, which it has in ports, logs and AUTH as well.
     #[must_use]
-    pub fn gatekeeper(&self, number: usize) -> PathBuf {
-        self.home.join(Self::gatekeeper_process(number))
-    }
-
-    /// What a gatekeeper is called in paths, ports, logs and AUTH.
-    #[must_use]
-    pub fn gatekeeper_process(number: usize) -> String {
-        format!("gatekeeper-{number}")
+    pub fn gatekeeper(&self, name: &str) -> PathBuf {
+        self.home.join(name)
     }
 
     /// What tenants there should be, one file each.

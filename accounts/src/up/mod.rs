@@ -25,7 +25,7 @@ mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
-pub use gatekeepers::{GATEKEEPERS, Gatekeeper};
+pub use gatekeepers::Gatekeeper;
 pub(crate) use hub::remember_size;
 pub use hub::{HubPlace, HubServer, hub_size};
 pub use layout::Layout;

@@ -133,7 +133,8 @@ impl Platform {
     /// When the operator store or a key is damaged or cannot be written.
     pub fn render_callout(&self, hub: HubSize) -> Result<(AccountRecord, AccountRecord), PlatformError> {
         let auth = render_auth(&self.operator, hub, self.now_s()).map_err(PlatformError::Gate)?;
-        let xkey = GateSecrets::new(&self.layout).xkey().map_err(PlatformError::Gate)?;
+        let sent = self.operator.account(SENT).map_err(PlatformError::Operator)?;
+        let xkey = GateSecrets::new(&self.layout).ensure_xkey(sent.as_ref()).map_err(PlatformError::Gate)?;
         let sent = render_sentinel(&self.operator, &auth, xkey.public(), self.now_s()).map_err(PlatformError::Gate)?;
         Ok((auth, sent))
     }
@@ -406,6 +407,21 @@ impl Platform {
         })
     }
 
+    /// Connects one of the platform's own services as soon as the hub is up and a gatekeeper lets it in.
+    ///
+    /// # Errors
+    /// When that takes too long, or a file cannot be written.
+    pub async fn connect_service(
+        &self,
+        account: &str,
+        role: Role,
+        service: &'static str,
+        folder: &Path,
+    ) -> Result<Bus, PlatformError> {
+        let settings = self.issue_service(account, role, service, folder)?;
+        connect_eventually(&settings, role).await
+    }
+
     /// Pushes every account and waits until it is in force on every server of the hub.
     ///
     /// # Errors
@@ -423,8 +439,7 @@ impl Platform {
     /// When the hub refuses them.
     pub async fn ensure_streams(&self, hub: HubSize) -> Result<(), PlatformError> {
         let folder = self.layout.provisioning();
-        let settings = self.issue_service(CORE, Role::Provisioner, PROVISIONING, &folder)?;
-        let bus = connect_eventually(&settings, Role::Provisioner).await?;
+        let bus = self.connect_service(CORE, Role::Provisioner, PROVISIONING, &folder).await?;
         for stream in StreamName::HUB {
             let spec = stream.spec();
             let made = eventually("a stream on every server", STREAMS_LIMIT, || async {

@@ -123,7 +123,7 @@ impl RebuiltDatabase {
         ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
         let told: Vec<&AccountRecord> = accounts.iter().collect();
         tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;
-        let gatekeepers = starter.start_gatekeepers(platform)?;
+        let gatekeepers = starter.start_gatekeepers(platform, size)?;
         Ok(RebuiltHub {
             layout,
             postgres,

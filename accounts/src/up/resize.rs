@@ -36,7 +36,8 @@ impl Starter<'_> {
     /// Runs the hub as it was, with core and without any leaf, until nothing is left in its streams.
     async fn drain(&mut self, base: &Base, from: HubSize) -> Result<(), DeploymentError> {
         (self.announce)("another number of hub servers: first core stores what the hub holds");
-        let backbone = self.start_backbone(base, from).await?;
+        // In a place of its own: it is large, and whoever waits for it starts another one afterwards.
+        let backbone = Box::pin(self.start_backbone(base, from)).await?;
         let system = &backbone.system;
         let drained = eventually("core storing all that the hub holds", DRAIN_LIMIT, || async {
             // Of every server, and each with everything: one that is behind may hold less than there is.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::layout::Layout;
@@ -16,6 +17,8 @@ use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::seal::seal;
 use crate::tenancy::Issued;
 
+/// What is spoken on a leaf and is not for the hub, nor from it.
+const KEPT: [&str; 4] = ["results.>", "$JS.>", "$KV.>", "$SYS.>"];
 /// Both streams of a leaf, and room for their bookkeeping.
 const LEAF_STORE_BYTES: u64 = 1_152 << 20;
 
@@ -285,17 +288,29 @@ fn placed_leaf_config(
         server_name: format!("leaf-{name}"),
         client_listen,
         store_dir: folder.join(place.store_dir()),
-        domain: name,
+        domain: name.clone(),
         max_file_bytes: LEAF_STORE_BYTES,
         listener_cert_file: listener.cert_file,
         listener_key_file: listener.key_file,
         tenant_intermediate_file: place.tenant_intermediate_file.clone(),
         users: leaf_users(authority, site),
         hub_urls,
+        reconnect: reconnect_of(&name),
+        kept: KEPT.map(str::to_owned).into(),
         leaf_cert_file: leaf.cert_file,
         leaf_key_file: leaf.key_file,
         server_root_file: place.server_root_file.clone(),
     }
+}
+
+/// From 1 to 3 s, by the site's name: the same at every start, and spread evenly over sites. A link that is refused waits for
+/// exactly so long (facts: edge-and-identity section 1.6).
+fn reconnect_of(name: &str) -> String {
+    const LEAST_MS: u64 = 1_000;
+    const SPREAD_MS: u64 = 2_000;
+    let hash = Sha256::digest(name.as_bytes());
+    let number = u64::from_be_bytes(hash[..8].try_into().expect("a hash has more than eight bytes"));
+    format!("{}ms", LEAST_MS + number % SPREAD_MS)
 }
 
 /// The local users of a site's leaf: its forwarder and its pollers.
@@ -339,6 +354,17 @@ pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn sites_wait_from_one_to_three_seconds_each_its_own_time() {
+        let waits: BTreeSet<String> = (0..100).map(|site| reconnect_of(&format!("acme-corp-site-{site}"))).collect();
+        assert!(waits.len() > 90, "{waits:?}");
+        for wait in &waits {
+            let ms: u64 = wait.strip_suffix("ms").unwrap().parse().unwrap();
+            assert!((1_000..3_000).contains(&ms), "{wait}");
+        }
+        assert_eq!(reconnect_of("a"), reconnect_of("a"));
+    }
 
     #[test]
     fn sites_take_turns_in_whom_they_try_first_and_second() {

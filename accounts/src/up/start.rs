@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::backbone::Base;
 use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
-use super::gatekeepers::{GATEKEEPERS, health_port_name};
+use super::gatekeepers::Gatekeeper;
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
 use super::platform::{CORE, Platform};
@@ -85,15 +85,15 @@ fn poller_health(site: &Site, poller: &PollerName) -> String {
 
 /// Who can be asked about its health, and on which port: core, the gatekeepers, then each poller as
 /// `<tenant>/<site>/<poller>`.
-pub(super) fn health_ports(ports: &Ports, sites: &[MadeSite]) -> Vec<(String, u16)> {
+pub(super) fn health_ports(ports: &Ports, gatekeepers: &[Gatekeeper], sites: &[MadeSite]) -> Vec<(String, u16)> {
     let core = ports.chosen(CORE_HEALTH).map(|port| ("core".to_owned(), port));
     let poller = |site: &Site, poller: &PollerName| {
         let port = ports.chosen(&poller_health(site, poller))?;
         Some((format!("{}/{}/{poller}", site.tenant, site.site), port))
     };
     let pollers = sites.iter().flat_map(|made| made.pollers.iter().filter_map(|(name, _)| poller(&made.site, name)));
-    let gatekeeper = |number| Some((Layout::gatekeeper_process(number), ports.chosen(&health_port_name(number))?));
-    core.into_iter().chain((1..=GATEKEEPERS).filter_map(gatekeeper)).chain(pollers).collect()
+    let gatekeepers = gatekeepers.iter().map(|one| (one.name.clone(), one.health_port));
+    core.into_iter().chain(gatekeepers).chain(pollers).collect()
 }
 
 /// A nats-server with its configuration.

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::AuthorityName;
 
 /// The services of design section 6 that connect with a certificate.
-const SERVICES: [&str; 6] = ["core", "registry", "poller-dispatch", "gatekeeper", "audit", "provisioning"];
+const SERVICES: [&str; 7] = ["core", "registry", "poller-dispatch", "gatekeeper", "audit", "provisioning", "backup"];
 /// What a leaf is called where a poller has its name.
 const LEAF: &str = "leaf";
 /// What stands where a site has its name when a person is meant.

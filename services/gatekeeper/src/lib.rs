@@ -141,8 +141,8 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     tasks.spawn("files", async move { following.follow_files(heart, end).await });
     let (heart, end) = (beat("spool"), stop.clone());
     tasks.spawn("spool", async move { ledger.drain(heart, end).await });
-    let (probing, name, end) = (bus.clone(), config.name.clone(), stop.clone());
-    tasks.spawn("pulse", async move { probe::keep_pulse(probing, &name, end).await });
+    let (probing, asking, name, end) = (bus.clone(), detective.system.clone(), config.name.clone(), stop.clone());
+    tasks.spawn("pulse", async move { probe::keep_pulse(probing, asking, &name, end).await });
     tasks.spawn("detective", Arc::clone(&detective).follow(beat("detective"), stop.clone()));
     tasks.spawn("review", Arc::clone(&detective).review(narrowed, beat("review"), stop.clone()));
     tasks.spawn("sweep", detective.sweep(beat("sweep"), stop.clone()));

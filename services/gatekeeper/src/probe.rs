@@ -2,7 +2,8 @@
 //! servers go on asking it.
 //!
 //! The pulse is a message of its own, there and back through the server. Whoever watches it is a thread, which goes on
-//! when the runtime does not.
+//! when the runtime does not. A server that says nothing at all is not our hang: nobody would be asked through it either,
+//! and ending all replicas at it would only make its return later.
 
 use std::process::abort;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bulkhead_bus::gate::probe_subject;
+use bulkhead_bus::question::ServerQuestion;
 use bulkhead_runtime::{Bus, Chain, Stop};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
@@ -43,7 +45,7 @@ impl Pulse {
 ///
 /// # Errors
 /// When the connection cannot be listened on.
-pub async fn keep_pulse(bus: Bus, gatekeeper: &str, stop: Stop) -> anyhow::Result<()> {
+pub async fn keep_pulse(bus: Bus, system: Bus, gatekeeper: &str, stop: Stop) -> anyhow::Result<()> {
     let subject = probe_subject(gatekeeper);
     let mut heard = bus.listen(&subject).await.context("listen for own probes")?;
     let pulse = Arc::new(Pulse { began: Instant::now(), last_ms: AtomicU64::new(0) });
@@ -68,10 +70,16 @@ pub async fn keep_pulse(bus: Bus, gatekeeper: &str, stop: Stop) -> anyhow::Resul
             continue;
         }
         let back = async { while heard.next().await.body != text.as_bytes() {} };
-        if tokio::time::timeout(PROBE_LIMIT, back).await.is_ok() {
+        if tokio::time::timeout(PROBE_LIMIT, back).await.is_ok() || !is_there(&system).await {
             pulse.beat();
         }
     }
+}
+
+/// Whether the server answers anything.
+async fn is_there(system: &Bus) -> bool {
+    let question = r#"{"limit":1}"#;
+    system.request(ServerQuestion::Connections.subject(), question.into(), PROBE_LIMIT).await.is_ok()
 }
 
 /// Ends the process after a silence. The thread ends with the pulse.

@@ -1,5 +1,5 @@
 //! How fast the proven path is (results per second and CPU per result from the leaf's stream to the committed row), and
-//! what it costs to provision tenants.
+//! what it costs to provision tenants and to let somebody in.
 //!
 //! Every figure stands beside what the same machine reaches in the same run with nothing but a JetStream publish or
 //! nothing but an UNNEST insert: ratios survive a slow machine, absolute numbers do not.
@@ -9,6 +9,7 @@ mod baseline;
 mod cpu;
 mod fleet;
 mod flood;
+mod identity;
 mod ingest;
 mod load;
 mod report;
@@ -20,6 +21,7 @@ pub use accounts::{
 pub use cpu::Spent;
 pub use fleet::Station;
 pub use flood::{Attack, Delays, Flooded, run_flood};
+pub use identity::{Entered, IdentityMeasured, IdentityPlan, Round, Storm, render_identity, run_identity};
 pub use ingest::{Cell, Grid, Measured, Progress, run_ingest};
 pub use load::{Loaded, fill_all};
 pub use report::{render, row};

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bulkhead_tests::bench::{
-    AccountsPlan, Cell, Flooded, Grid, Part, Progress, render, render_accounts, row, run_accounts, run_flood,
-    run_ingest,
+    AccountsPlan, Cell, Flooded, Grid, IdentityPlan, Part, Progress, render, render_accounts, render_identity, row,
+    run_accounts, run_flood, run_identity, run_ingest,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -21,6 +21,9 @@ const INGEST: Section =
     Section { begin: "<!-- ingest: written by `cargo xtask bench ingest` -->", end: "<!-- ingest: end -->" };
 const ACCOUNTS: Section =
     Section { begin: "<!-- accounts: written by `cargo xtask bench accounts` -->", end: "<!-- accounts: end -->" };
+
+const IDENTITY: Section =
+    Section { begin: "<!-- identity: written by `cargo xtask bench identity` -->", end: "<!-- identity: end -->" };
 
 #[derive(Debug, Parser)]
 #[command(
@@ -51,12 +54,32 @@ enum What {
     },
     /// What it costs to provision tenants as they grow in number, beside nsc and the Go library.
     Accounts(AccountsArgs),
+    /// Connections a second with and without the gatekeepers, and a storm of reconnects.
+    Identity(IdentityArgs),
     /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
     Flood {
         /// Batches of a hundred results that the attacker sends each second.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         batches_per_second: u32,
     },
+}
+
+#[derive(Debug, Args)]
+struct IdentityArgs {
+    /// Connections of each kind in a round.
+    #[arg(long, default_value_t = 2_000)]
+    connects: usize,
+    /// How many at once.
+    #[arg(long, value_delimiter = ',', default_value = "1,32")]
+    at_once: Vec<usize>,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many come at once in a storm.
+    #[arg(long, default_value_t = 3_000)]
+    storm: usize,
+    /// Write the figures between the marks in this page, such as docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +144,25 @@ async fn accounts(args: AccountsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each step on stderr, with the time since the beginning; the figures on stdout when all of them are there.
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn identity(args: IdentityArgs) -> anyhow::Result<()> {
+    let IdentityArgs { connects, at_once, rounds, storm, page } = args;
+    let text = read_page(page.as_deref(), &IDENTITY)?;
+    let began = Instant::now();
+    let say = |step: &str| {
+        let seconds = began.elapsed().as_secs();
+        eprintln!("[{:2}:{:02}] {step}", seconds / 60, seconds % 60);
+    };
+    let figures = render_identity(&run_identity(&IdentityPlan { connects, at_once, rounds, storm }, &say).await?);
+    print!("{figures}");
+    if let Some((path, text)) = page.zip(text) {
+        let text = replaced(&text, &IDENTITY, &figures)?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
@@ -173,6 +215,7 @@ async fn main() -> anyhow::Result<()> {
             ingest(Grid { batches: batch, tenants, hub_servers: hub }, page).await
         }
         What::Accounts(args) => accounts(args).await,
+        What::Identity(args) => identity(args).await,
         What::Flood { batches_per_second } => flood(batches_per_second).await,
     }
 }

@@ -184,6 +184,8 @@ fn leaf_config(hub: &Hub, leaf: &Identity, hub_url: String) -> LeafConfig {
         tenant_intermediate_file: hub.platform.authority.tenant_intermediate_file(&tenant),
         users: vec![],
         hub_urls: vec![hub_url],
+        reconnect: "1s".to_owned(),
+        kept: vec!["results.>".to_owned()],
         leaf_cert_file: cert_file,
         leaf_key_file: key_file,
         server_root_file: leaf.ca_file.clone(),

@@ -1,0 +1,213 @@
+//! What the gatekeepers cost: connections a second and their times, beside users of AUTH, who are let in by credentials at
+//! the same hub in the same run, and a storm of reconnects.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bulkhead_accounts::hub_size::HubSize;
+use bulkhead_runtime::Backoff;
+use bulkhead_testkit::{Endpoint, Identity, RawClient, TestDeployment};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::accounts::Times;
+use super::report::machine;
+
+const TENANT: &str = "first";
+/// More than a storm has.
+const CONNECTIONS_MOST: i64 = 20_000;
+/// Within which everybody is to be in again after a storm.
+const STORM_LIMIT: Duration = Duration::from_secs(120);
+/// Whoever was refused waits, longer each time and less at random, as our own clients do.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MOST: Duration = Duration::from_secs(2);
+
+/// What is to be measured.
+#[derive(Debug, Clone)]
+pub struct IdentityPlan {
+    /// Connections of each kind and round.
+    pub connects: usize,
+    /// How many at once.
+    pub at_once: Vec<usize>,
+    pub rounds: usize,
+    /// How many come at once in a storm.
+    pub storm: usize,
+}
+
+/// One way in, so many at once.
+#[derive(Debug, Clone)]
+pub struct Entered {
+    pub per_second: f64,
+    pub times: Times,
+}
+
+/// One round.
+#[derive(Debug, Clone)]
+pub struct Round {
+    pub at_once: usize,
+    /// By credentials, without a gatekeeper.
+    pub direct: Entered,
+    /// By certificate.
+    pub gated: Entered,
+}
+
+/// Many who come at once, each until it is in.
+#[derive(Debug, Clone)]
+pub struct Storm {
+    pub clients: usize,
+    pub all_in: Duration,
+    /// Attempts that failed on the way.
+    pub failed: usize,
+}
+
+/// All figures.
+#[derive(Debug, Clone)]
+pub struct IdentityMeasured {
+    pub rounds: Vec<Round>,
+    pub direct_storm: Storm,
+    pub gated_storm: Storm,
+}
+
+/// Who comes, and where to.
+#[derive(Clone)]
+struct Way {
+    hub: Endpoint,
+    identity: Identity,
+}
+
+/// Measures on a deployment of one hub server and two gatekeepers.
+///
+/// # Errors
+/// When something does not start, or somebody is not let in.
+pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Result<IdentityMeasured> {
+    say("starting a deployment");
+    let home = TestDeployment::home_folder()?;
+    let line = format!("{TENANT} enterprise site/p1");
+    let deployment =
+        TestDeployment::start_in(home, &[&line], |options| options.hub_servers = Some(HubSize::One)).await?;
+    let direct = Way { hub: deployment.hub(), identity: deployment.unrestricted_identity("auth").await? };
+    let gated = Way { hub: deployment.hub(), identity: deployment.person_identity(&format!("{TENANT}-admin"))? };
+    for account in ["auth", TENANT] {
+        deployment.change_account(account, |body| body.limits.conn = CONNECTIONS_MOST).await?;
+    }
+    let mut rounds = Vec::new();
+    for &at_once in &plan.at_once {
+        for round in 1..=plan.rounds {
+            say(&format!("{at_once} at once, round {round} of {}", plan.rounds));
+            let direct = enter_many(&direct, plan.connects, at_once).await.context("by credentials")?;
+            let gated = enter_many(&gated, plan.connects, at_once).await.context("by certificate")?;
+            rounds.push(Round { at_once, direct, gated });
+        }
+    }
+    say(&format!("{} at once, by credentials", plan.storm));
+    let direct_storm = storm(&direct, plan.storm).await?;
+    say(&format!("{} at once, by certificate", plan.storm));
+    let gated_storm = storm(&gated, plan.storm).await?;
+    deployment.stop().await?;
+    Ok(IdentityMeasured { rounds, direct_storm, gated_storm })
+}
+
+/// On a runtime of its own: the main thread looks after the deployment.
+async fn beside<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    let thread = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start a runtime")?;
+        runtime.block_on(work)
+    });
+    thread.await.context("a runtime of its own")?
+}
+
+async fn enter_many(way: &Way, connects: usize, at_once: usize) -> anyhow::Result<Entered> {
+    let way = way.clone();
+    beside(async move {
+        let places = Arc::new(Semaphore::new(at_once));
+        let mut entering = JoinSet::new();
+        let began = Instant::now();
+        for _ in 0..connects {
+            let place = Arc::clone(&places).acquire_owned().await?;
+            let way = way.clone();
+            entering.spawn(async move {
+                let began = Instant::now();
+                let client = RawClient::connect(&way.hub, &way.identity).await;
+                let took = began.elapsed();
+                drop(place);
+                client.map(|_| took)
+            });
+        }
+        let mut times = Vec::new();
+        while let Some(entered) = entering.join_next().await {
+            times.push(entered?.context("a connection was not let in")?);
+        }
+        let per_second = connects as f64 / began.elapsed().as_secs_f64();
+        Ok(Entered { per_second, times: times.into_iter().collect() })
+    })
+    .await
+}
+
+async fn storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
+    let way = way.clone();
+    beside(async move {
+        let began = Instant::now();
+        let mut entering = JoinSet::new();
+        for _ in 0..clients {
+            let way = way.clone();
+            entering.spawn(async move {
+                let (mut failed, mut pace) = (0, Backoff::new(PAUSE_FIRST, PAUSE_MOST));
+                loop {
+                    match RawClient::connect(&way.hub, &way.identity).await {
+                        Ok(client) => return Ok((client, failed)),
+                        Err(error) if began.elapsed() > STORM_LIMIT => return Err(error),
+                        Err(_) => failed += 1,
+                    }
+                    pace.pause().await;
+                }
+            });
+        }
+        let (mut inside, mut failed) = (Vec::new(), 0);
+        while let Some(entered) = entering.join_next().await {
+            let (client, attempts) = entered?.context("somebody is not in")?;
+            inside.push(client);
+            failed += attempts;
+        }
+        let all_in = began.elapsed();
+        ensure!(inside.iter().all(|client| !client.is_closed()), "somebody who was in is out");
+        Ok(Storm { clients, all_in, failed })
+    })
+    .await
+}
+
+fn ratio(round: &Round) -> f64 {
+    round.gated.per_second / round.direct.per_second
+}
+
+/// The section of the page.
+#[must_use]
+pub fn render_identity(measured: &IdentityMeasured) -> String {
+    let mut page = String::new();
+    let _ = writeln!(page, "Machine: {}. One hub server, two gatekeepers.\n", machine());
+    page.push_str(
+        "| At once | Direct, connects/s | p50, p99 ms | By certificate, connects/s | p50, p99 ms | Ratio |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for round in &measured.rounds {
+        let Round { at_once, direct, gated } = round;
+        let _ = writeln!(
+            page,
+            "| {at_once} | {:.0} | {} | {:.0} | {} | {:.2} |",
+            direct.per_second,
+            direct.times,
+            gated.per_second,
+            gated.times,
+            ratio(round)
+        );
+    }
+    page.push_str("\n| Storm | Clients | All in after | Attempts that failed |\n|---|---|---|---|\n");
+    for (name, storm) in [("direct", &measured.direct_storm), ("by certificate", &measured.gated_storm)] {
+        let Storm { clients, all_in, failed } = storm;
+        let _ = writeln!(page, "| {name} | {clients} | {:.1} s | {failed} |", all_in.as_secs_f64());
+    }
+    page
+}
