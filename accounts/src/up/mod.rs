@@ -4,6 +4,7 @@
 
 mod backbone;
 pub mod child;
+mod connect;
 mod deployment;
 mod fetch;
 mod gatekeepers;

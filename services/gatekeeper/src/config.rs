@@ -12,7 +12,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::answer::Session;
-use crate::detective::DirectAccounts;
+use crate::judge::DirectAccounts;
 use crate::knowledge::TrustFiles;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");

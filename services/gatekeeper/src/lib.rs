@@ -11,6 +11,7 @@ pub mod decide;
 pub mod detective;
 pub mod gate;
 pub mod handlers;
+pub mod judge;
 pub mod knowledge;
 pub mod ledger;
 pub mod metrics;
