@@ -284,7 +284,10 @@ fn rotate(asked: &Asked, args: &RotateArgs) -> Result<(), Failure> {
     if args.dry_run || rotation.changes.is_empty() {
         return Ok(());
     }
-    asked.say("Done. Reload every server, so that it reads whom to trust now.")
+    asked.say(
+        "Done. Reload every server, so that it reads whom to trust now, and tell the gatekeepers whose members these \
+         authorities vouch for: `bulkhead push`.",
+    )
 }
 
 /// Whom the step would cut off.
@@ -301,7 +304,11 @@ fn revoke(asked: &Asked, args: &RevokeArgs) -> Result<(), Failure> {
         asked.authority.revoke(&args.what, args.reason, asked.now)?
     };
     let row = |(authority, revoked)| RevokedRow { authority, revoked, is_dry_run: args.dry_run };
-    asked.print(&found.into_iter().map(row).collect::<Vec<_>>())
+    asked.print(&found.into_iter().map(row).collect::<Vec<_>>())?;
+    if args.dry_run {
+        return Ok(());
+    }
+    asked.say("Written down. `bulkhead push` tells the gatekeepers, who close whoever shows one of these.")
 }
 
 fn lists(asked: &Asked, renew: bool) -> Result<(), Failure> {

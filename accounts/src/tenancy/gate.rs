@@ -1,7 +1,7 @@
 //! What the gatekeepers are told: a record and the keys of each account that is entered through them, whenever either
 //! changes (docs/adr/0012-the-gatekeepers-knowledge.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
@@ -178,7 +178,7 @@ impl Tenancy {
         let (entries, _) = gate.watch_bucket(GATE_BUCKET, READ_LIMIT).await.map_err(TenancyError::Bucket)?;
         let held: BTreeMap<String, Bytes> =
             entries.into_iter().filter_map(|entry| Some((entry.key, entry.value?))).collect();
-        let (mut wanted, mut anew) = (Vec::new(), 0);
+        let (mut wanted, mut anew) = (BTreeSet::new(), 0);
         for (done, account) in accounts.iter().enumerate() {
             progress(done);
             let Some(body) = self.gate_of(account)? else { continue };
@@ -194,7 +194,7 @@ impl Tenancy {
             }
             wanted.extend([keys.text(), record.text()]);
         }
-        for key in held.keys().filter(|key| !wanted.contains(key)) {
+        for key in held.keys().filter(|key| !wanted.contains(*key)) {
             if let Some(key) = GateKey::parse(key) {
                 remove(gate, &key).await?;
             }

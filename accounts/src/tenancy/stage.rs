@@ -37,9 +37,9 @@ impl Tenancy {
     /// Puts the closed account in force and waits until nobody is connected.
     pub(super) async fn close(&self, links: &Links, record: &TenantRecord) -> Result<AccountRecord, TenancyError> {
         let account = self.render(record)?;
-        // First: whoever is closed would come back at once.
-        self.tell_gate(links, &account).await?;
+        // Servers take nobody of it any more, whether the gatekeepers can be told or not.
         links.push(&account).await?;
+        self.tell_gate(links, &account).await?;
         let closed = eventually("the end of the tenant's connections", CLOSING_LIMIT, || async {
             match links.connections(account.key.as_str()).await {
                 Ok(open) if open.is_empty() => Ok(()),
