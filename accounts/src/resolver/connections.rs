@@ -266,7 +266,15 @@ mod tests {
         assert_eq!(found[0].role.as_deref(), Some("leaf"));
         let bare = facts(&server, serde_json::from_value(json!({"cid": 6, "jwt": "garbage"})).unwrap());
         assert_eq!((bare.kind, bare.user.as_str(), bare.issued_at), (ConnectionKind::Client, "", None));
-        let bearer = facts(&server, serde_json::from_value(json!({"cid": 7, "authorized_user": "U7"})).unwrap());
-        assert!(bearer.is_bearer && bearer.user == "U7");
+        let key = nkeys::KeyPair::new_user().public_key();
+        let bearer = facts(&server, serde_json::from_value(json!({"cid": 7, "authorized_user": key})).unwrap());
+        assert!(bearer.is_bearer && bearer.user == key && bearer.user_name.is_empty());
+        let certificates =
+            json!([{"subject": "CN=a", "cert_sha256": "0a"}, {"spki_sha256": "0b"}, {"spki_sha256": "0c"}]);
+        let row = json!({"cid": 8, "authorized_user": "ann", "ip": "10.1.2.3", "tls_peer_certs": certificates});
+        let let_in = facts(&server, serde_json::from_value(row).unwrap());
+        assert_eq!((let_in.user.as_str(), let_in.user_name.as_str(), let_in.host.as_str()), ("", "ann", "10.1.2.3"));
+        let shown = let_in.certificate;
+        assert_eq!((shown.subject.as_str(), shown.fingerprint.as_str(), shown.above.len()), ("CN=a", "0a", 2));
     }
 }
