@@ -80,7 +80,9 @@ mod tests {
         let names = |home: &Home| processes(home).into_iter().map(|process| process.name).collect::<Vec<_>>();
         assert_eq!(names(&home), ["core", "hub", "postgres"]);
         let program = folder.path().join("program");
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        // By a process of its own: a file that we had open for writing may still be so in a child of another test, and would
+        // not start.
+        assert!(std::process::Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
         let mut child = std::process::Command::new(&program).arg("600").spawn().unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
