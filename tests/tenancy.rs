@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use bulkhead_testkit::TestDeployment;
 use bulkhead_testkit::deployment::{LIMIT, program};
+use bulkhead_testkit::{RawClient, TestDeployment};
 use bulkhead_tests::operator::Operator;
 use serde_json::Value;
 use tokio::process::Command;
@@ -172,6 +172,27 @@ async fn a_tenant_is_added_changed_suspended_and_ended_beside_a_running_platform
     one_tenant_is_suspended(&operator, &deployment).await?;
     a_tenant_ends(&operator, folder.path()).await?;
     drift_is_named(&operator, &deployment).await?;
+    deployment.stop().await
+}
+
+/// Without a gatekeeper nobody closes who is in: the command says so, and does it once they are back.
+#[tokio::test]
+async fn who_is_put_out_while_no_gatekeeper_runs_is_said_to_be_in_and_goes_when_one_does() -> anyhow::Result<()> {
+    let mut deployment = TestDeployment::start().await?;
+    let admin = RawClient::connect(&deployment.hub(), &deployment.person_identity("xyz-inc-admin")?).await?;
+    admin.flush().await?;
+    for gatekeeper in &mut deployment.up.gatekeepers {
+        gatekeeper.child.kill()?;
+    }
+    let revoke = ["tenant", "user", "revoke", "xyz-inc", "admin"];
+    let (_, said) = Operator { home: deployment.home() }.expect(5, &revoke).await?;
+    anyhow::ensure!(said.contains("still connected") && said.contains("admin on hub-1"), "{said}");
+    admin.flush().await?;
+    anyhow::ensure!(!admin.is_closed(), "somebody else has closed it");
+    let notes = deployment.up.look_after()?;
+    anyhow::ensure!(notes.len() == 2 && notes.iter().all(|note| note.contains("gatekeeper-")), "{notes:?}");
+    admin.wait_closed(LIMIT).await.context("a gatekeeper that starts looks at who is in")?;
+    Operator { home: deployment.home() }.expect(0, &revoke).await?;
     deployment.stop().await
 }
 
@@ -376,6 +397,10 @@ async fn what_an_operator_changes_of_a_running_site_outlives_the_next_start() ->
         "{notes}"
     );
     anyhow::ensure!(std::fs::read(&path)? == theirs, "another tool's change is overwritten");
+    // Its own people go on as before.
+    let operator = Operator { home: deployment.home() };
+    let profile = operator.home.join("profiles/xyz-inc-admin.toml").display().to_string();
+    operator.expect(0, &["results", "list", "--profile", &profile]).await?;
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
     deployment.stop().await

@@ -101,6 +101,16 @@ impl Tenancy {
         }
     }
 
+    /// Puts an account in force: on every server, and then with the gatekeepers. In this order an account that is closed is
+    /// closed whether they can be told or not, and one that is new is there before they let anybody in.
+    ///
+    /// # Errors
+    /// When a server or the hub's bucket does not take it.
+    pub async fn put_in_force(&self, links: &Links, account: &AccountRecord) -> Result<(), TenancyError> {
+        links.push(account).await?;
+        self.tell_gate(links, account).await
+    }
+
     /// Tells the gatekeepers of a tenant as `record` has it.
     ///
     /// # Errors
@@ -163,8 +173,9 @@ impl Tenancy {
         GateBook::new(&self.platform.layout).write(&account.name, &told).map_err(TenancyError::Gate)
     }
 
-    /// Makes the gatekeepers' bucket say what is to be known of these accounts and of nobody else: what it lacks, what is
-    /// different in it, and what should not be there any more. Returns how many accounts were told anew.
+    /// Makes the gatekeepers' bucket say what is to be known of these accounts: what it lacks, what is different in it, and
+    /// what is of no account of the store any more. An account that is not among these, such as one that another tool has
+    /// changed, stays as it was told. Returns how many accounts were told anew.
     ///
     /// # Errors
     /// When something cannot be signed, or the hub does not take it.
@@ -178,7 +189,7 @@ impl Tenancy {
         let (entries, _) = gate.watch_bucket(GATE_BUCKET, READ_LIMIT).await.map_err(TenancyError::Bucket)?;
         let held: BTreeMap<String, Bytes> =
             entries.into_iter().filter_map(|entry| Some((entry.key, entry.value?))).collect();
-        let (mut wanted, mut anew) = (BTreeSet::new(), 0);
+        let mut anew = 0;
         for (done, account) in accounts.iter().enumerate() {
             progress(done);
             let Some(body) = self.gate_of(account)? else { continue };
@@ -192,12 +203,12 @@ impl Tenancy {
                 put(gate, &record, told.record.into_bytes()).await?;
                 anew += 1;
             }
-            wanted.extend([keys.text(), record.text()]);
         }
-        for key in held.keys().filter(|key| !wanted.contains(*key)) {
-            if let Some(key) = GateKey::parse(key) {
-                remove(gate, &key).await?;
-            }
+        let operator = &self.platform.operator;
+        let kept: BTreeSet<AccountKey> =
+            operator.account_names().iter().filter_map(|name| operator.key_of(name)).collect();
+        for key in held.keys().filter_map(|key| GateKey::parse(key)).filter(|key| !kept.contains(key.account())) {
+            remove(gate, &key).await?;
         }
         Ok(anew)
     }

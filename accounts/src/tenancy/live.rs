@@ -79,8 +79,7 @@ impl Tenancy {
             let Some(shard) = shards.get(&number) else { continue };
             let account = self.platform.render_intake(number, shard).map_err(TenancyError::Platform)?;
             if let Some(links) = links {
-                links.push(&account).await?;
-                self.tell_gate(links, &account).await?;
+                self.put_in_force(links, &account).await?;
                 if !self.platform.layout.live_bus(&account.name).exists() {
                     self.platform.write_live_bus(&account.name).map_err(TenancyError::Platform)?;
                 }

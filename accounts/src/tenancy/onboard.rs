@@ -170,8 +170,7 @@ impl Tenancy {
             act.step("rows", now).map_err(TenancyError::Journal)?;
         }
         announce("pushing the account until it is in force");
-        links.push(&account).await?;
-        self.tell_gate(links, &account).await?;
+        self.put_in_force(links, &account).await?;
         act.step("in-force", now).map_err(TenancyError::Journal)?;
         announce("proving it with a user of the tenant");
         self.prove(links, &record, &account, proof).await?;

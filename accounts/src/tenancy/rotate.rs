@@ -100,8 +100,7 @@ impl Tenancy {
         self.check_seals(account)?;
         let act = self.begin(Act::RotateRole, &format!("{account}/{}", role.name()), json!({"phase": "new key"}))?;
         let signed = self.platform.operator.rotate_role(account, role, self.now_s()).map_err(TenancyError::Operator)?;
-        links.push(&signed).await?;
-        self.tell_gate(links, &signed).await?;
+        self.put_in_force(links, &signed).await?;
         act.finish(json!({"phase": "new key"}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -111,8 +110,7 @@ impl Tenancy {
     /// When a server does not follow.
     pub async fn complete_rotation(&self, links: &Links, account: &str) -> Result<(), TenancyError> {
         let account = self.account_named(account)?;
-        links.push(&account).await?;
-        self.tell_gate(links, &account).await
+        self.put_in_force(links, &account).await
     }
 
     /// Takes a role's old key out.
@@ -141,8 +139,7 @@ impl Tenancy {
             self.begin(Act::RotateRole, &format!("{account}/{}", role.name()), json!({"phase": "old key out"}))?;
         let signed = self.platform.operator.finish_role_rotation(account, role, self.now_s());
         let signed = signed.map_err(TenancyError::Operator)?;
-        links.push(&signed).await?;
-        self.tell_gate(links, &signed).await?;
+        self.put_in_force(links, &signed).await?;
         act.finish(json!({"phase": "old key out"}), self.now_s()).map_err(TenancyError::Journal)
     }
 

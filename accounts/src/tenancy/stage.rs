@@ -37,9 +37,7 @@ impl Tenancy {
     /// Puts the closed account in force and waits until nobody is connected.
     pub(super) async fn close(&self, links: &Links, record: &TenantRecord) -> Result<AccountRecord, TenancyError> {
         let account = self.render(record)?;
-        // Servers take nobody of it any more, whether the gatekeepers can be told or not.
-        links.push(&account).await?;
-        self.tell_gate(links, &account).await?;
+        self.put_in_force(links, &account).await?;
         let closed = eventually("the end of the tenant's connections", CLOSING_LIMIT, || async {
             match links.connections(account.key.as_str()).await {
                 Ok(open) if open.is_empty() => Ok(()),
@@ -77,8 +75,7 @@ impl Tenancy {
         self.set_state(links, &record, TenantState::Active).await?;
         let account = self.render(&record)?;
         let proof = self.prepare_proof(&record)?;
-        links.push(&account).await?;
-        self.tell_gate(links, &account).await?;
+        self.put_in_force(links, &account).await?;
         self.prove(links, &record, &account, proof).await?;
         self.intake.mark(&slug).map_err(TenancyError::Intake)?;
         let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant];
@@ -110,8 +107,7 @@ impl Tenancy {
         self.records.write(&record).map_err(TenancyError::Record)?;
         self.write_row(links, &record).await?;
         let account = self.render(&record)?;
-        links.push(&account).await?;
-        self.tell_gate(links, &account).await?;
+        self.put_in_force(links, &account).await?;
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
     }

@@ -1,19 +1,13 @@
 //! The gatekeepers of a deployment: one beside each server of the hub, and at least two, so that one can be away.
 
-use std::time::{Duration, Instant};
-
 use super::child::{Child, ChildError, ChildSpec};
 use super::deployment::DeploymentError;
+use super::lives::Lives;
 use super::platform::Platform;
 use super::start::{Starter, child_spec};
 use crate::gatekeeper_files::{GatekeeperFiles, gatekeeper_names, own_servers};
 use crate::hub_files::Roots;
 use crate::hub_size::HubSize;
-
-/// One that lives shorter than this has not come up.
-const LIFE_LEAST: Duration = Duration::from_secs(10);
-/// So often in a row one that did not come up is started again.
-const SHORT_LIVES_MOST: u32 = 3;
 
 /// A running gatekeeper. One ends itself when it hangs, and is started again: the other one goes on meanwhile.
 #[derive(Debug)]
@@ -21,8 +15,7 @@ pub struct Gatekeeper {
     pub name: String,
     pub child: Child,
     pub health_port: u16,
-    started: Instant,
-    short_lives: u32,
+    lives: Lives,
 }
 
 /// The name of the port where a gatekeeper is asked about its health.
@@ -57,7 +50,7 @@ impl Starter<'_> {
                 ..child_spec(self.layout, &name, &self.options.programs.gatekeeper)
             };
             let child = Child::start(spec).map_err(DeploymentError::Child)?;
-            all.push(Gatekeeper { name, child, health_port, started: Instant::now(), short_lives: 0 });
+            all.push(Gatekeeper { name, child, health_port, lives: Lives::begin() });
         }
         Ok(all)
     }
@@ -69,14 +62,12 @@ impl Gatekeeper {
     /// # Errors
     /// The end of its log, when it has not come up several times in a row.
     pub(super) fn mend(&mut self) -> Result<Option<ChildError>, ChildError> {
-        let Err(error) = self.child.check_running() else { return Ok(None) };
-        self.short_lives = if self.started.elapsed() < LIFE_LEAST { self.short_lives + 1 } else { 0 };
-        if self.short_lives > SHORT_LIVES_MOST {
-            return Err(error);
+        let ended = self.lives.end_to_mend(&mut self.child)?;
+        if ended.is_some() {
+            self.child.restart()?;
+            self.lives.begin_again();
         }
-        self.child.restart()?;
-        self.started = Instant::now();
-        Ok(Some(error))
+        Ok(ended)
     }
 }
 

@@ -4,13 +4,13 @@
 //! under its old name, and is filled by the others (docs/adr/0008-replacing-a-hub-server.md).
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
 use super::child::{Child, ChildError};
 use super::deployment::DeploymentError;
 use super::layout::Layout;
+use super::lives::Lives;
 use super::start::server_spec;
 use crate::certificates::Authority;
 use crate::files::write_public;
@@ -18,11 +18,6 @@ use crate::hub_files::{HubServerFiles, Roots, Routes};
 use crate::hub_size::HubSize;
 use crate::nats_config::CalloutConfig;
 use crate::operator::OperatorStore;
-
-/// A server that lives shorter than this has not come up.
-const LIFE_LEAST: Duration = Duration::from_secs(10);
-/// So often in a row a server that did not come up is started again.
-const SHORT_LIVES_MOST: u32 = 3;
 
 /// Where one server of the hub listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +47,7 @@ impl HubPlace {
 pub struct HubServer {
     pub place: HubPlace,
     pub child: Child,
-    started: Instant,
-    short_lives: u32,
+    lives: Lives,
 }
 
 /// What servers are made from.
@@ -73,7 +67,7 @@ impl HubMaker<'_> {
         let path = self.write(place)?;
         let spec = server_spec(self.layout, &Layout::hub_process(place.number), self.nats_server, &path);
         let child = Child::start(spec).map_err(DeploymentError::Child)?;
-        Ok(HubServer { place, child, started: Instant::now(), short_lives: 0 })
+        Ok(HubServer { place, child, lives: Lives::begin() })
     }
 
     /// Ends what is left of a server and starts it with what it needs now.
@@ -81,7 +75,7 @@ impl HubMaker<'_> {
         server.child.kill().map_err(DeploymentError::Child)?;
         self.write(server.place)?;
         server.child.restart().map_err(DeploymentError::Child)?;
-        server.started = Instant::now();
+        server.lives.begin_again();
         Ok(())
     }
 
@@ -114,9 +108,7 @@ impl HubServer {
     /// # Errors
     /// The end of its log, when it has not come up several times in a row.
     pub(super) fn end_to_mend(&mut self) -> Result<Option<ChildError>, ChildError> {
-        let Err(error) = self.child.check_running() else { return Ok(None) };
-        self.short_lives = if self.started.elapsed() < LIFE_LEAST { self.short_lives + 1 } else { 0 };
-        if self.short_lives > SHORT_LIVES_MOST { Err(error) } else { Ok(Some(error)) }
+        self.lives.end_to_mend(&mut self.child)
     }
 }
 
@@ -164,6 +156,7 @@ struct HubRecord {
 mod tests {
     use super::*;
     use crate::files::make_folder;
+    use crate::up::lives::{LIFE_LEAST, SHORT_LIVES_MOST};
 
     fn server(folder: &Path, script: &str) -> HubServer {
         let layout = Layout::new(folder.to_owned());
@@ -172,7 +165,7 @@ mod tests {
         let mut spec = server_spec(&layout, "hub-2", Path::new("/bin/sh"), Path::new(""));
         spec.args = vec!["-c".to_owned(), script.to_owned()];
         let place = HubPlace { number: 2, client_port: 1, leaf_port: 2, route_port: Some(3) };
-        HubServer { place, child: Child::start(spec).unwrap(), started: Instant::now(), short_lives: 0 }
+        HubServer { place, child: Child::start(spec).unwrap(), lives: Lives::begin() }
     }
 
     async fn ended(server: &mut HubServer) {
@@ -194,7 +187,7 @@ mod tests {
         ended(&mut broken).await;
         assert!(broken.end_to_mend().unwrap_err().to_string().contains("no such option"));
         // Had it lived for a while, this would be its first end.
-        broken.started -= LIFE_LEAST;
+        broken.lives.started -= LIFE_LEAST;
         assert!(broken.end_to_mend().unwrap().is_some());
         let mut well = server(folder.path(), "exec sleep 600");
         assert!(well.end_to_mend().unwrap().is_none());

@@ -11,6 +11,7 @@ mod gatekeepers;
 mod home;
 mod hub;
 mod layout;
+mod lives;
 mod pins;
 mod platform;
 mod ports;

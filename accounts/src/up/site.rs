@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
+use bulkhead_identity::leaf_name;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -285,7 +286,7 @@ fn placed_leaf_config(
     let (listener, leaf) = (CertificateFiles::named(&tls, "listener"), CertificateFiles::named(&tls, "leaf"));
     let name = format!("{}-{}", site.tenant, site.site);
     LeafConfig {
-        server_name: format!("leaf-{name}"),
+        server_name: leaf_name(&site.tenant, &site.site),
         client_listen,
         store_dir: folder.join(place.store_dir()),
         domain: name.clone(),

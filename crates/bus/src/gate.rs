@@ -38,6 +38,14 @@ impl GateKey {
         }
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn account(&self) -> &AccountKey {
+        match self {
+            Self::Record(account) | Self::Keys(account) => account,
+        }
+    }
+
     /// Reads what [`GateKey::text`] writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

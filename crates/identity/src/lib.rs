@@ -8,6 +8,7 @@ mod certificate;
 mod chain;
 mod gate;
 mod gate_keys;
+mod leaf_name;
 mod presence;
 
 pub use authority_name::{AuthorityName, AuthorityNameError};
@@ -15,4 +16,5 @@ pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainErr
 pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
 pub use gate::{GateBody, GateError, GateRecord, GateSite, read_gate_record};
 pub use gate_keys::{KeysError, open_keys, seal_keys};
+pub use leaf_name::{leaf_name, site_of_leaf};
 pub use presence::{Presence, Withdrawal};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use bulkhead_bus::{Role, SiteName, UserName};
 
 use crate::gate::{GateRecord, GateSite};
+use crate::leaf_name::site_of_leaf;
 
 /// A connection as its server describes it. The server knows of a certificate its common name only; when the connection came
 /// in, the gatekeeper has seen that all its names say the same.
@@ -85,12 +86,11 @@ impl GateRecord {
             }
             Role::Leaf => {
                 let tenant = self.tenant.as_ref()?;
-                let name = presence.name.split_once('.').map_or(presence.name, |(name, _)| name);
-                self.of_site(name.strip_prefix(&format!("leaf-{tenant}-")), presence.host)
+                self.of_site(site_of_leaf(tenant, presence.name), presence.host)
             }
             Role::Poller => {
                 let name = presence.subject.strip_prefix("CN=").unwrap_or(presence.subject);
-                self.of_site(name.split('.').nth(1), presence.host)
+                self.of_site(name.split('.').nth(1).and_then(|site| site.parse().ok()), presence.host)
             }
             Role::CoreStream
             | Role::CoreRpc
@@ -125,9 +125,8 @@ impl GateRecord {
             || !before.services.iter().all(service_is_kept)
     }
 
-    fn of_site(&self, name: Option<&str>, host: &str) -> Option<Withdrawal> {
-        let site = name.and_then(|name| name.parse::<SiteName>().ok()).and_then(|name| self.sites.get(&name));
-        match site {
+    fn of_site(&self, name: Option<SiteName>, host: &str) -> Option<Withdrawal> {
+        match name.and_then(|name| self.sites.get(&name)) {
             None => Some(Withdrawal::Site),
             Some(site) => (!site.admits(host)).then_some(Withdrawal::Source),
         }

@@ -4,7 +4,8 @@
 
 use bulkhead_bus::{AccountKey, Role, SiteName, TenantSlug};
 use bulkhead_identity::{
-    AuthorityName, ChainError, ClientIdentity, GateRecord, TrustDomain, TrustedRoots, VerifiedCertificate, verify_chain,
+    AuthorityName, ChainError, ClientIdentity, GateRecord, TrustDomain, TrustedRoots, VerifiedCertificate, leaf_name,
+    site_of_leaf, verify_chain,
 };
 
 use crate::gate::{Gate, Member};
@@ -152,10 +153,9 @@ fn look(
     }
     match &identity {
         ClientIdentity::Leaf { site, tenant } => {
-            let expected = format!("leaf-{tenant}-{site}");
             let admission = of_site(&first.record, question, Kind::Leaf, Role::Leaf, site, "leaf")?;
-            // A site may have more than one, such as a new one beside that which it replaces: `leaf-acme-corp-oslo.2`.
-            if question.name.split_once('.').map_or(question.name, |(name, _)| name) != expected {
+            if site_of_leaf(tenant, question.name).as_ref() != Some(site) {
+                let expected = leaf_name(tenant, site);
                 let found = question.name.chars().take(100).collect();
                 return Err(Refusal::LeafName { expected, found });
             }

@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::judge::{DirectAccounts, PeerCertificate, Row, judge, withdrawal};
+use crate::judge::{DirectAccounts, Row, judge, may_be_behind, withdrawal};
 use crate::knowledge::Known;
 use crate::ledger::Ledger;
 use crate::metrics::{Finding, Metrics, add};
@@ -209,17 +209,8 @@ impl Detective {
         }
     }
 
-    /// Whether what is wrong with a connection may be right by a record that this replica has not heard of yet: not when it
-    /// shows a token, which no decision gives, nor when somebody else is known to be vouched for by what it shows.
     fn may_be_behind(&self, row: &Row, finding: Finding) -> bool {
-        let known = self.known.read().expect("no holder panics");
-        let is_anothers = |one: &PeerCertificate| !known.gate.of_authority(&one.spki_sha256).is_empty();
-        match finding {
-            Finding::InSentinel => false,
-            Finding::ForeignIssuer => row.jwt.is_empty(),
-            Finding::ForeignCertificate => !row.tls_peer_certs.iter().skip(1).any(is_anothers),
-            Finding::Withdrawn | Finding::UnknownAccount => true,
-        }
+        may_be_behind(row, finding, &self.known.read().expect("no holder panics").gate)
     }
 
     async fn look_at_all(&self) {

@@ -97,6 +97,19 @@ pub fn withdrawal(row: &Row, record: &GateRecord) -> Option<Withdrawal> {
     })
 }
 
+/// Whether what is wrong with a connection may be right by a record that this replica has not heard of yet: not when it
+/// shows a token, which no decision gives, nor when somebody else is known to be vouched for by what it shows.
+#[must_use]
+pub fn may_be_behind(row: &Row, finding: Finding, gate: &Gate) -> bool {
+    let is_anothers = |one: &PeerCertificate| !gate.of_authority(&one.spki_sha256).is_empty();
+    match finding {
+        Finding::InSentinel => false,
+        Finding::ForeignIssuer => row.jwt.is_empty(),
+        Finding::ForeignCertificate => !row.tls_peer_certs.iter().skip(1).any(is_anothers),
+        Finding::Withdrawn | Finding::UnknownAccount => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bulkhead_bus::AccountKey;
@@ -175,6 +188,18 @@ mod tests {
             assert_eq!(found, Some(Finding::ForeignCertificate), "{keys:?}");
         }
         assert_eq!(judge(&chain(&[&end, &platform, &root]), &gate, &roots, &direct), None);
+        // Whoever another replica may have let in by what is not known here yet is looked at again; a stranger is not.
+        let unknown = "0d".repeat(32);
+        for (row, finding, expected) in [
+            (&foreign, Finding::ForeignIssuer, true),
+            (&direct_user, Finding::ForeignIssuer, false),
+            (&elsewhere, Finding::Withdrawn, true),
+            (&chain(&[&end, &unknown]), Finding::ForeignCertificate, true),
+            (&chain(&[&end, &platform]), Finding::ForeignCertificate, false),
+            (&row(&direct.sentinel, &platform), Finding::InSentinel, false),
+        ] {
+            assert_eq!(may_be_behind(row, finding, &gate), expected, "{finding:?} {row:?}");
+        }
         assert_eq!(judge(&Row::default(), &gate, &roots, &direct), None, "at its handshake");
         let bare = Row { tls_peer_certs: vec![], ..row(&acme, &own) };
         assert_eq!(judge(&bare, &gate, &roots, &direct), Some(Finding::ForeignCertificate));
