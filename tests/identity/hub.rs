@@ -61,8 +61,8 @@ pub(crate) struct GateHub {
     /// Signs anything in AUTH, for tests to look.
     pub(crate) plain: SigningKey,
     pub(crate) system: Bus,
-    /// Of the gatekeeper that was started last.
-    pub(crate) health_port: u16,
+    /// Of the gatekeepers, in the order of their starts.
+    pub(crate) health_ports: Vec<u16>,
     epochs: AtomicU64,
     // Last: nobody writes into it any more.
     folder: TempDir,
@@ -156,7 +156,7 @@ impl GateHub {
             xkey,
             plain,
             system,
-            health_port: 0,
+            health_ports: vec![],
             epochs,
             folder,
         };
@@ -300,7 +300,7 @@ impl GateHub {
             }
         });
         ready.await?.map_err(|error| anyhow!(error))?;
-        self.health_port = health;
+        self.health_ports.push(health);
         self.gatekeepers.push(child);
         Ok(())
     }

@@ -10,6 +10,7 @@ use bulkhead_claims::{
     Claims, KeyKind, PermissionSet, SigningKey, UserBody, credentials_text, encode, parse_credentials,
 };
 use bulkhead_runtime::{Bus, BusSettings, LogSpec, TlsFiles, eventually};
+use bulkhead_testkit::Exposition;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -116,15 +117,16 @@ impl GateHub {
 
     /// Waits until the first gatekeeper has refused something that the bucket says.
     pub(crate) async fn until_refused(&self) -> anyhow::Result<()> {
-        let port = self.health_port;
-        let refused = eventually("an entry that is not taken", LIMIT, || async move {
-            let (_, page) =
-                bulkhead_testkit::scrape::get(port, "/metrics").await.map_err(|error| format!("{error:#}"))?;
-            let line = page.lines().find(|line| line.starts_with("gatekeeper_records_refused_total"));
-            let line = line.unwrap_or_default().to_owned();
-            if line.ends_with(" 0") || line.is_empty() { Err(line) } else { Ok(()) }
-        });
-        Ok(refused.await?)
+        let last = self.health_ports.last().copied().context("a gatekeeper runs")?;
+        counted(last, "gatekeeper_records_refused_total").await
+    }
+
+    /// Waits until every gatekeeper has looked at everybody once: the next time is after minutes.
+    pub(crate) async fn until_swept(&self) -> anyhow::Result<()> {
+        for &port in &self.health_ports {
+            counted(port, "gatekeeper_sweeps_total").await?;
+        }
+        Ok(())
     }
 
     /// The bucket is there again, and empty.
@@ -141,4 +143,18 @@ impl GateHub {
         });
         Ok(found.await?)
     }
+}
+
+/// Waits until a gatekeeper has counted something.
+async fn counted(port: u16, counter: &str) -> anyhow::Result<()> {
+    let counted = eventually(counter, LIMIT, || async move {
+        let page = bulkhead_testkit::scrape::get(port, "/metrics").await;
+        let (_, page) = page.map_err(|error| format!("{error:#}"))?;
+        let page = Exposition::parse(&page).map_err(|error| format!("{error:#}"))?;
+        match page.value(counter, &[]) {
+            Some(count) if count > 0.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    Ok(counted.await?)
 }

@@ -44,7 +44,9 @@ impl Shown {
 }
 
 impl Crowd {
+    /// Nobody is closed by a sweep that happens to come by: that would hide that nothing else does.
     async fn gather(hub: &GateHub, shown: &Shown) -> anyhow::Result<Self> {
+        hub.until_swept().await?;
         let link = eventually("a leaf that is let in", LIMIT, || async {
             hub.link(&shown.leaf, "leaf-acme-corp-oslo").await.map_err(|error| format!("{error:?}"))
         });

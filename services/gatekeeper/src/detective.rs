@@ -124,6 +124,7 @@ impl Detective {
             let swept = heart.while_waiting(async {
                 ticks.tick().await;
                 self.look_at_all().await;
+                add(&self.metrics.sweeps, 1);
             });
             tokio::select! {
                 () = swept => {}

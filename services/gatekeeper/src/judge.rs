@@ -122,86 +122,137 @@ mod tests {
         SigningKey::generate(KeyKind::Account).public().to_owned()
     }
 
-    #[test]
-    fn only_who_was_let_in_by_a_decision_belongs_where_it_is() {
-        let operator = SigningKey::generate(KeyKind::Operator);
-        let signers = BTreeSet::from([operator.public().to_owned()]);
-        let (acme, core, signer) = (key(), key(), key());
-        let direct = DirectAccounts { auth: key(), sentinel: key(), system: key() };
-        let (own, platform) = ("0a".repeat(32), "0b".repeat(32));
-        let (mut gate, roots) = (Gate::default(), BTreeSet::from(["ee".repeat(32)]));
-        let row = |account: &str, authority: &str| Row {
-            account: account.to_owned(),
-            name: "leaf-acme-corp-oslo".to_owned(),
-            issuer_key: signer.clone(),
-            tls_peer_certs: ["ff".repeat(32), authority.to_owned()]
-                .map(|key| PeerCertificate { spki_sha256: key, ..PeerCertificate::default() })
-                .into(),
-            ..Row::default()
-        };
-        let take = |gate: &mut Gate, account: &str, tenant: &str, authority: &str| {
+    /// A gate that knows one tenant and the platform.
+    struct Scene {
+        acme: String,
+        core: String,
+        signer: String,
+        direct: DirectAccounts,
+        own: String,
+        platform: String,
+        gate: Gate,
+        operator: SigningKey,
+    }
+
+    const ROOT: &str = "the key of the root";
+    const END: &str = "the key of the certificate itself";
+
+    impl Scene {
+        fn before_the_platform_is_known() -> Self {
+            let mut scene = Self {
+                acme: key(),
+                core: key(),
+                signer: key(),
+                direct: DirectAccounts { auth: key(), sentinel: key(), system: key() },
+                own: "0a".repeat(32),
+                platform: "0b".repeat(32),
+                gate: Gate::default(),
+                operator: SigningKey::generate(KeyKind::Operator),
+            };
+            scene.take(&scene.acme.clone(), "acme-corp", &scene.own.clone());
+            scene
+        }
+
+        fn new() -> Self {
+            let mut scene = Self::before_the_platform_is_known();
+            scene.take(&scene.core.clone(), "", &scene.platform.clone());
+            scene
+        }
+
+        fn take(&mut self, account: &str, tenant: &str, authority: &str) {
             let body = GateBody {
                 tenant: tenant.to_owned(),
                 is_open: true,
                 authorities: [authority.to_owned()].into(),
                 sites: [("oslo".to_owned(), GateSite::default())].into(),
-                keys: [("leaf".to_owned(), signer.clone())].into(),
+                keys: [("leaf".to_owned(), self.signer.clone())].into(),
                 ..GateBody::default()
             };
-            let token = encode(&mut Claims::new(account.to_owned(), String::new(), 1, body), &operator).unwrap();
-            gate.take_record(&account.parse::<AccountKey>().unwrap(), token.as_bytes(), &signers).unwrap();
-        };
-        take(&mut gate, &acme, "acme-corp", &own);
-        assert_eq!(judge(&row(&direct.system, &own), &gate, &roots, &direct), None, "nobody knows the platform yet");
-        take(&mut gate, &core, "", &platform);
+            let token = encode(&mut Claims::new(account.to_owned(), String::new(), 1, body), &self.operator).unwrap();
+            let signers = BTreeSet::from([self.operator.public().to_owned()]);
+            self.gate.take_record(&account.parse::<AccountKey>().unwrap(), token.as_bytes(), &signers).unwrap();
+        }
+
+        fn row(&self, account: &str, authority: &str) -> Row {
+            Row {
+                account: account.to_owned(),
+                name: "leaf-acme-corp-oslo".to_owned(),
+                issuer_key: self.signer.clone(),
+                tls_peer_certs: chain(&[END, authority]),
+                ..Row::default()
+            }
+        }
+
+        fn judge(&self, row: &Row) -> Option<Finding> {
+            judge(row, &self.gate, &BTreeSet::from([ROOT.to_owned()]), &self.direct)
+        }
+    }
+
+    fn chain(keys: &[&str]) -> Vec<PeerCertificate> {
+        keys.iter().map(|&key| PeerCertificate { spki_sha256: key.to_owned(), ..PeerCertificate::default() }).collect()
+    }
+
+    #[test]
+    fn only_who_was_let_in_by_a_decision_belongs_where_it_is() {
+        let scene = Scene::new();
+        let (own, platform, direct) = (&scene.own, &scene.platform, &scene.direct);
         for (account, authority, expected) in [
-            (&acme, &own, None),
-            (&acme, &platform, Some(Finding::ForeignCertificate)),
-            (&core, &platform, None),
-            (&core, &own, Some(Finding::ForeignCertificate)),
-            (&direct.system, &platform, None),
-            (&direct.system, &own, Some(Finding::ForeignCertificate)),
-            (&direct.auth, &platform, None),
-            (&direct.auth, &own, Some(Finding::ForeignCertificate)),
-            (&direct.sentinel, &platform, Some(Finding::InSentinel)),
-            (&key(), &platform, Some(Finding::UnknownAccount)),
+            (&scene.acme, own, None),
+            (&scene.acme, platform, Some(Finding::ForeignCertificate)),
+            (&scene.core, platform, None),
+            (&scene.core, own, Some(Finding::ForeignCertificate)),
+            (&direct.system, platform, None),
+            (&direct.system, own, Some(Finding::ForeignCertificate)),
+            (&direct.auth, platform, None),
+            (&direct.auth, own, Some(Finding::ForeignCertificate)),
+            (&direct.sentinel, platform, Some(Finding::InSentinel)),
+            (&key(), platform, Some(Finding::UnknownAccount)),
         ] {
-            assert_eq!(judge(&row(account, authority), &gate, &roots, &direct), expected, "{account} {authority}");
+            assert_eq!(scene.judge(&scene.row(account, authority)), expected, "{account} {authority}");
         }
-        let foreign = Row { issuer_key: key(), ..row(&acme, &own) };
-        assert_eq!(judge(&foreign, &gate, &roots, &direct), Some(Finding::ForeignIssuer));
-        let elsewhere = Row { name: "leaf-acme-corp-rome".to_owned(), ..row(&acme, &own) };
-        assert_eq!(judge(&elsewhere, &gate, &roots, &direct), Some(Finding::Withdrawn));
-        let direct_user = Row { jwt: "a.b.c".to_owned(), ..row(&acme, &own) };
-        assert_eq!(judge(&direct_user, &gate, &roots, &direct), Some(Finding::ForeignIssuer));
-        // What it sends besides its own intermediate proves nothing.
-        let chain = |keys: &[&String]| Row {
-            tls_peer_certs: keys
-                .iter()
-                .map(|key| PeerCertificate { spki_sha256: (*key).clone(), ..PeerCertificate::default() })
-                .collect(),
-            ..row(&direct.system, &own)
-        };
-        let (end, root) = ("ff".repeat(32), "ee".repeat(32));
-        for keys in [&[&end, &own, &platform][..], &[&end, &platform, &own], &[&end, &root], &[&end], &[&platform]] {
-            let found = judge(&chain(keys), &gate, &roots, &direct);
-            assert_eq!(found, Some(Finding::ForeignCertificate), "{keys:?}");
+        let good = || scene.row(&scene.acme, own);
+        for (row, expected) in [
+            (Row { issuer_key: key(), ..good() }, Finding::ForeignIssuer),
+            (Row { jwt: "a.b.c".to_owned(), ..good() }, Finding::ForeignIssuer),
+            (Row { name: "leaf-acme-corp-rome".to_owned(), ..good() }, Finding::Withdrawn),
+            (Row { tls_peer_certs: vec![], ..good() }, Finding::ForeignCertificate),
+        ] {
+            assert_eq!(scene.judge(&row), Some(expected), "{row:?}");
         }
-        assert_eq!(judge(&chain(&[&end, &platform, &root]), &gate, &roots, &direct), None);
-        // Whoever another replica may have let in by what is not known here yet is looked at again; a stranger is not.
-        let unknown = "0d".repeat(32);
+    }
+
+    #[test]
+    fn who_is_at_its_handshake_or_comes_before_the_platform_is_known_is_left_alone() {
+        let scene = Scene::before_the_platform_is_known();
+        assert_eq!(scene.judge(&scene.row(&scene.direct.system, &scene.own)), None);
+        assert_eq!(Scene::new().judge(&Row::default()), None);
+    }
+
+    #[test]
+    fn what_is_sent_besides_the_intermediate_proves_nothing() {
+        let scene = Scene::new();
+        let (own, platform) = (scene.own.as_str(), scene.platform.as_str());
+        let shows = |keys: &[&str]| Row { tls_peer_certs: chain(keys), ..scene.row(&scene.direct.system, own) };
+        for keys in [&[END, own, platform][..], &[END, platform, own], &[END, ROOT], &[END], &[platform]] {
+            assert_eq!(scene.judge(&shows(keys)), Some(Finding::ForeignCertificate), "{keys:?}");
+        }
+        assert_eq!(scene.judge(&shows(&[END, platform, ROOT])), None);
+    }
+
+    #[test]
+    fn whom_another_replica_may_have_let_in_is_looked_at_again_and_a_stranger_is_not() {
+        let scene = Scene::new();
+        let good = || scene.row(&scene.acme, &scene.own);
+        let shows = |keys: &[&str]| Row { tls_peer_certs: chain(keys), ..good() };
         for (row, finding, expected) in [
-            (&foreign, Finding::ForeignIssuer, true),
-            (&direct_user, Finding::ForeignIssuer, false),
-            (&elsewhere, Finding::Withdrawn, true),
-            (&chain(&[&end, &unknown]), Finding::ForeignCertificate, true),
-            (&chain(&[&end, &platform]), Finding::ForeignCertificate, false),
-            (&row(&direct.sentinel, &platform), Finding::InSentinel, false),
+            (Row { issuer_key: key(), ..good() }, Finding::ForeignIssuer, true),
+            (Row { jwt: "a.b.c".to_owned(), ..good() }, Finding::ForeignIssuer, false),
+            (Row { name: "leaf-acme-corp-rome".to_owned(), ..good() }, Finding::Withdrawn, true),
+            (shows(&[END, "a key that nobody knows"]), Finding::ForeignCertificate, true),
+            (shows(&[END, &scene.platform]), Finding::ForeignCertificate, false),
+            (scene.row(&scene.direct.sentinel, &scene.platform), Finding::InSentinel, false),
         ] {
-            assert_eq!(may_be_behind(row, finding, &gate), expected, "{finding:?} {row:?}");
+            assert_eq!(may_be_behind(&row, finding, &scene.gate), expected, "{finding:?} {row:?}");
         }
-        assert_eq!(judge(&Row::default(), &gate, &roots, &direct), None, "at its handshake");
-        let bare = Row { tls_peer_certs: vec![], ..row(&acme, &own) };
-        assert_eq!(judge(&bare, &gate, &roots, &direct), Some(Finding::ForeignCertificate));
     }
 }

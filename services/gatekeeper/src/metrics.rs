@@ -73,6 +73,8 @@ bulkhead_runtime::metrics! {
         decisions_spooled: Counter,
         /// Refusals that were not written down, because many like them were.
         decisions_left_out: Counter,
+        /// Sweeps of the detective that are over.
+        sweeps: Counter,
         /// Sweeps of the detective that saw not everybody.
         sweeps_cut: Counter,
         /// Records and keys that were not taken, because they are not good or older than what was seen.
