@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_accounts::render::intake_account;
-use bulkhead_accounts::resolver::push;
-use bulkhead_accounts::tenancy::{TenantRecord, TenantRecords, TenantStage};
+use bulkhead_accounts::tenancy::{Tenancy, TenantRecord, TenantRecords, TenantStage};
 use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, Tenant, TenantId, TenantState};
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_store::{PollerRecord, PollerState, Provisioning, read_database_url};
@@ -196,7 +195,8 @@ async fn a_shard_of_live_streams_comes_and_goes_without_a_restart() -> anyhow::R
     let render = |_: &str, keys: &[_]| intake_account(keys, &imported);
     let operator = &deployment.up.platform.operator;
     let intake = operator.ensure_account("intake-2", &[Role::CoreLive], now_ms() / 1_000, render)?;
-    push(&deployment.up.system, &intake, 1).await?;
+    let tenancy = Tenancy::open(deployment.home().to_owned())?;
+    tenancy.put_in_force(&tenancy.connect().await?, &intake).await?;
     write_shard(&deployment, "intake-2")?;
     wait_for_live(&deployment, "xyz-inc", true).await?;
     wait_for_shards(&deployment, 2.0, 200).await?;
