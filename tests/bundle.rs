@@ -1,9 +1,7 @@
 //! A site's bundle on a machine that has nothing else of ours: unpacked, checked and started as its README says, its results
 //! arrive; a tampered file is noticed, and the credentials of another tenant do not make it speak as this one.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
 use bulkhead_accounts::bundle::{BundleOptions, SiteBundle, make_site_bundle};
@@ -15,128 +13,16 @@ use bulkhead_bus::CoreVerb;
 use bulkhead_bus::payload::{LiveRow, Query};
 use bulkhead_runtime::{Bus, eventually};
 use bulkhead_store::Provisioning;
-use bulkhead_testkit::deployment::program;
-use bulkhead_testkit::{Exposition, LIMIT, TestDeployment, find_test_tools, free_ports};
+use bulkhead_testkit::{Exposition, LIMIT, TestDeployment, free_ports};
+use bulkhead_tests::machine::{Machine, neighbouring_ports};
 use bulkhead_tests::operator::Operator;
 use sqlx::PgPool;
-use tempfile::TempDir;
-use tokio::process::Child;
 
 const TENANT: &str = "acme-corp";
 const SITE: &str = "bergen";
 const POLLERS: [&str; 2] = ["p1", "p2"];
 /// Checks that every bundle has.
 const CHECKS: i64 = 2;
-
-/// The first of `count` neighbouring ports that are free now.
-fn neighbouring_ports(count: u16) -> anyhow::Result<u16> {
-    let mut row: Vec<u16> = Vec::new();
-    for _ in 0..1_000 {
-        let [port] = free_ports()?;
-        if row.last().is_some_and(|last| last + 1 != port) {
-            row.clear();
-        }
-        row.push(port);
-        if row.len() == usize::from(count) {
-            return Ok(row[0]);
-        }
-    }
-    anyhow::bail!("no {count} neighbouring ports are free")
-}
-
-/// A machine at the site: one folder, and two programs on its path.
-struct Machine {
-    home: TempDir,
-    programs: TempDir,
-    logs: TempDir,
-    bundle: PathBuf,
-}
-
-/// The processes of a site; dropping them kills them.
-struct Running(Vec<Child>);
-
-impl Machine {
-    /// With a bundle unpacked in an empty folder.
-    fn unpack(bundle: &SiteBundle) -> anyhow::Result<Self> {
-        let machine = Self::new(bundle.files.name())?;
-        machine.unpack_over(bundle)?;
-        Ok(machine)
-    }
-
-    fn new(bundle: &str) -> anyhow::Result<Self> {
-        let (home, programs, logs) = (tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?);
-        let nats_server = find_test_tools()?.nats_server.path;
-        for (name, path) in [("nats-server", &nats_server), ("bulkhead-poller", &program("bulkhead-poller")?)] {
-            std::os::unix::fs::symlink(path, programs.path().join(name))?;
-        }
-        Ok(Self { bundle: home.path().join(bundle), home, programs, logs })
-    }
-
-    fn unpack_over(&self, bundle: &SiteBundle) -> anyhow::Result<()> {
-        let archive = self.home.path().join("site.tar.gz");
-        bundle.files.write_archive(&archive)?;
-        self.unpack_archive(&archive)?;
-        std::fs::remove_file(archive).context("remove the archive")
-    }
-
-    fn unpack_archive(&self, archive: &Path) -> anyhow::Result<()> {
-        let unpacked = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(self.home.path()).status()?;
-        ensure!(unpacked.success(), "tar does not unpack the archive");
-        Ok(())
-    }
-
-    /// The commands that the README gives below a heading.
-    fn commands(&self, heading: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        let readme = std::fs::read_to_string(self.bundle.join("README.md"))?;
-        let section = readme.split("\n## ").find(|section| section.starts_with(heading)).context("heading")?;
-        let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("commands")?;
-        Ok(block.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
-    }
-
-    fn command(&self, words: &[String]) -> anyhow::Result<Command> {
-        let (name, arguments) = words.split_first().context("an empty command")?;
-        let own = self.programs.path().join(name);
-        let mut command = Command::new(if own.exists() { own } else { name.into() });
-        command.args(arguments).current_dir(&self.bundle);
-        Ok(command)
-    }
-
-    /// Whether every file is as it was made, as the README says how to ask.
-    fn check_sums(&self) -> anyhow::Result<Output> {
-        let commands = self.commands("Check that it is whole")?;
-        self.command(commands.first().context("no command")?)?.output().context("check sums")
-    }
-
-    fn start(&self) -> anyhow::Result<Running> {
-        let commands = self.commands("Start by hand")?;
-        let mut running = Vec::new();
-        for (number, words) in commands.iter().enumerate() {
-            let log = File::options().create(true).append(true).open(self.log(number))?;
-            let mut command = self.command(words)?;
-            command.env_clear().stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            running.push(tokio::process::Command::from(command).kill_on_drop(true).spawn()?);
-        }
-        Ok(Running(running))
-    }
-
-    fn log(&self, number: usize) -> PathBuf {
-        self.logs.path().join(number.to_string())
-    }
-
-    fn logs(&self) -> String {
-        let logs = (0..=POLLERS.len()).map(|number| std::fs::read_to_string(self.log(number)).unwrap_or_default());
-        logs.collect::<Vec<_>>().join("\n---\n")
-    }
-}
-
-impl Running {
-    async fn kill(mut self) -> anyhow::Result<()> {
-        for child in &mut self.0 {
-            child.kill().await.context("kill a process of the site")?;
-        }
-        Ok(())
-    }
-}
 
 fn make(deployment: &TestDeployment, options: &BundleOptions) -> anyhow::Result<SiteBundle> {
     let urls = PlatformSettings::read(&deployment.up.layout)?.leaf_urls;

@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod cli;
 pub mod client;
 pub mod doctor;
+pub mod enrolment;
 pub mod files;
 pub mod gate;
 pub mod gatekeeper_files;

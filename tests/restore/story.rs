@@ -56,6 +56,7 @@ impl Safe {
             home: self.file("rehearsal"),
             tools: find_test_tools()?,
             programs: Programs {
+                bulkhead: program("bulkhead")?,
                 core: program("bulkhead-core")?,
                 gatekeeper: program("bulkhead-gatekeeper")?,
                 poller: program("bulkhead-poller")?,

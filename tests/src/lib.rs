@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod machine;
 pub mod mounting;
 pub mod operator;
 pub mod operator_server;

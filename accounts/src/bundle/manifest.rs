@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use x509_parser::pem::parse_x509_pem;
 
 use super::day;
+use crate::certificates::IssuedRecord;
 use crate::files::{FileError, read_text};
 use crate::up::Site;
 
@@ -44,6 +45,17 @@ impl CertificateFacts {
         Self::parse(&text).map_err(|problem| FactsError::Parse { path: path.display().to_string(), problem })
     }
 
+    /// Of a certificate as the book of its issuer has it.
+    #[must_use]
+    pub fn of(record: &IssuedRecord) -> Self {
+        Self {
+            subject: record.subject.clone(),
+            serial: record.serial.clone(),
+            fingerprint: record.fingerprint.clone(),
+            not_after: record.not_after.unix_timestamp(),
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let (_, pem) = parse_x509_pem(text.as_bytes()).map_err(|error| error.to_string())?;
         let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
@@ -62,8 +74,9 @@ impl CertificateFacts {
 pub struct LeafManifest {
     /// Towards the hub.
     pub certificate: CertificateFacts,
-    /// Towards the site's pollers.
-    pub listener: CertificateFacts,
+    /// Towards the site's pollers; `None` where the device has made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<CertificateFacts>,
 }
 
 /// A poller of a bundle.
@@ -102,7 +115,8 @@ impl BundleManifest {
         pollers: Vec<PollerManifest>,
     ) -> Self {
         let of_poller = |poller: &PollerManifest| poller.certificate.not_after.min(poller.forwarder.not_after);
-        let of_leaf = leaf.certificate.not_after.min(leaf.listener.not_after);
+        let of_listener = leaf.listener.as_ref().map_or(i64::MAX, |listener| listener.not_after);
+        let of_leaf = leaf.certificate.not_after.min(of_listener);
         let ends_at = pollers.iter().map(of_poller).fold(of_leaf, i64::min);
         let ends = OffsetDateTime::from_unix_timestamp(ends_at).unwrap_or(now);
         Self {

@@ -7,11 +7,11 @@ mod files;
 mod manifest;
 mod texts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use bulkhead_bus::{BatchKey, PollerName, SiteName, TenantSlug};
+use bulkhead_bus::{PollerName, SiteName, TenantSlug};
 use bulkhead_claims::{KeyKind, SigningKey};
 use time::OffsetDateTime;
 
@@ -24,8 +24,8 @@ use crate::keys::{KeyError, write_key};
 use crate::nats_config::RenderError;
 use crate::tenancy::Issued;
 use crate::up::{
-    CheckSetting, Platform, PollerPorts, Site, SiteError, SiteMaker, SitePlace, Target, checks, ensure_batch_key,
-    order_for, poller_folder,
+    CheckSetting, DeviceKeys, EndKeys, Platform, PollerPorts, Site, SiteError, SiteMaker, SitePlace, Target, checks,
+    ensure_batch_key, order_for, poller_folder, write_poller_settings,
 };
 use texts::{PollerText, SiteText};
 
@@ -124,6 +124,9 @@ struct Maker<'a> {
     options: &'a BundleOptions,
     place: SitePlace,
     health_ports: Vec<u16>,
+    keys: EndKeys<'a>,
+    /// Pollers of the site that a device has already.
+    beside: &'a BTreeMap<PollerName, PollerManifest>,
 }
 
 /// Issues a site's leaf and all its pollers anew. Batch keys stay, except where `options.new_keys` says otherwise: what is in
@@ -140,8 +143,36 @@ pub fn make_site_bundle(
     options: &BundleOptions,
 ) -> Result<SiteBundle, BundleError> {
     let site = Site { tenant: tenant.clone(), site: site.clone(), pollers: pollers.to_vec() };
-    check_request(&site, leaf_urls, options)?;
-    let health_ports = health_ports(options.health_port, pollers.len())?;
+    make(platform, leaf_urls, &site, options, (EndKeys::Made, &BTreeMap::new()))
+}
+
+/// Issues certificates for the keys of a device, and writes what else it needs for its poller and those `beside` it that it
+/// has already. There is nothing secret in it.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn make_device_files(
+    platform: &Platform,
+    leaf_urls: &[String],
+    (tenant, site): (&TenantSlug, &SiteName),
+    keys: &DeviceKeys,
+    beside: &BTreeMap<PollerName, PollerManifest>,
+    options: &BundleOptions,
+) -> Result<SiteBundle, BundleError> {
+    let pollers: BTreeSet<PollerName> = beside.keys().cloned().chain([keys.poller.clone()]).collect();
+    let site = Site { tenant: tenant.clone(), site: site.clone(), pollers: pollers.into_iter().collect() };
+    make(platform, leaf_urls, &site, options, (EndKeys::Device(keys), beside))
+}
+
+fn make(
+    platform: &Platform,
+    leaf_urls: &[String],
+    site: &Site,
+    options: &BundleOptions,
+    (keys, beside): (EndKeys<'_>, &BTreeMap<PollerName, PollerManifest>),
+) -> Result<SiteBundle, BundleError> {
+    check_request(site, leaf_urls, options)?;
+    let health_ports = health_ports(options.health_port, site.pollers.len())?;
     let home = platform.layout.home();
     make_folder(home).map_err(BundleError::File)?;
     let private = std::fs::Permissions::from_mode(0o700);
@@ -154,12 +185,12 @@ pub fn make_site_bundle(
         tenant_intermediate_file: "tls/tenant.crt".into(),
         server_root_file: "tls/hub-root.crt".into(),
     };
-    let maker = Maker { platform, site: &site, options, place, health_ports };
+    let maker = Maker { platform, site, options, place, health_ports, keys, beside };
     let leaf_urls = order_for(options.index, leaf_urls);
     let (issued, leaf, pollers) = maker.write_site(&leaf_urls)?;
-    let manifest = BundleManifest::new(&site, platform.now, leaf_urls, leaf, pollers);
+    let manifest = BundleManifest::new(site, platform.now, leaf_urls, leaf, pollers);
     maker.write_texts(&manifest)?;
-    let files = BundleFiles::collect(folder.path(), &texts::bundle_name(&site), platform.now);
+    let files = BundleFiles::collect(folder.path(), &texts::bundle_name(site), platform.now);
     Ok(SiteBundle { files: files.map_err(BundleError::Collect)?, manifest, leaf: issued })
 }
 
@@ -228,7 +259,7 @@ impl Maker<'_> {
         let (platform, site, place) = (self.platform, self.site, &self.place);
         let now = platform.now;
         let authority = &platform.authority;
-        let maker = SiteMaker { authority, now };
+        let maker = SiteMaker { authority, now, keys: self.keys };
         let tls = Path::new("tls");
         for (source, name) in [
             (authority.tenant_intermediate_file(&site.tenant), &place.tenant_intermediate_file),
@@ -239,14 +270,26 @@ impl Maker<'_> {
         }
         let leaf = maker.write_leaf(site, place, self.options.leaf_port, leaf_urls);
         let issued = leaf.map_err(|error| self.site_failed(error))?.issued;
-        let leaf = LeafManifest { certificate: self.facts(tls, "leaf")?, listener: self.facts(tls, "listener")? };
+        let listener = match self.keys {
+            EndKeys::Made => Some(self.facts(tls, "listener")?),
+            EndKeys::Device(_) => None,
+        };
+        let leaf = LeafManifest { certificate: self.facts(tls, "leaf")?, listener };
         let watched = self.checks();
         let mut pollers = Vec::new();
         for (poller, &health) in site.pollers.iter().zip(&self.health_ports) {
-            self.place_batch_key(poller)?;
             let ports = PollerPorts { leaf: self.options.leaf_port, health };
+            if let Some(known) = self.beside.get(poller) {
+                let written = write_poller_settings((site, place), poller, ports, &watched);
+                written.map_err(|error| self.site_failed(error))?;
+                pollers.push(known.clone());
+                continue;
+            }
+            if let EndKeys::Made = self.keys {
+                self.place_batch_key(poller)?;
+            }
             let written = maker.write_poller((site, place), poller, ports, &watched);
-            let (_, batch_key): (_, BatchKey) = written.map_err(|error| self.site_failed(error))?;
+            let (_, batch_key) = written.map_err(|error| self.site_failed(error))?;
             let folder = poller_folder(poller);
             pollers.push(PollerManifest {
                 poller: poller.clone(),
@@ -284,7 +327,8 @@ impl Maker<'_> {
     fn write_texts(&self, manifest: &BundleManifest) -> Result<(), BundleError> {
         let poller = |(name, &health_port): (&PollerName, &u16)| PollerText::new(self.site, name, health_port);
         let pollers = self.site.pollers.iter().zip(&self.health_ports).map(poller).collect();
-        let text = SiteText::new(self.site, manifest, self.options.leaf_port, pollers);
+        let is_enrolled = matches!(self.keys, EndKeys::Device(_));
+        let text = SiteText::new(self.site, manifest, self.options.leaf_port, pollers, is_enrolled);
         let mut files = text.render().map_err(BundleError::Text)?;
         files.push(("MANIFEST.json".into(), manifest.to_json()));
         for (path, text) in files {

@@ -62,6 +62,8 @@ pub(super) struct SiteText<'a> {
     made_at: &'a str,
     ends_at: &'a str,
     version: &'static str,
+    /// Whether the device has made its keys itself.
+    is_enrolled: bool,
     process: &'static str,
     pollers: Vec<PollerText>,
 }
@@ -112,7 +114,13 @@ fn render(template: &str, values: impl Serialize) -> Result<String, RenderError>
 }
 
 impl<'a> SiteText<'a> {
-    pub(super) fn new(site: &'a Site, manifest: &'a BundleManifest, leaf_port: u16, pollers: Vec<PollerText>) -> Self {
+    pub(super) fn new(
+        site: &'a Site,
+        manifest: &'a BundleManifest,
+        leaf_port: u16,
+        pollers: Vec<PollerText>,
+        is_enrolled: bool,
+    ) -> Self {
         let (tenant, name) = (site.tenant.as_str(), site.site.as_str());
         Self {
             tenant,
@@ -127,6 +135,7 @@ impl<'a> SiteText<'a> {
             made_at: &manifest.made,
             ends_at: &manifest.ends,
             version: env!("CARGO_PKG_VERSION"),
+            is_enrolled,
             process: PROCESS.trim_end(),
             pollers,
         }

@@ -139,6 +139,14 @@ impl Authority {
         CertificateFiles::named(&self.folder, &name.file_name())
     }
 
+    /// The certificate of the key with which an authority signs now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn signing_certificate(&self, name: &AuthorityName) -> Result<CertificateDer<'static>, CertificateError> {
+        Ok(self.signing(name)?.certificates[0].clone())
+    }
+
     /// The name by which clients and leaves know the hub, whichever of its servers answers.
     #[must_use]
     pub fn hub_name(&self) -> String {

@@ -1,7 +1,7 @@
 //! Issuing end certificates: of clients, of the hub's servers, of leaves' own listeners.
 
 use bulkhead_bus::{SiteName, TenantSlug};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
@@ -10,7 +10,7 @@ use super::authority::{Authority, SigningPair};
 use super::book::{IssuedCertificate, append};
 use super::error::CertificateError;
 use super::facts::bundle_pem;
-use super::make::{client_parameters, hub_parameters, listener_parameters, made, route_parameters};
+use super::make::{client_parameters, desk_parameters, hub_parameters, listener_parameters, made, route_parameters};
 use crate::files::{write_public, write_secret};
 use bulkhead_identity::AuthorityName;
 use bulkhead_identity::ClientIdentity;
@@ -29,6 +29,25 @@ impl Authority {
         let params = client_parameters(identity, &self.domain, now)?;
         let _lock = self.lock()?;
         self.issue(&identity.authority(), (&identity.dns_name(&self.domain), params), files)
+    }
+
+    /// A client certificate for a key whose private half is elsewhere; only the certificate is written.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_client`].
+    pub fn certify_client(
+        &self,
+        identity: &ClientIdentity,
+        key: &impl PublicKeyData,
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let params = client_parameters(identity, &self.domain, now)?;
+        let _lock = self.lock()?;
+        let subject = identity.dns_name(&self.domain);
+        let (issued, chain) = self.certify(&identity.authority(), (&subject, params), key)?;
+        write_public(&files.cert_file, chain.as_bytes()).map_err(CertificateError::File)?;
+        Ok(issued)
     }
 
     /// A client certificate that is good for so long, and no longer than its intermediate.
@@ -62,6 +81,22 @@ impl Authority {
     ) -> Result<IssuedCertificate, CertificateError> {
         let subject = self.hub_server_name(server);
         let params = hub_parameters(&subject, &self.hub_name(), hosts, now)?;
+        let _lock = self.lock()?;
+        self.issue(&AuthorityName::ServerRoot, (&subject, params), files)
+    }
+
+    /// The certificate of the enrolment desk, which is a server and no part of the hub.
+    ///
+    /// # Errors
+    /// When the server root is missing or files cannot be written.
+    pub fn issue_desk(
+        &self,
+        hosts: &[String],
+        files: &CertificateFiles,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CertificateError> {
+        let subject = self.hub_server_name("enrolment");
+        let params = desk_parameters(&subject, hosts, now)?;
         let _lock = self.lock()?;
         self.issue(&AuthorityName::ServerRoot, (&subject, params), files)
     }
@@ -117,7 +152,7 @@ impl Authority {
         &self,
         issuer: &AuthorityName,
         (subject, params): (&str, CertificateParams),
-        key: &KeyPair,
+        key: &impl PublicKeyData,
     ) -> Result<(IssuedCertificate, String), CertificateError> {
         let signing = self.signing(issuer)?;
         let certificate = signing.sign(issuer, subject, params, key)?;

@@ -25,7 +25,8 @@ pub(super) fn made<T>(subject: &str, result: Result<T, rcgen::Error>) -> Result<
     result.map_err(|source| CertificateError::Make { subject: subject.to_owned(), source })
 }
 
-pub(super) fn key_hash(key: &impl PublicKeyData) -> String {
+/// SHA-256 of a public key, lower-case hexadecimal.
+pub(crate) fn key_hash(key: &impl PublicKeyData) -> String {
     hash(&key.subject_public_key_info())
 }
 
@@ -124,6 +125,17 @@ pub(super) fn hub_parameters(
     let mut params = end_parameters(subject, vec![ExtendedKeyUsagePurpose::ServerAuth], now);
     params.subject_alt_names =
         vec![dns(subject, subject)?, dns(subject, also)?, dns(subject, "localhost")?, loopback()];
+    add_hosts(&mut params, subject, hosts)?;
+    Ok(params)
+}
+
+pub(super) fn desk_parameters(
+    subject: &str,
+    hosts: &[String],
+    now: OffsetDateTime,
+) -> Result<CertificateParams, CertificateError> {
+    let mut params = end_parameters(subject, vec![ExtendedKeyUsagePurpose::ServerAuth], now);
+    params.subject_alt_names = vec![dns(subject, subject)?, dns(subject, "localhost")?, loopback()];
     add_hosts(&mut params, subject, hosts)?;
     Ok(params)
 }

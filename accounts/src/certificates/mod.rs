@@ -25,6 +25,7 @@ pub use self::authority::{Authority, AuthorityState, TrustedCertificate};
 pub use self::book::{IssuedCertificate, IssuedRecord};
 pub use self::error::CertificateError;
 pub use self::facts::{CertificateFacts, InspectError, inspect, inspect_all};
+pub(crate) use self::make::key_hash;
 pub use self::renew::needs_renewal;
 pub use self::revocation::{Reason, Revocable, RevokedRecord};
 pub use self::rotation::{Objections, Rotation, RotationStep};

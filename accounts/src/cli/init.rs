@@ -22,6 +22,9 @@ pub(super) struct InitArgs {
     /// Where sites reach it, likewise.
     #[arg(long = "leaf-url", value_name = "URL", required = true)]
     leaf_urls: Vec<String>,
+    /// Where devices enrol, as `bulkhead enrolment-desk` is reached: https://host:port [default: nowhere; sites get bundles].
+    #[arg(long = "enrolment-url", value_name = "URL")]
+    enrolment_urls: Vec<String>,
     /// How many servers the hub has [default: as many as there are --hub-url].
     #[arg(long, value_name = "1|3")]
     servers: Option<HubSize>,
@@ -66,6 +69,7 @@ fn settings(args: InitArgs) -> Result<PlatformSettings, Failure> {
         hub_servers,
         hub_urls: args.hub_urls,
         leaf_urls: args.leaf_urls,
+        enrolment_urls: args.enrolment_urls,
         database_url_file,
     };
     settings.check().map_err(invalid)?;

@@ -1,6 +1,6 @@
 //! The command line: arguments in, rows and exit codes out.
 //!
-//! Human text by default, one JSON object a line with `--json`. No secret is ever printed.
+//! Human text by default, one JSON object a line with `--json`. No secret is ever printed, but the one token that is made to be handed on.
 
 mod apply;
 mod backup;
@@ -8,6 +8,7 @@ mod ca;
 mod desk;
 mod diff;
 mod doctor;
+mod enrolment_desk;
 mod exit;
 mod gatekeeper_config;
 mod hub;
@@ -18,6 +19,7 @@ mod number;
 mod operator;
 mod person;
 mod plan;
+mod poller;
 mod progress;
 mod push;
 mod query;
@@ -114,8 +116,8 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  bulkhead role list acme-corp")]
     Role(role::RoleCommand),
     /// Pollers.
-    #[command(subcommand, after_help = "Example:\n  bulkhead poller add acme-corp/oslo/p1 --to bundles")]
-    Poller(site::PollerCommand),
+    #[command(subcommand, after_help = "Example:\n  bulkhead poller add acme-corp/oslo/p1")]
+    Poller(poller::PollerCommand),
     /// Sites: a leaf and its pollers.
     #[command(subcommand, after_help = "Example:\n  bulkhead site list --tenant acme-corp")]
     Site(site::SiteCommand),
@@ -151,6 +153,9 @@ enum Command {
     /// Write what each gatekeeper is started with: settings, certificates, keys.
     #[command(after_help = gatekeeper_config::HELP)]
     GatekeeperConfig(gatekeeper_config::GatekeeperConfigArgs),
+    /// Answer devices that enrol, until it is ended.
+    #[command(after_help = enrolment_desk::HELP)]
+    EnrolmentDesk(enrolment_desk::EnrolmentDeskArgs),
     /// Print the script with which a shell completes these commands.
     #[command(
         after_help = "Examples:\n  bulkhead completions bash\n  bulkhead completions zsh\n\nFor bash: bulkhead completions bash > /etc/bash_completion.d/bulkhead"
@@ -324,7 +329,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Expirations(args) => validate::expirations(&home, &args, cli.json),
         Command::Plan(command) => plan::run(&home, command, cli.json).await,
         Command::Role(command) => role::run(&home, command, cli.json).await,
-        Command::Poller(command) => site::run_poller(&home, command, cli.json).await,
+        Command::EnrolmentDesk(args) => enrolment_desk::run(&home, &args).await,
+        Command::Poller(command) => poller::run_poller(&home, command, cli.json).await,
         Command::Site(command) => site::run_site(&home, command, cli.json).await,
         Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
             query::list_results(&home, &filter, (minutes, limit), cli.json).await

@@ -215,6 +215,7 @@ mod tests {
             hub_servers,
             hub_urls: owned(hub_urls),
             leaf_urls: owned(leaf_urls),
+            enrolment_urls: vec![],
             database_url_file: None,
         }
     }

@@ -1,6 +1,6 @@
-//! `bulkhead site` and `bulkhead poller`: what a tenant has at its places, and the bundles that start it there.
+//! `bulkhead site`: what a tenant has at its places.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bulkhead_runtime::now_ms;
 use bulkhead_store::WithPollers;
@@ -8,14 +8,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{note, open, say, show_preview};
+use super::desk::{open, say, show_preview};
 use super::exit::Failure;
 use super::show::{Row, moment, print_rows};
-use super::{Scope, whole};
-use crate::tenancy::{
-    BundleOrder, FileState, PollerPath, SitePath, Standing, Tenancy, TenancyError, TenantRecord, WrittenBundle,
-};
-use crate::up::Target;
+use crate::tenancy::{FileState, SitePath, Standing, Tenancy, TenancyError, TenantRecord};
 use bulkhead_bus::TenantSlug;
 
 #[derive(Debug, Subcommand)]
@@ -51,70 +47,6 @@ pub(super) struct SiteRemoveArgs {
     /// Its pollers go with it.
     #[arg(long)]
     with_pollers: bool,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PollerCommand {
-    /// Add a poller, and write the bundle of its site: leaf, pollers, certificates, units, README.
-    #[command(
-        after_help = "Examples:\n  bulkhead poller add acme-corp/oslo/p1 --to bundles\n  bulkhead poller add acme-corp/oslo/p2 --to bundles --target https://example.com/\n\nOnce more for the same poller writes the bundle anew, for certificates that come to their end."
-    )]
-    Add(BundleArgs),
-    /// Pollers with site and when a batch of theirs was last stored, as core knows it.
-    #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
-    List(Scope),
-    /// One poller: its key, its certificates and when they expire.
-    #[command(after_help = "Example:\n  bulkhead poller show acme-corp/oslo/p1 --json")]
-    Show { poller: PollerPath },
-    /// Give a poller a new batch key, and write its site's bundle anew. What the old key has signed is refused.
-    #[command(after_help = "Example:\n  bulkhead poller rotate acme-corp/oslo/p1 --to bundles")]
-    Rotate(BundleArgs),
-    /// Refuse what a poller signs, within a second, and revoke its certificates.
-    #[command(after_help = "Example:\n  bulkhead poller revoke acme-corp/oslo/p1")]
-    Revoke(PollerArgs),
-    /// Take a poller off the lists; what it has measured stays.
-    #[command(after_help = "Example:\n  bulkhead poller remove acme-corp/oslo/p1")]
-    Remove(PollerArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BundleArgs {
-    /// Such as acme-corp/oslo/p1.
-    poller: PollerPath,
-    /// The folder that gets the bundle's folder and archive.
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
-    /// Watch this as well: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated [default: as before].
-    #[arg(long = "target", value_name = "URL")]
-    targets: Vec<Target>,
-    /// Watch nothing but the machine and its leaf from now on.
-    #[arg(long, conflicts_with = "targets")]
-    no_target: bool,
-    /// Where the leaf listens on the site's loopback interface [default: as before; 4222].
-    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_535))]
-    leaf_port: Option<u16>,
-    /// Where the site's first poller is asked about its health, the others behind it [default: as before; 9101].
-    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_000))]
-    health_port: Option<u16>,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-}
-
-impl BundleArgs {
-    fn order(&self) -> BundleOrder {
-        let targets = if self.no_target || !self.targets.is_empty() { Some(self.targets.clone()) } else { None };
-        BundleOrder { to: self.to.clone(), targets, leaf_port: self.leaf_port, health_port: self.health_port }
-    }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PollerArgs {
-    /// Such as acme-corp/oslo/p1.
-    poller: PollerPath,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -207,108 +139,7 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
     }
 }
 
-fn would(tenancy: &Tenancy, slug: &TenantSlug, text: String, is_json: bool) -> Result<(), Failure> {
+pub(super) fn would(tenancy: &Tenancy, slug: &TenantSlug, text: String, is_json: bool) -> Result<(), Failure> {
     tenancy.records.get(slug).map_err(TenancyError::Record)?;
     say(is_json, &text, &json!({"tenant": slug, "would": text}))
-}
-
-/// Pollers connect to their leaf, so that nothing of the hub closes.
-fn would_change(tenancy: &Tenancy, path: &PollerPath, text: String, is_json: bool) -> Result<(), Failure> {
-    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
-    tenancy.poller(&record, path)?;
-    say(is_json, &text, &json!({"poller": path.to_string(), "would": text}))
-}
-
-fn written(bundle: &WrittenBundle, what: &str, is_json: bool) -> Result<(), Failure> {
-    let manifest = &bundle.manifest;
-    let text = format!(
-        "{what}; the bundle of {}/{} is {} (and unpacked in {})\nSHA-256 {}\nit has to be renewed before {}",
-        manifest.tenant,
-        manifest.site,
-        bundle.archive.display(),
-        bundle.folder.display(),
-        bundle.sha256,
-        manifest.ends
-    );
-    let value = json!({
-        "folder": bundle.folder, "archive": bundle.archive, "sha256": bundle.sha256, "manifest": manifest,
-    });
-    say(is_json, &text, &value)
-}
-
-pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: bool) -> Result<(), Failure> {
-    match command {
-        PollerCommand::List(scope) => super::query::list_pollers(home, &scope, is_json).await,
-        PollerCommand::Show { poller } => show(home, &poller, is_json),
-        PollerCommand::Add(args) => {
-            let tenancy = open(home)?;
-            if args.dry_run {
-                let record = tenancy.records.get(&args.poller.tenant).map_err(TenancyError::Record)?;
-                let text = match tenancy.poller(&record, &args.poller) {
-                    Ok(_) => format!("poller {} is there, and its site's bundle would be written anew", args.poller),
-                    Err(_) => format!("poller {} would be added, and its site's bundle written", args.poller),
-                };
-                return would(&tenancy, &args.poller.tenant, text, is_json);
-            }
-            let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            let bundle = tenancy.add_poller(&links, &args.poller, &args.order()).await?;
-            written(&bundle, &format!("poller {} is there", args.poller), is_json)
-        }
-        PollerCommand::Rotate(args) => {
-            let tenancy = open(home)?;
-            if args.dry_run {
-                let text =
-                    format!("poller {} would get a new key; what the old one has signed is refused", args.poller);
-                return would_change(&tenancy, &args.poller, text, is_json);
-            }
-            let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            let bundle = tenancy.rotate_poller(&links, &args.poller, &args.order()).await?;
-            if tenancy.runs_here(&args.poller) {
-                note("`bulkhead up` runs this poller: what it measures is refused until `up` is started again");
-            }
-            written(&bundle, &format!("poller {} has a new key", args.poller), is_json)
-        }
-        PollerCommand::Revoke(args) => {
-            let tenancy = open(home)?;
-            if args.dry_run {
-                let text = format!("what poller {} signs would be refused", args.poller);
-                return would_change(&tenancy, &args.poller, text, is_json);
-            }
-            let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.revoke_poller(&links, &args.poller).await?;
-            let text = format!("what poller {} signs is refused; write its site a bundle without it", args.poller);
-            say(is_json, &text, &json!({"revoked": args.poller.to_string()}))
-        }
-        PollerCommand::Remove(args) => {
-            let tenancy = open(home)?;
-            if args.dry_run {
-                let text = format!("poller {} would be removed", args.poller);
-                return would_change(&tenancy, &args.poller, text, is_json);
-            }
-            let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.remove_poller(&links, &args.poller).await?;
-            say(is_json, &format!("poller {} is removed", args.poller), &json!({"removed": args.poller.to_string()}))
-        }
-    }
-}
-
-fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
-    let tenancy = open(home)?;
-    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
-    let poller = tenancy.poller(&record, path)?;
-    let state = if poller.standing == Standing::Active { "active" } else { "revoked" };
-    let text = format!(
-        "poller        {path}\nstate         {state}\nbatch key     {}\ncertificates  {}\nexpires       {}",
-        poller.batch_key,
-        if poller.issued.serials.is_empty() { "by `bulkhead up`".to_owned() } else { poller.issued.serials.join(", ") },
-        match poller.issued.certificates_expire {
-            0 => "-".to_owned(),
-            end => moment(end * 1_000, now_ms()),
-        },
-    );
-    say(is_json, &text, &json!({"poller": path.to_string(), "record": poller}))
 }

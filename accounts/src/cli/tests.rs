@@ -74,8 +74,8 @@ const READERS: &[&str] = &[
     "completions",
     "man",
 ];
-/// What has another way to be tried: `--home` elsewhere, `--rehearse`, a file that is simply written.
-const OTHERWISE: &[&str] = &["up", "restore", "backup"];
+/// What has another way to be tried: `--home` elsewhere, `--rehearse`, a file that is simply written, a listener of loopback.
+const OTHERWISE: &[&str] = &["up", "restore", "backup", "enrolment-desk"];
 
 /// Every command that does something, by its words.
 fn leaves() -> Vec<(String, clap::Command)> {

@@ -204,6 +204,7 @@ mod tests {
     async fn a_folder_without_a_deployment_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let programs = Programs {
+            bulkhead: folder.path().join("bulkhead"),
             core: folder.path().join("core"),
             gatekeeper: folder.path().join("gatekeeper"),
             poller: folder.path().join("poller"),

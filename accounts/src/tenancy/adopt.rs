@@ -99,6 +99,8 @@ impl Tenancy {
         let known = pollers.entry(poller.clone()).or_insert_with(|| PollerRecord {
             standing: Standing::Active,
             batch_key: String::new(),
+            sealing_key: None,
+            is_enrolled: false,
             issued: Issued::default(),
         });
         batch_key.clone_into(&mut known.batch_key);

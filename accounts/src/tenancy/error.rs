@@ -11,6 +11,7 @@ use super::record::RecordError;
 use super::settings::SettingsError;
 use crate::bundle::{BundleError, BundleFilesError};
 use crate::certificates::CertificateError;
+use crate::enrolment::EnrolmentError;
 use crate::files::FileError;
 use crate::gate::GateError;
 use crate::operator::{OperatorError, some};
@@ -113,6 +114,8 @@ pub enum TenancyError {
     BundleFiles(#[source] BundleFilesError),
     #[error("sign")]
     Sign(#[source] SignError),
+    #[error("enrolment")]
+    Enrolment(#[source] EnrolmentError),
     #[error("tenant {slug} was not added, and what had been done is undone")]
     Undone { slug: TenantSlug, source: Box<TenancyError> },
     #[error(
@@ -197,6 +200,7 @@ impl TenancyError {
             | Self::Bundle(_)
             | Self::BundleFiles(_)
             | Self::Sign(_)
+            | Self::Enrolment(_)
             | Self::Lock(_)
             | Self::Operator(_)
             | Self::Certificate(_)

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod desired;
+mod enrol;
 mod error;
 mod first_people;
 mod found;
@@ -15,6 +16,7 @@ mod live;
 mod offboard;
 mod onboard;
 mod operator_keys;
+mod paths;
 mod people;
 mod preview;
 pub(crate) mod purges;
@@ -40,6 +42,7 @@ use crate::provisioning_lock::ProvisioningLock;
 use crate::up::{Accounts, Layout, Platform};
 
 pub use desired::{Desired, Rendered};
+pub use enrol::{GivenToken, NotEnrolled};
 pub use error::TenancyError;
 pub use first_people::{LetIn, remember_people};
 pub use gate::ensure_gate;
@@ -48,6 +51,7 @@ pub use journal::{Act, Journal, JournalError, Line, OpenAct};
 pub use links::{Links, Overwrite, Pushed};
 pub use offboard::{Ended, Evidence};
 pub use onboard::{IfThere, NewTenant, Onboarded};
+pub use paths::{PathError, PollerPath, SitePath};
 pub use people::{NewPerson, PlatformPeople, PlatformPerson};
 pub use preview::{Closing, Preview};
 pub use purges::{Purge, purges};
@@ -56,8 +60,8 @@ pub use record::{
     TenantRecord, TenantRecords, TenantStage,
 };
 pub use rotate::{RoleState, WhenUsed};
-pub use settings::{PlatformSettings, SettingsError, host_and_port};
-pub use sites::{BundleOrder, PathError, PollerPath, SitePath, WrittenBundle};
+pub use settings::{PlatformSettings, SettingsError, enrolment_address, host_and_port};
+pub use sites::{BundleOrder, SiteOrder, WrittenBundle};
 pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
 pub(crate) use waves::waves;
 

@@ -168,6 +168,12 @@ pub struct PollerRecord {
     pub standing: Standing,
     /// Public key that its batches are verified with.
     pub batch_key: String,
+    /// Public X25519 key for what only it may read, where its device has made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing_key: Option<String>,
+    /// Whether its device has made its keys, so that nobody else has their private halves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_enrolled: bool,
     pub issued: Issued,
 }
 

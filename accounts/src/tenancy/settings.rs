@@ -34,6 +34,9 @@ pub struct PlatformSettings {
     pub hub_urls: Vec<String>,
     /// Where sites reach it.
     pub leaf_urls: Vec<String>,
+    /// Where devices enrol: `https://host:port` of the enrolment desk. None where sites get bundles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enrolment_urls: Vec<String>,
     /// A file with the URL of the database for provisioning; without one no rows are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_url_file: Option<PathBuf>,
@@ -96,6 +99,9 @@ impl PlatformSettings {
                 return Err(format!("{name} holds {bad:?}: write tls://host:port"));
             }
         }
+        if let Some(bad) = self.enrolment_urls.iter().find(|url| enrolment_address(url).is_none()) {
+            return Err(format!("enrolment_urls holds {bad:?}: write https://host:port"));
+        }
         Ok(())
     }
 
@@ -110,6 +116,13 @@ impl PlatformSettings {
         let text = toml::to_string(self).expect("settings serialize");
         write_public(&layout.platform_file(), text.as_bytes()).map_err(SettingsError::File)
     }
+}
+
+/// Host and port of `https://host:port`.
+#[must_use]
+pub fn enrolment_address(url: &str) -> Option<(String, u16)> {
+    let address = url.strip_prefix("https://")?;
+    host_and_port(&format!("tls://{address}")).map(|(host, port)| (host.to_owned(), port))
 }
 
 fn is_server_url(url: &str) -> bool {
@@ -140,6 +153,7 @@ mod tests {
             hub_servers: HubSize::One,
             hub_urls: vec!["tls://127.0.0.1:4222".to_owned()],
             leaf_urls: vec!["tls://hub.example.com:7422".to_owned()],
+            enrolment_urls: vec![],
             database_url_file: None,
         }
     }
@@ -163,6 +177,8 @@ mod tests {
             (|s| s.leaf_urls = vec!["nats://a:1".to_owned()], "write tls://host:port"),
             (|s| s.leaf_urls = vec!["tls://a\"]:1".to_owned()], "write tls://host:port"),
             (|s| s.leaf_urls = vec!["tls://a:0".to_owned()], "write tls://host:port"),
+            (|s| s.enrolment_urls = vec!["http://a:1".to_owned()], "write https://host:port"),
+            (|s| s.enrolment_urls = vec!["https://a:1/x".to_owned()], "write https://host:port"),
         ] {
             let mut bad = settings();
             change(&mut bad);

@@ -8,89 +8,17 @@ use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
 use super::first_people::renew;
+use super::paths::{PollerPath, SitePath};
 use super::{
     Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
     TenantStage,
 };
-use crate::bundle::{BundleManifest, BundleOptions, SiteBundle, check_place, make_site_bundle, remove_leftovers};
-use crate::certificates::{AuthorityName, ClientIdentity, IdentityError};
+use crate::bundle::{
+    BundleManifest, BundleOptions, PollerManifest, SiteBundle, check_place, make_site_bundle, remove_leftovers,
+};
+use crate::certificates::AuthorityName;
 use crate::files::remove_whole;
 use crate::up::{Target, tenant_row};
-
-/// A poller by its whole name: `acme-corp/oslo/p1`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PollerPath {
-    pub tenant: TenantSlug,
-    pub site: SiteName,
-    pub poller: PollerName,
-}
-
-/// A site by its whole name: `acme-corp/oslo`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SitePath {
-    pub tenant: TenantSlug,
-    pub site: SiteName,
-}
-
-/// Why a text is no path.
-#[derive(Debug, thiserror::Error)]
-pub enum PathError {
-    #[error("{value:?} is not {form}: write it like {example}")]
-    Form { value: String, form: &'static str, example: &'static str },
-    #[error("{0}")]
-    Name(#[source] bulkhead_bus::NameError),
-    #[error("{0}")]
-    Taken(#[source] IdentityError),
-}
-
-impl std::str::FromStr for PollerPath {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let [tenant, site, poller] = parts.as_slice() else {
-            let value = text.chars().take(60).collect();
-            return Err(PathError::Form { value, form: "a poller", example: "acme-corp/oslo/p1" });
-        };
-        let path = Self {
-            tenant: tenant.parse().map_err(PathError::Name)?,
-            site: site.parse().map_err(PathError::Name)?,
-            poller: poller.parse().map_err(PathError::Name)?,
-        };
-        let Self { tenant, site, poller } = path.clone();
-        ClientIdentity::Poller { tenant, site, poller }.check_plain().map_err(PathError::Taken)?;
-        Ok(path)
-    }
-}
-
-impl std::str::FromStr for SitePath {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let [tenant, site] = parts.as_slice() else {
-            let value = text.chars().take(60).collect();
-            return Err(PathError::Form { value, form: "a site", example: "acme-corp/oslo" });
-        };
-        let path =
-            Self { tenant: tenant.parse().map_err(PathError::Name)?, site: site.parse().map_err(PathError::Name)? };
-        let Self { tenant, site } = path.clone();
-        ClientIdentity::Leaf { tenant, site }.check_plain().map_err(PathError::Taken)?;
-        Ok(path)
-    }
-}
-
-impl std::fmt::Display for PollerPath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.tenant, self.site, self.poller)
-    }
-}
-
-impl std::fmt::Display for SitePath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.tenant, self.site)
-    }
-}
 
 /// Where a bundle was written.
 #[derive(Debug)]
@@ -107,6 +35,12 @@ pub struct WrittenBundle {
 pub struct BundleOrder {
     /// The folder that gets the bundle's folder and archive.
     pub to: PathBuf,
+    pub site: SiteOrder,
+}
+
+/// How a site is set up from now on.
+#[derive(Debug, Clone, Default)]
+pub struct SiteOrder {
     /// Instead of what the site watched so far.
     pub targets: Option<Vec<Target>>,
     /// Instead of the port that it had so far.
@@ -115,8 +49,8 @@ pub struct BundleOrder {
     pub health_port: Option<u16>,
 }
 
-impl BundleOrder {
-    fn settings(&self, known: &SiteSettings) -> SiteSettings {
+impl SiteOrder {
+    pub(super) fn settings(&self, known: &SiteSettings) -> SiteSettings {
         SiteSettings {
             targets: self.targets.clone().unwrap_or_else(|| known.targets.clone()),
             leaf_port: self.leaf_port.or(known.leaf_port),
@@ -125,8 +59,20 @@ impl BundleOrder {
     }
 }
 
+impl SiteSettings {
+    pub(super) fn options(&self) -> BundleOptions {
+        let usual = BundleOptions::default();
+        BundleOptions {
+            targets: self.targets.clone(),
+            leaf_port: self.leaf_port.unwrap_or(usual.leaf_port),
+            health_port: self.health_port.unwrap_or(usual.health_port),
+            ..usual
+        }
+    }
+}
+
 impl Tenancy {
-    fn tenant_of(&self, record: &TenantRecord) -> Result<Tenant, TenancyError> {
+    pub(super) fn tenant_of(&self, record: &TenantRecord) -> Result<Tenant, TenancyError> {
         Ok(tenant_row(record, &self.plan_of(record)?))
     }
 
@@ -183,6 +129,10 @@ impl Tenancy {
     /// When there is no such poller.
     pub async fn revoke_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        let withdrawn = self.withdraw_tokens(path, "its poller was revoked")?;
+        if known_poller(&record, path).is_err() && withdrawn > 0 {
+            return Ok(());
+        }
         known_poller(&record, path)?;
         let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "revoked"}))?;
         let tenant = self.tenant_of(&record)?;
@@ -207,6 +157,10 @@ impl Tenancy {
     /// When there is no such poller.
     pub async fn remove_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        let withdrawn = self.withdraw_tokens(path, "its poller was removed")?;
+        if known_poller(&record, path).is_err() && withdrawn > 0 {
+            return Ok(());
+        }
         known_poller(&record, path)?;
         let act = self.begin(Act::RemovePoller, &path.to_string(), json!({}))?;
         let tenant = self.tenant_of(&record)?;
@@ -274,6 +228,9 @@ impl Tenancy {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
         let site = removable_site(&record, path, with_pollers)?.clone();
         let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
+        let below = format!("{path}/");
+        let withdrawn = self.tokens().withdraw(|of| of.starts_with(&below), "its site was removed", self.now_s());
+        withdrawn.map_err(TenancyError::Enrolment)?;
         let issuer = AuthorityName::Tenant(path.tenant.clone());
         self.void_all(&issuer, &site.leaf, &site.earlier_leaves)?;
         for poller in site.pollers.values() {
@@ -321,7 +278,7 @@ impl Tenancy {
         keys.iter().try_for_each(|key| remove_whole(key)).map_err(TenancyError::File)
     }
 
-    fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
+    pub(super) fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
         let plan = self.plan_of(record)?;
         let allowed = usize::try_from(plan.leaf_links).unwrap_or(usize::MAX);
         if record.sites.contains_key(site) || record.sites.len() < allowed {
@@ -350,18 +307,12 @@ impl Tenancy {
         let known = record.sites.get(site).cloned().unwrap_or_default();
         let is_active =
             |(name, poller): (&PollerName, &PollerRecord)| (poller.standing == Standing::Active).then(|| name.clone());
+        refuse_enrolled(&known, &record.slug, site)?;
         let mut pollers: BTreeSet<PollerName> = known.pollers.iter().filter_map(is_active).collect();
         pollers.extend(poller.cloned());
         let pollers: Vec<PollerName> = pollers.into_iter().collect();
-        let settings = order.settings(&known.settings);
-        let usual = BundleOptions::default();
-        let options = BundleOptions {
-            targets: settings.targets.clone(),
-            new_keys,
-            leaf_port: settings.leaf_port.unwrap_or(usual.leaf_port),
-            health_port: settings.health_port.unwrap_or(usual.health_port),
-            ..usual
-        };
+        let settings = order.site.settings(&known.settings);
+        let options = BundleOptions { new_keys, ..settings.options() };
         let made = make_site_bundle(&self.platform, &self.settings.leaf_urls, &record.slug, site, &pollers, &options);
         let made = made.map_err(|error| TenancyError::Bundle(Box::new(error)))?;
         // The record first: what was issued must be known before it leaves this machine.
@@ -401,13 +352,27 @@ fn removable_site<'a>(
 }
 
 /// What is revoked stays so: a new key under the same entry would be refused as well.
-fn refuse_revoked(known: &PollerRecord, path: &PollerPath) -> Result<(), TenancyError> {
+pub(super) fn refuse_revoked(known: &PollerRecord, path: &PollerPath) -> Result<(), TenancyError> {
     match known.standing {
         Standing::Active => Ok(()),
         Standing::Revoked => Err(TenancyError::Invalid(format!(
             "poller {path} is revoked: remove it first (`bulkhead poller remove {path}`), then add it"
         ))),
     }
+}
+
+/// A bundle would give pollers other keys than their devices have made, and end them.
+fn refuse_enrolled(site: &SiteRecord, tenant: &TenantSlug, name: &SiteName) -> Result<(), TenancyError> {
+    let is_enrolled = |poller: &PollerRecord| poller.is_enrolled && poller.standing == Standing::Active;
+    let enrolled: Vec<&str> =
+        site.pollers.iter().filter(|(_, poller)| is_enrolled(poller)).map(|(name, _)| name.as_str()).collect();
+    if enrolled.is_empty() {
+        return Ok(());
+    }
+    Err(TenancyError::Invalid(format!(
+        "site {tenant}/{name} has pollers that made their own keys ({}), and a bundle would replace those: leave out --to, and          enrol with the token, or remove them first",
+        enrolled.join(", ")
+    )))
 }
 
 fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
@@ -421,19 +386,28 @@ fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a P
     })
 }
 
+/// What a poller was issued before and now: all of it is taken back together.
+pub(super) fn merge_serials(before: Option<&PollerRecord>, now: &PollerManifest) -> Vec<String> {
+    let before = before.map(|before| before.issued.serials.clone()).unwrap_or_default();
+    before.into_iter().chain([now.certificate.serial.clone(), now.forwarder.serial.clone()]).collect()
+}
+
 /// What is known of a site once the bundle exists.
 fn site_record(mut known: SiteRecord, made: &SiteBundle, now_s: i64) -> SiteRecord {
     renew(now_s, &mut known.leaf, &mut known.earlier_leaves, made.leaf.clone());
     let pollers = &mut known.pollers;
     for poller in &made.manifest.pollers {
-        let before = pollers.get(&poller.poller).map(|before| before.issued.serials.clone()).unwrap_or_default();
-        let own = [poller.certificate.serial.clone(), poller.forwarder.serial.clone()];
         let issued = Issued {
-            serials: before.into_iter().chain(own).collect(),
+            serials: merge_serials(pollers.get(&poller.poller), poller),
             certificates_expire: poller.certificate.not_after,
         };
-        let record =
-            PollerRecord { standing: Standing::Active, batch_key: poller.batch_key.as_str().to_owned(), issued };
+        let record = PollerRecord {
+            standing: Standing::Active,
+            batch_key: poller.batch_key.as_str().to_owned(),
+            sealing_key: None,
+            is_enrolled: false,
+            issued,
+        };
         pollers.insert(poller.poller.clone(), record);
     }
     known

@@ -12,6 +12,7 @@ use bulkhead_store::admin::Passwords;
 
 use super::backbone::{Base, stop_hub};
 use super::child::{Child, ChildError, ChildSpec, end_leftovers};
+use super::desk::EnrolmentDesk;
 use super::gatekeepers::{Gatekeeper, stop_gatekeepers};
 use super::home::{empty, lock};
 use super::hub::{HubMaker, HubPlace, HubServer};
@@ -41,9 +42,21 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Where the services' programs are.
 #[derive(Debug, Clone)]
 pub struct Programs {
+    /// This command itself, which is also the enrolment desk.
+    pub bulkhead: PathBuf,
     pub core: PathBuf,
     pub gatekeeper: PathBuf,
     pub poller: PathBuf,
+}
+
+impl Programs {
+    fn check(&self) -> Result<(), DeploymentError> {
+        let Self { bulkhead, core, gatekeeper, poller } = self;
+        match [bulkhead, core, gatekeeper, poller].into_iter().find(|program| !program.is_file()) {
+            Some(missing) => Err(DeploymentError::Program(missing.display().to_string())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A tenant to run, with its sites and their pollers.
@@ -157,6 +170,7 @@ pub struct Deployment {
     /// The servers of the hub, in the order of their numbers.
     pub hub_servers: Vec<HubServer>,
     pub gatekeepers: Vec<Gatekeeper>,
+    pub desk: EnrolmentDesk,
     pub core: Child,
     pub leaves: Vec<(Site, Child)>,
     pub pollers: Vec<(Site, PollerName, Child)>,
@@ -178,11 +192,7 @@ impl Deployment {
     /// # Errors
     /// [`DeploymentError`] names what did not start and why.
     pub async fn start(mut options: Options, announce: &dyn Fn(&str)) -> Result<Self, DeploymentError> {
-        for program in [&options.programs.core, &options.programs.gatekeeper, &options.programs.poller] {
-            if !program.is_file() {
-                return Err(DeploymentError::Program(program.display().to_string()));
-            }
-        }
+        options.programs.check()?;
         let layout = Layout::new(options.home.clone());
         let lock = lock(&layout)?;
         let mut notes = options.tools.notes.clone();
@@ -210,6 +220,7 @@ impl Deployment {
         let places: Vec<HubPlace> = backbone.hub.iter().map(|server| server.place).collect();
         let (tenancy, tenants) = (&backbone.tenancy, &backbone.tenants);
         notes.extend(backbone.accounts.left.iter().cloned());
+        let desk = starter.start_desk()?;
         let Base { postgres, passwords, database } = base;
         let sites = starter.write_sites(tenancy, &database, tenants, &places, postgres.port).await?;
         for tenant in tenants {
@@ -226,6 +237,7 @@ impl Deployment {
             hub_servers: backbone.hub,
             health_ports: health_ports(&ports, &backbone.gatekeepers, &sites),
             gatekeepers: backbone.gatekeepers,
+            desk,
             core: backbone.core,
             leaves: vec![],
             pollers: vec![],
@@ -326,6 +338,8 @@ impl Deployment {
             let ended = gatekeeper.mend().map_err(DeploymentError::Child)?;
             notes.extend(ended.map(|end| format!("starting it again while the other one goes on: {end}")));
         }
+        let ended = self.desk.mend().map_err(DeploymentError::Child)?;
+        notes.extend(ended.map(|end| format!("starting it again while all else goes on: {end}")));
         match self.hub_size() {
             HubSize::One => self.check_running()?,
             HubSize::Three => {
@@ -396,6 +410,7 @@ impl Deployment {
     /// # Errors
     /// When a process can be neither asked nor killed.
     pub async fn stop(mut self) -> Result<(), DeploymentError> {
+        self.desk.child.stop().await.map_err(DeploymentError::Child)?;
         for (_, _, poller) in &mut self.pollers {
             poller.stop().await.map_err(DeploymentError::Child)?;
         }

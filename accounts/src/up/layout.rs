@@ -31,6 +31,8 @@ impl Layout {
     pub fn made(&self) -> Vec<PathBuf> {
         let names = [
             "core",
+            "enrolment-desk",
+            "enrolments",
             "evidence",
             "gate",
             "gatekeeper-1",
@@ -141,6 +143,24 @@ impl Layout {
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.home.join("secrets")
+    }
+
+    /// The key that signs enrolment tokens.
+    #[must_use]
+    pub fn enrolment_key(&self) -> PathBuf {
+        self.secrets().join("enrolment.key")
+    }
+
+    /// What became of enrolment tokens.
+    #[must_use]
+    pub fn enrolments(&self) -> PathBuf {
+        self.home.join("enrolments")
+    }
+
+    /// The enrolment desk's own certificate.
+    #[must_use]
+    pub fn enrolment_desk(&self) -> PathBuf {
+        self.home.join("enrolment-desk")
     }
 
     /// The folder of the hub's first server: the same in a hub of one and of three.

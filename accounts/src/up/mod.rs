@@ -6,6 +6,7 @@ mod backbone;
 pub mod child;
 mod connect;
 mod deployment;
+mod desk;
 mod fetch;
 mod gatekeepers;
 mod home;
@@ -27,6 +28,7 @@ mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub use desk::EnrolmentDesk;
 pub use gatekeepers::Gatekeeper;
 pub(crate) use hub::remember_size;
 pub use hub::{HubPlace, HubServer, hub_size};
@@ -39,10 +41,10 @@ pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, dat
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
 pub(crate) use site::{
-    BusFile, PollerPorts, SiteError, SiteMaker, SitePlace, TlsFile, ensure_batch_key, order_for, poller_folder,
-    write_settings,
+    BusFile, EndKeys, PollerPorts, SiteError, SiteMaker, SitePlace, TlsFile, ensure_batch_key, order_for,
+    poller_folder, write_poller_settings, write_settings,
 };
-pub use site::{Site, leaf_config, leaf_users};
+pub use site::{DeviceKeys, Site, leaf_config, leaf_users};
 pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -201,6 +201,7 @@ fn open_tenancy(layout: &Layout, places: &[HubPlace], size: HubSize) -> Result<T
         hub_servers: size,
         hub_urls: hub_urls.clone(),
         leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
+        enrolment_urls: vec![],
         database_url_file: None,
     };
     let authority = Authority::new(layout.authority(), domain);

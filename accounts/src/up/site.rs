@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
 use bulkhead_identity::leaf_name;
+use rcgen::PublicKey;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::layout::Layout;
 use super::target::CheckSetting;
-use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, IssuedCertificate};
+use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, IssuedCertificate, key_hash};
 use crate::files::{FileError, make_folder, remove_whole, write_public};
 use crate::keys::{KeyError, read_key, write_key};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
@@ -20,6 +21,8 @@ use crate::tenancy::Issued;
 
 /// What is spoken on a leaf and is not for the hub, nor from it.
 const KEPT: [&str; 4] = ["results.>", "$JS.>", "$KV.>", "$SYS.>"];
+/// Enough of a leaf's key to tell machines of one site apart.
+const LEAF_LABEL_LENGTH: usize = 8;
 /// Both streams of a leaf, and room for their bookkeeping.
 const LEAF_STORE_BYTES: u64 = 1_152 << 20;
 
@@ -100,10 +103,29 @@ pub(crate) struct WrittenLeaf {
     pub issued: Issued,
 }
 
+/// Whose keys a site's certificates are for.
+#[derive(Clone, Copy)]
+pub(crate) enum EndKeys<'a> {
+    /// New ones, which are written beside the certificates.
+    Made,
+    /// Those of a device, which keeps their private halves. Of pollers beside it nothing but settings is written.
+    Device(&'a DeviceKeys),
+}
+
+/// The public halves that a device has shown to have (ADR 13).
+pub struct DeviceKeys {
+    pub poller: PollerName,
+    pub leaf_tls: PublicKey,
+    pub forwarder_tls: PublicKey,
+    pub poller_tls: PublicKey,
+    pub batch: BatchKey,
+}
+
 /// What a site is made from.
 pub(crate) struct SiteMaker<'a> {
     pub authority: &'a Authority,
     pub now: OffsetDateTime,
+    pub keys: EndKeys<'a>,
 }
 
 #[derive(Serialize)]
@@ -155,9 +177,17 @@ impl TlsFile {
 }
 
 impl SiteMaker<'_> {
-    fn client(&self, identity: &ClientIdentity, folder: &Path, name: &str) -> Result<IssuedCertificate, SiteError> {
-        let files = CertificateFiles::named(folder, name);
-        self.authority.issue_client(identity, &files, self.now).map_err(SiteError::Certificate)
+    fn client(
+        &self,
+        identity: &ClientIdentity,
+        files: &CertificateFiles,
+        of_device: fn(&DeviceKeys) -> &PublicKey,
+    ) -> Result<IssuedCertificate, SiteError> {
+        let issued = match self.keys {
+            EndKeys::Made => self.authority.issue_client(identity, files, self.now),
+            EndKeys::Device(keys) => self.authority.certify_client(identity, of_device(keys), files, self.now),
+        };
+        issued.map_err(SiteError::Certificate)
     }
 
     /// Writes the leaf's configuration and certificates.
@@ -174,16 +204,22 @@ impl SiteMaker<'_> {
         let folder = &place.written;
         let tls = folder.join("tls");
         make_folder(&tls).map_err(SiteError::File)?;
-        let listener = CertificateFiles::named(&tls, "listener");
-        self.authority
-            .issue_site_listener(&site.tenant, &site.site, &listener, self.now)
-            .map_err(SiteError::Certificate)?;
+        if let EndKeys::Made = self.keys {
+            let listener = CertificateFiles::named(&tls, "listener");
+            self.authority
+                .issue_site_listener(&site.tenant, &site.site, &listener, self.now)
+                .map_err(SiteError::Certificate)?;
+        }
         let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
-        let certificate = self.client(&identity, &tls, "leaf")?;
+        let certificate = self.client(&identity, &CertificateFiles::named(&tls, "leaf"), |keys| &keys.leaf_tls)?;
         // Of an earlier release: whoever shows credentials is refused.
         remove_whole(&folder.join("leaf.creds")).map_err(SiteError::File)?;
         let listen = format!("127.0.0.1:{port}");
-        let config = placed_leaf_config(place, self.authority, site, listen, hub_urls.to_vec());
+        let mut config = placed_leaf_config(place, self.authority, site, listen, hub_urls.to_vec());
+        if let EndKeys::Device(keys) = self.keys {
+            // Two machines of one site are two leaves: a server closes the older link of a name that comes twice.
+            config.server_name = format!("{}.{}", config.server_name, &key_hash(&keys.leaf_tls)[..LEAF_LABEL_LENGTH]);
+        }
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
@@ -201,40 +237,59 @@ impl SiteMaker<'_> {
         ports: PollerPorts,
         checks: &[CheckSetting],
     ) -> Result<(PathBuf, BatchKey), SiteError> {
-        let (folder, named) = (place.written.join(poller_folder(poller)), place.named.join(poller_folder(poller)));
-        make_folder(&folder).map_err(SiteError::File)?;
+        let folder = place.written.join(poller_folder(poller));
         make_folder(&place.written.join(place.poller_state_dir(poller))).map_err(SiteError::File)?;
-        let key = ensure_batch_key(&folder.join("batch.nk"))?;
+        let path = write_poller_settings((site, place), poller, ports, checks)?;
+        let key = match self.keys {
+            EndKeys::Made => {
+                let key = ensure_batch_key(&folder.join("batch.nk"))?;
+                key.public().parse().map_err(SiteError::BatchKey)?
+            }
+            EndKeys::Device(keys) => keys.batch.clone(),
+        };
         let (tenant, site_name) = (site.tenant.clone(), site.site.clone());
         let identity =
             ClientIdentity::Poller { tenant: tenant.clone(), site: site_name.clone(), poller: poller.clone() };
-        self.client(&identity, &folder, "poller")?;
-        self.client(&ClientIdentity::Forwarder { tenant, site: site_name }, &folder, "forwarder")?;
-        let (own, forwarder) =
-            (CertificateFiles::named(&named, "poller"), CertificateFiles::named(&named, "forwarder"));
-        let listener = CertificateFiles::named(&place.named.join("tls"), "listener").cert_file;
-        let bus = |files: CertificateFiles, user: &str| BusFile {
-            urls: vec![format!("tls://127.0.0.1:{}", ports.leaf)],
-            inbox_prefix: format!("_INBOX_{}.{user}", site.site),
-            creds_file: None,
-            tls: TlsFile::new(listener.clone(), files),
-        };
-        let file = PollerFile {
-            log_format: "text",
-            log_filter: "info",
-            health_listen: format!("127.0.0.1:{}", ports.health),
-            state_dir: place.named.join(place.poller_state_dir(poller)),
-            batch_key_file: named.join("batch.nk"),
-            identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
-            leaf: bus(own, poller.as_str()),
-            forwarder: ForwarderFile { enabled: true, leaf: bus(forwarder, "fwd") },
-            checks,
-        };
-        let path = folder.join("poller.toml");
-        write_settings(&path, &file)?;
-        let key = key.public().parse().map_err(SiteError::BatchKey)?;
+        self.client(&identity, &CertificateFiles::named(&folder, "poller"), |keys| &keys.poller_tls)?;
+        let forwarder = ClientIdentity::Forwarder { tenant, site: site_name };
+        self.client(&forwarder, &CertificateFiles::named(&folder, "forwarder"), |keys| &keys.forwarder_tls)?;
         Ok((path, key))
     }
+}
+
+/// Writes a poller's settings, which name its keys and certificates and hold none; returns their path.
+///
+/// # Errors
+/// [`SiteError`].
+pub(crate) fn write_poller_settings(
+    (site, place): (&Site, &SitePlace),
+    poller: &PollerName,
+    ports: PollerPorts,
+    checks: &[CheckSetting],
+) -> Result<PathBuf, SiteError> {
+    let (folder, named) = (place.written.join(poller_folder(poller)), place.named.join(poller_folder(poller)));
+    make_folder(&folder).map_err(SiteError::File)?;
+    let listener = CertificateFiles::named(&place.named.join("tls"), "listener").cert_file;
+    let bus = |end: &str, user: &str| BusFile {
+        urls: vec![format!("tls://127.0.0.1:{}", ports.leaf)],
+        inbox_prefix: format!("_INBOX_{}.{user}", site.site),
+        creds_file: None,
+        tls: TlsFile::new(listener.clone(), CertificateFiles::named(&named, end)),
+    };
+    let file = PollerFile {
+        log_format: "text",
+        log_filter: "info",
+        health_listen: format!("127.0.0.1:{}", ports.health),
+        state_dir: place.named.join(place.poller_state_dir(poller)),
+        batch_key_file: named.join("batch.nk"),
+        identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
+        leaf: bus("poller", poller.as_str()),
+        forwarder: ForwarderFile { enabled: true, leaf: bus("forwarder", "fwd") },
+        checks,
+    };
+    let path = folder.join("poller.toml");
+    write_settings(&path, &file)?;
+    Ok(path)
 }
 
 /// A poller that runs here has one key, that of its bundles: a rotation outlives the next start.

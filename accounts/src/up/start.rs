@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::backbone::Base;
 use super::child::{AskBy, Child, ChildSpec};
 use super::deployment::{DeploymentError, Options};
+use super::desk::DESK_PORT;
 use super::gatekeepers::Gatekeeper;
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
@@ -20,7 +21,7 @@ use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{
-    BusFile, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, settle_batch_key, write_settings,
+    BusFile, EndKeys, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, settle_batch_key, write_settings,
 };
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
@@ -154,13 +155,15 @@ impl Starter<'_> {
         Ok(places)
     }
 
-    pub(super) fn make_platform(&self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
+    pub(super) fn make_platform(&mut self, places: &[HubPlace], hub: HubSize) -> Result<Tenancy, DeploymentError> {
         let domain = PlatformSettings::trust_domain(self.layout).map_err(TenancyError::Settings);
+        let desk_port = self.ports.choose(DESK_PORT).map_err(DeploymentError::Port)?;
         let settings = PlatformSettings {
             trust_domain: domain.map_err(DeploymentError::tenancy)?.to_string(),
             hub_servers: hub,
             hub_urls: places.iter().map(HubPlace::client_url).collect(),
             leaf_urls: places.iter().map(HubPlace::leaf_url).collect(),
+            enrolment_urls: vec![format!("https://127.0.0.1:{desk_port}")],
             database_url_file: Some(self.layout.database_url_file()),
         };
         Tenancy::found(self.layout.clone(), settings, OffsetDateTime::now_utc()).map_err(DeploymentError::tenancy)
@@ -228,7 +231,7 @@ impl Starter<'_> {
         postgres_port: u16,
     ) -> Result<Vec<MadeSite>, DeploymentError> {
         let platform = &tenancy.platform;
-        let maker = SiteMaker { authority: &platform.authority, now: platform.now };
+        let maker = SiteMaker { authority: &platform.authority, now: platform.now, keys: EndKeys::Made };
         let hub_leaf_urls: Vec<String> = places.iter().map(HubPlace::leaf_url).collect();
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);

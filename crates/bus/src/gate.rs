@@ -59,6 +59,9 @@ impl GateKey {
     }
 }
 
+/// Who decides about devices that enrol, as its decisions say it.
+pub const ENROLMENT_DESK: &str = "enrolment-desk";
+
 /// Where a replica of the gatekeeper, by its user name, says what it has decided.
 #[must_use]
 pub fn decision_subject(gatekeeper: &str) -> String {

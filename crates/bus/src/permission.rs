@@ -144,6 +144,8 @@ fn gate_writer_rights() -> Vec<String> {
     // The library looks at the account before it makes a bucket.
     let account = "$JS.API.INFO".to_owned();
     rights.extend([account, format!("$KV.{bucket}.>"), format!("$JS.API.DIRECT.GET.{stream}.>")]);
+    // What it decides about devices that enrol.
+    rights.push(gate::decision_subject(gate::ENROLMENT_DESK));
     // Not even of the gatekeepers' consumers: what it makes goes by itself.
     rights.extend(watch_rights(&stream).into_iter().filter(|right| !right.contains("DELETE")));
     rights

@@ -6,6 +6,7 @@
 mod authority_name;
 mod certificate;
 mod chain;
+mod enrolment;
 mod gate;
 mod gate_keys;
 mod leaf_name;
@@ -14,6 +15,10 @@ mod presence;
 pub use authority_name::{AuthorityName, AuthorityNameError};
 pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity};
 pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
+pub use enrolment::{
+    DeviceEnd, ENROL_PATH, Enrolee, EnrolmentAnswer, EnrolmentClaims, EnrolmentFile, EnrolmentRefusal,
+    EnrolmentRequest, REQUEST_BYTES_MOST, TOKEN_ISSUER, TokenError, proof,
+};
 pub use gate::{GateBody, GateError, GateRecord, GateSite, read_gate_record};
 pub use gate_keys::{KeysError, open_keys, seal_keys};
 pub use leaf_name::{leaf_name, site_of_leaf};

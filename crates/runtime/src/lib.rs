@@ -19,6 +19,7 @@ mod log;
 mod look;
 mod metrics;
 mod program;
+mod repeats;
 mod settings;
 mod snapshot;
 mod stranded;
@@ -46,10 +47,11 @@ pub use metrics::{
     SecondsGauge, age_seconds,
 };
 pub use program::Program;
+pub use repeats::Repeats;
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use snapshot::{SnapshotError, StreamSnapshot};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};
-pub use tls::{TlsError, TlsFiles, client_config};
+pub use tls::{TlsError, TlsFiles, client_config, server_config};
 pub use trouble::Trouble;
 pub use unreadable::{Readable, Unreadable};
 pub use wait::{Backoff, LimitReached, eventually};

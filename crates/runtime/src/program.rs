@@ -18,6 +18,8 @@ use crate::settings::EXIT_SETTINGS;
 pub struct Program {
     pub name: &'static str,
     pub version: &'static str,
+    /// What else the program can be told to do, for its usage.
+    pub also: &'static str,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +58,8 @@ fn say(line: &str) -> ExitCode {
 
 impl Program {
     fn usage(self) -> String {
-        format!("usage: {} [check-config] [--config FILE] [--version]", self.name)
+        let usage = format!("usage: {} [check-config] [--config FILE] [--version]", self.name);
+        if self.also.is_empty() { usage } else { format!("{usage}\n       {} {}", self.name, self.also) }
     }
 
     fn settings_exit(self, lines: &impl Display) -> ExitCode {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::Deserialize;
 
 /// Paths of PEM files. `cert_file` holds the certificate and its intermediates.
@@ -35,6 +35,25 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     if found.is_empty() { Err(TlsError::Empty { what, path: shown }) } else { Ok(found) }
 }
 
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let path_shown = path.display().to_string();
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::Read { what: "key file", path: path_shown, source })
+}
+
+/// Of a server that asks nobody for a certificate.
+///
+/// # Errors
+/// When a file is missing, is not PEM, or the key does not fit the certificate.
+pub fn server_config(cert_file: &Path, key_file: &Path) -> Result<ServerConfig, TlsError> {
+    let chain = certificates("certificate file", cert_file)?;
+    let key = private_key(key_file)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|source| TlsError::Use { path: cert_file.display().to_string(), source })
+}
+
 /// # Errors
 /// When a file is missing, is not PEM, or the key does not fit the certificate.
 pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
@@ -44,11 +63,7 @@ pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
         roots.add(root).map_err(|source| TlsError::Use { path, source })?;
     }
     let chain = certificates("certificate file", &files.cert_file)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|source| TlsError::Read {
-        what: "key file",
-        path: files.key_file.display().to_string(),
-        source,
-    })?;
+    let key = private_key(&files.key_file)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let path = files.cert_file.display().to_string();
     ClientConfig::builder_with_provider(provider)

@@ -143,6 +143,7 @@ impl TestDeployment {
             hub_servers: None,
             tools: find_test_tools()?,
             programs: Programs {
+                bulkhead: program("bulkhead")?,
                 core: program("bulkhead-core")?,
                 gatekeeper: program("bulkhead-gatekeeper")?,
                 poller: program("bulkhead-poller")?,

@@ -30,6 +30,7 @@ pub async fn platform_on_paper(folder: &Path, now: OffsetDateTime) -> anyhow::Re
         hub_servers: HubSize::One,
         hub_urls: vec![],
         leaf_urls: vec![],
+        enrolment_urls: vec![],
         database_url_file: None,
     };
     let tenancy = Tenancy::of(platform, settings);

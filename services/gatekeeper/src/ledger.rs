@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::payload::{ADMITTED, Decision};
-use bulkhead_runtime::{Bus, Chain, Headers, Heart, Stop, StoreError};
+use bulkhead_runtime::{Bus, Chain, Headers, Heart, Repeats, Stop, StoreError};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::metrics::{Metrics, add};
-use crate::repeats::Repeats;
 use crate::spool::{Spool, SpoolError};
 
 /// A stream that is well answers within milliseconds; the connection that asks waits meanwhile.

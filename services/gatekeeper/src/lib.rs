@@ -16,7 +16,6 @@ pub mod knowledge;
 pub mod ledger;
 pub mod metrics;
 pub mod probe;
-pub mod repeats;
 pub mod request;
 pub mod servers;
 pub mod spool;

@@ -7,6 +7,6 @@ use bulkhead_gatekeeper::run;
 use bulkhead_runtime::Program;
 
 fn main() -> ExitCode {
-    let program = Program { name: "bulkhead-gatekeeper", version: env!("CARGO_PKG_VERSION") };
+    let program = Program { name: "bulkhead-gatekeeper", version: env!("CARGO_PKG_VERSION"), also: "" };
     program.start(Config::load, |config| (config.log_format, &config.log_filter), run)
 }

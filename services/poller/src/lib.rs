@@ -20,6 +20,8 @@ mod batch;
 mod edge;
 mod live;
 
+mod enroll;
+
 mod forward;
 
 mod metrics;
@@ -32,6 +34,7 @@ use bulkhead_runtime::{Health, Loops, Readiness, Stop, Supervisor, now_ms, serve
 use tracing::info;
 
 pub use crate::config::Config;
+pub use crate::enroll::run_if_asked;
 pub use crate::metrics::Metrics;
 
 use crate::batch::BatchBuilder;

@@ -1,12 +1,16 @@
-//! `bulkhead-poller [--config FILE]` runs; `bulkhead-poller check-config [--config FILE]` only validates.
+//! `bulkhead-poller [--config FILE]` runs; `bulkhead-poller check-config [--config FILE]` only validates;
+//! `bulkhead-poller enroll` makes this machine's keys and gets its certificates.
 
 use std::process::ExitCode;
 
 use bulkhead_poller::Config;
-use bulkhead_poller::run;
+use bulkhead_poller::{run, run_if_asked};
 use bulkhead_runtime::Program;
 
 fn main() -> ExitCode {
-    let program = Program { name: "bulkhead-poller", version: env!("CARGO_PKG_VERSION") };
+    if let Some(ended) = run_if_asked() {
+        return ended;
+    }
+    let program = Program { name: "bulkhead-poller", version: env!("CARGO_PKG_VERSION"), also: "enroll …" };
     program.start(Config::load, |config| (config.log_format, &config.log_filter), run)
 }

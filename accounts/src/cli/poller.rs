@@ -1,0 +1,264 @@
+//! `bulkhead poller`: tokens with which pollers enrol, and the bundles of those that do not.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_runtime::now_ms;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::desk::{note, open, say};
+use super::exit::Failure;
+use super::show::moment;
+use super::site::would;
+use super::{Scope, whole};
+use crate::files::write_secret;
+use crate::tenancy::{BundleOrder, GivenToken, PollerPath, SiteOrder, Standing, Tenancy, TenancyError, WrittenBundle};
+use crate::up::Target;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PollerCommand {
+    /// Add a poller: print a token with which its machine enrols, or with --to write the bundle of its site.
+    #[command(
+        after_help = "Examples:\n  bulkhead poller add acme-corp/oslo/p1\n  bulkhead poller add acme-corp/oslo/p1 --valid-hours 2 --token-file p1.token\n  bulkhead poller add acme-corp/oslo/p2 --to bundles --target https://example.com/\n\nWith the token, bulkhead-poller enroll makes the keys on the machine itself; it is good once, and until it ends. A bundle\nholds the keys, and is carried there. Once more for the same poller gives a new token or writes the bundle anew."
+    )]
+    Add(AddArgs),
+    /// Pollers with site and when a batch of theirs was last stored, as core knows it.
+    #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
+    List(Scope),
+    /// One poller: its key, its certificates and when they expire.
+    #[command(after_help = "Example:\n  bulkhead poller show acme-corp/oslo/p1 --json")]
+    Show { poller: PollerPath },
+    /// Give a poller a new batch key, and write its site's bundle anew. What the old key has signed is refused.
+    #[command(after_help = "Example:\n  bulkhead poller rotate acme-corp/oslo/p1 --to bundles")]
+    Rotate(BundleArgs),
+    /// Refuse what a poller signs, within a second, and revoke its certificates.
+    #[command(after_help = "Example:\n  bulkhead poller revoke acme-corp/oslo/p1")]
+    Revoke(PollerArgs),
+    /// Take a poller off the lists; what it has measured stays.
+    #[command(after_help = "Example:\n  bulkhead poller remove acme-corp/oslo/p1")]
+    Remove(PollerArgs),
+}
+
+/// How the site is set up.
+#[derive(Debug, Args)]
+struct SetUp {
+    /// Watch this as well: tcp://host:port, http(s)://…, icmp://host, dns://name. May be repeated [default: as before].
+    #[arg(long = "target", value_name = "URL")]
+    targets: Vec<Target>,
+    /// Watch nothing but the machine and its leaf from now on.
+    #[arg(long, conflicts_with = "targets")]
+    no_target: bool,
+    /// Where the leaf listens on the site's loopback interface [default: as before; 4222].
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_535))]
+    leaf_port: Option<u16>,
+    /// Where the site's first poller is asked about its health, the others behind it [default: as before; 9101].
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_000))]
+    health_port: Option<u16>,
+}
+
+impl SetUp {
+    fn order(&self) -> SiteOrder {
+        let targets = if self.no_target || !self.targets.is_empty() { Some(self.targets.clone()) } else { None };
+        SiteOrder { targets, leaf_port: self.leaf_port, health_port: self.health_port }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// Such as acme-corp/oslo/p1.
+    poller: PollerPath,
+    /// Write the site's bundle into this folder instead of giving out a token.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["valid_hours", "token_file"])]
+    to: Option<PathBuf>,
+    /// How long the token is good.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = whole::<i64>(1..=720))]
+    valid_hours: i64,
+    /// Write the token into this file, readable by its owner only, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    set_up: SetUp,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BundleArgs {
+    /// Such as acme-corp/oslo/p1.
+    poller: PollerPath,
+    /// The folder that gets the bundle's folder and archive.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    #[command(flatten)]
+    set_up: SetUp,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PollerArgs {
+    /// Such as acme-corp/oslo/p1.
+    poller: PollerPath,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Pollers connect to their leaf, so that nothing of the hub closes.
+fn would_change(tenancy: &Tenancy, path: &PollerPath, text: String, is_json: bool) -> Result<(), Failure> {
+    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
+    tenancy.poller(&record, path)?;
+    say(is_json, &text, &json!({"poller": path.to_string(), "would": text}))
+}
+
+fn written(bundle: &WrittenBundle, what: &str, is_json: bool) -> Result<(), Failure> {
+    let manifest = &bundle.manifest;
+    let text = format!(
+        "{what}; the bundle of {}/{} is {} (and unpacked in {})\nSHA-256 {}\nit has to be renewed before {}",
+        manifest.tenant,
+        manifest.site,
+        bundle.archive.display(),
+        bundle.folder.display(),
+        bundle.sha256,
+        manifest.ends
+    );
+    let value = json!({
+        "folder": bundle.folder, "archive": bundle.archive, "sha256": bundle.sha256, "manifest": manifest,
+    });
+    say(is_json, &text, &value)
+}
+
+async fn add(home: &Path, args: &AddArgs, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let path = &args.poller;
+    if args.dry_run {
+        let record = match &args.to {
+            None => tenancy.check_invitation(path)?,
+            Some(_) => tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?,
+        };
+        let is_there = tenancy.poller(&record, path).is_ok();
+        let text = match (&args.to, is_there) {
+            (None, true) => format!("poller {path} is there, and would get a token to enrol anew"),
+            (None, false) => format!("poller {path} would get a token to enrol"),
+            (Some(_), true) => format!("poller {path} is there, and its site's bundle would be written anew"),
+            (Some(_), false) => format!("poller {path} would be added, and its site's bundle written"),
+        };
+        return would(&tenancy, &path.tenant, text, is_json);
+    }
+    let _lock = tenancy.lock()?;
+    let links = tenancy.connect().await?;
+    let Some(to) = &args.to else {
+        let life_s = args.valid_hours * 3_600;
+        let given = tenancy.invite_poller(&links, path, &args.set_up.order(), life_s).await?;
+        return show_token(&given, path, args.token_file.as_deref(), is_json);
+    };
+    let order = BundleOrder { to: to.clone(), site: args.set_up.order() };
+    let bundle = tenancy.add_poller(&links, path, &order).await?;
+    written(&bundle, &format!("poller {path} is there"), is_json)
+}
+
+/// The one secret that is shown: it is made to be handed on, once.
+fn show_token(given: &GivenToken, path: &PollerPath, file: Option<&Path>, is_json: bool) -> Result<(), Failure> {
+    let (record, token) = (&given.record, given.token.as_str());
+    let ends = moment(record.expires_at * 1_000, now_ms());
+    let folder = format!("/etc/bulkhead/{}/{}", path.tenant, path.site);
+    let mut value = json!({"poller": record.poller, "id": record.id, "expires_at": record.expires_at});
+    let text = match file {
+        Some(file) => {
+            write_secret(file, format!("{token}\n").as_bytes()).map_err(Failure::failed)?;
+            value["token_file"] = json!(file);
+            let file = file.display();
+            format!(
+                "poller {path} may enrol once, until {ends} UTC; the token is in {file}. On its machine:\n\n  \
+                 bulkhead-poller enroll --to {folder} --token-file {file}"
+            )
+        }
+        None => {
+            value["token"] = json!(token);
+            format!(
+                "poller {path} may enrol once, until {ends} UTC. On its machine:\n\n  bulkhead-poller enroll --to {folder} \
+                 {token}"
+            )
+        }
+    };
+    say(is_json, &text, &value)
+}
+
+pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: bool) -> Result<(), Failure> {
+    match command {
+        PollerCommand::List(scope) => super::query::list_pollers(home, &scope, is_json).await,
+        PollerCommand::Show { poller } => show(home, &poller, is_json),
+        PollerCommand::Add(args) => add(home, &args, is_json).await,
+        PollerCommand::Rotate(args) => {
+            let tenancy = open(home)?;
+            if args.dry_run {
+                let text =
+                    format!("poller {} would get a new key; what the old one has signed is refused", args.poller);
+                return would_change(&tenancy, &args.poller, text, is_json);
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            let order = BundleOrder { to: args.to, site: args.set_up.order() };
+            let bundle = tenancy.rotate_poller(&links, &args.poller, &order).await?;
+            if tenancy.runs_here(&args.poller) {
+                note("`bulkhead up` runs this poller: what it measures is refused until `up` is started again");
+            }
+            written(&bundle, &format!("poller {} has a new key", args.poller), is_json)
+        }
+        PollerCommand::Revoke(args) => {
+            let tenancy = open(home)?;
+            if args.dry_run {
+                let text = format!("what poller {} signs would be refused", args.poller);
+                return would_change(&tenancy, &args.poller, text, is_json);
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            tenancy.revoke_poller(&links, &args.poller).await?;
+            let text = format!(
+                "what poller {} signs is refused; write its site a bundle without it, or enrol another one there",
+                args.poller
+            );
+            say(is_json, &text, &json!({"revoked": args.poller.to_string()}))
+        }
+        PollerCommand::Remove(args) => {
+            let tenancy = open(home)?;
+            if args.dry_run {
+                let text = format!("poller {} would be removed", args.poller);
+                return would_change(&tenancy, &args.poller, text, is_json);
+            }
+            let _lock = tenancy.lock()?;
+            let links = tenancy.connect().await?;
+            tenancy.remove_poller(&links, &args.poller).await?;
+            say(is_json, &format!("poller {} is removed", args.poller), &json!({"removed": args.poller.to_string()}))
+        }
+    }
+}
+
+fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
+    let tenancy = open(home)?;
+    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
+    if let Some(token) = tenancy.open_token(path)? {
+        let ends = moment(token.expires_at * 1_000, now_ms());
+        if tenancy.poller(&record, path).is_err() {
+            let text =
+                format!("poller        {path}\nstate         has not enrolled yet; its token ends at {ends} UTC");
+            return say(is_json, &text, &json!({"poller": path.to_string(), "token": token}));
+        }
+        note(&format!("a token to enrol anew is open until {ends} UTC"));
+    }
+    let poller = tenancy.poller(&record, path)?;
+    let state = if poller.standing == Standing::Active { "active" } else { "revoked" };
+    let text = format!(
+        "poller        {path}\nstate         {state}\nkeys          {}\nbatch key     {}\ncertificates  {}\nexpires       {}",
+        if poller.is_enrolled { "made by its machine" } else { "made here" },
+        poller.batch_key,
+        if poller.issued.serials.is_empty() { "by `bulkhead up`".to_owned() } else { poller.issued.serials.join(", ") },
+        match poller.issued.certificates_expire {
+            0 => "-".to_owned(),
+            end => moment(end * 1_000, now_ms()),
+        },
+    );
+    say(is_json, &text, &json!({"poller": path.to_string(), "record": poller}))
+}

@@ -1,0 +1,9 @@
+//! Machines that make their own keys and come for certificates with a token that is good once: what they get, and who gets
+//! nothing. Every answer is among the decisions within seconds.
+
+#[path = "enrolment/device.rs"]
+mod device;
+#[path = "enrolment/refused.rs"]
+mod refused;
+#[path = "enrolment/story.rs"]
+mod story;

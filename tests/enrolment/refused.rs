@@ -1,0 +1,157 @@
+//! Who gets nothing, why, and how it is recorded. Each attack stands beside what is let through, or it would prove nothing.
+
+use anyhow::{Context, ensure};
+use bulkhead_accounts::enrolment::TokenSigner;
+use bulkhead_accounts::up::Layout;
+use bulkhead_identity::{EnrolmentClaims, TrustDomain};
+use futures_util::future::join_all;
+use time::OffsetDateTime;
+
+use crate::device::{Device, Ground, Said, ask, send};
+
+const POLLER: &str = "acme-corp/bergen/p1";
+
+fn refused(said: &Said, code: &str) -> anyhow::Result<()> {
+    ensure!(said.status == 403 && said.body["refused"] == code, "{code}: {said:?}");
+    Ok(())
+}
+
+impl Ground {
+    async fn recorded(&self, code: &str, expected: Option<&str>, actual: Option<&str>) -> anyhow::Result<()> {
+        let decided = self.decided(code, |one| one.outcome == code && one.actual.as_deref() == actual).await?;
+        ensure!(decided.expected.as_deref() == expected, "{decided:?}");
+        ensure!(decided.connection.kind == "Enrolment" && decided.connection.host == "127.0.0.1", "{decided:?}");
+        Ok(())
+    }
+}
+
+/// What was given out is good for one device, and for none once it is withdrawn, expired or somebody else's.
+async fn tokens(ground: &Ground) -> anyhow::Result<()> {
+    let layout = Layout::new(ground.deployment.home().to_owned());
+    let first = ground.token(POLLER).await?;
+    let token = ground.token(POLLER).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let device = Device::new()?;
+    refused(&ask(&desk, &device.request(&first, POLLER)?).await?, "token_withdrawn")?;
+    ground.recorded("token_withdrawn", Some("acme-corp"), Some("acme-corp")).await?;
+
+    let signer = TokenSigner::ensure(&layout, TrustDomain::default())?;
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let expired = signer.sign(&EnrolmentClaims { exp: now - 1, ..desk.clone() })?;
+    refused(&ask(&desk, &device.request(&expired, POLLER)?).await?, "token_expired")?;
+    ground.recorded("token_expired", None, None).await?;
+
+    // Of another platform, in everything else the same.
+    let elsewhere = tempfile::tempdir()?;
+    let other = TokenSigner::ensure(&Layout::new(elsewhere.path().to_owned()), TrustDomain::default())?;
+    refused(&ask(&desk, &device.request(&other.sign(&desk)?, POLLER)?).await?, "token_foreign")?;
+    ground.recorded("token_foreign", None, None).await?;
+    // Signed by us, and never given out.
+    let unknown = signer.sign(&EnrolmentClaims { jti: uuid::Uuid::new_v4().to_string(), ..desk.clone() })?;
+    refused(&ask(&desk, &device.request(&unknown, POLLER)?).await?, "token_withdrawn")?;
+    // Given out, for another poller than it says now.
+    let other_poller = signer.sign(&EnrolmentClaims { sub: "xyz-inc/lima/p1".to_owned(), ..desk.clone() })?;
+    refused(&ask(&desk, &device.request(&other_poller, "xyz-inc/lima/p1")?).await?, "token_withdrawn")?;
+
+    let said = ask(&desk, &device.request(&token, POLLER)?).await?;
+    ensure!(said.status == 200 && said.body["poller"] == POLLER, "the control: {said:?}");
+    let again = ask(&desk, &device.request(&token, POLLER)?).await?;
+    ensure!(again.status == 200, "the same device, whose answer was lost: {again:?}");
+    refused(&ask(&desk, &Device::new()?.request(&token, POLLER)?).await?, "token_used")?;
+    ground.recorded("token_used", Some("acme-corp"), Some("acme-corp")).await?;
+    ground
+        .decided("that it was given", |one| one.outcome == "enrolled" && one.identity.as_deref() == Some(POLLER))
+        .await?;
+    Ok(())
+}
+
+/// Ten devices with one token at once: one of them has it.
+async fn a_race(ground: &Ground) -> anyhow::Result<()> {
+    let poller = "acme-corp/bergen/p2";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let devices = (0..10).map(|_| Device::new()).collect::<Result<Vec<_>, _>>()?;
+    let requests = devices.iter().map(|device| device.request(&token, poller)).collect::<Result<Vec<_>, _>>()?;
+    let said: Vec<Said> =
+        join_all(requests.iter().map(|request| ask(&desk, request))).await.into_iter().collect::<Result<_, _>>()?;
+    let enrolled = said.iter().filter(|said| said.status == 200).count();
+    let used = said.iter().filter(|said| said.body["refused"] == "token_used").count();
+    ensure!((enrolled, used) == (1, 9), "{said:?}");
+    Ok(())
+}
+
+/// With a good token, for other names and with other keys.
+async fn other_names_and_keys(ground: &Ground) -> anyhow::Result<()> {
+    let poller = "acme-corp/bergen/p3";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let device = Device::new()?;
+    for (name, tenant) in
+        [("xyz-inc/bergen/p3", "xyz-inc"), ("acme-corp/oslo/p3", "acme-corp"), ("acme-corp/bergen/p1", "acme-corp")]
+    {
+        refused(&ask(&desk, &device.request(&token, name)?).await?, "csr_other_name")?;
+        ground.recorded("csr_other_name", Some("acme-corp"), Some(tenant)).await?;
+    }
+    let good = || device.request(&token, poller);
+    let mut stolen = good()?;
+    stolen.batch_key = Device::new()?.batch.public_key();
+    refused(&ask(&desk, &stolen).await?, "csr_keys")?;
+    let mut same = good()?;
+    same.forwarder_csr.clone_from(&Device::new()?.request(&token, poller)?.leaf_csr);
+    refused(&ask(&desk, &same).await?, "csr_other_name")?;
+    for body in ["", "{}", "[]", "{\"token\":1}"] {
+        refused(&send(&desk, body.to_owned()).await?, "request_unreadable")?;
+    }
+    let long = send(&desk, "x".repeat(64 * 1024)).await?;
+    ensure!(long.status == 413, "{long:?}");
+    // None of it has used the token.
+    let said = ask(&desk, &good()?).await?;
+    ensure!(said.status == 200, "the control: {said:?}");
+    Ok(())
+}
+
+/// Whoever is suspended, removed or somebody else by now gets nothing with what was given out before.
+async fn who_is_closed(ground: &Ground) -> anyhow::Result<()> {
+    let operator = ground.operator();
+    operator.expect(0, &["tenant", "add", "north-bank"]).await?;
+    let poller = "north-bank/oslo/p1";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let device = Device::new()?;
+    let request = device.request(&token, poller)?;
+    operator.expect(0, &["tenant", "suspend", "north-bank"]).await?;
+    refused(&ask(&desk, &request).await?, "token_tenant_closed")?;
+    ground.recorded("token_tenant_closed", Some("north-bank"), Some("north-bank")).await?;
+    operator.expect(4, &["poller", "add", poller]).await?;
+    operator.expect(0, &["tenant", "resume", "north-bank"]).await?;
+    // The slug is given away again: the same words, another account.
+    operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
+    operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--yes"]).await?;
+    refused(&ask(&desk, &request).await?, "token_other_account")?;
+    operator.expect(0, &["tenant", "add", "north-bank"]).await?;
+    operator.expect(0, &["site", "add", "north-bank/oslo"]).await?;
+    refused(&ask(&desk, &request).await?, "token_other_account")?;
+    ground.recorded("token_other_account", Some("north-bank"), Some("north-bank")).await?;
+
+    let fresh = ground.token(poller).await?;
+    operator.expect(0, &["site", "remove", "north-bank/oslo", "--with-pollers"]).await?;
+    refused(&ask(&desk, &device.request(&fresh, poller)?).await?, "token_withdrawn")?;
+    let fresh = ground.token(poller).await?;
+    operator.expect(0, &["poller", "remove", poller]).await?;
+    refused(&ask(&desk, &device.request(&fresh, poller)?).await?, "token_withdrawn")?;
+    let fresh = ground.token(poller).await?;
+    let said = ask(&desk, &device.request(&fresh, poller)?).await?;
+    ensure!(said.status == 200, "the control: {said:?}");
+    operator.expect(0, &["poller", "revoke", poller]).await?;
+    refused(&ask(&desk, &device.request(&fresh, poller)?).await?, "token_poller_closed")
+}
+
+#[tokio::test]
+async fn whoever_has_no_good_token_for_exactly_this_name_gets_nothing() -> anyhow::Result<()> {
+    let ground = Ground::start().await?;
+    tokens(&ground).await.context("tokens")?;
+    a_race(&ground).await.context("a race")?;
+    other_names_and_keys(&ground).await.context("names and keys")?;
+    who_is_closed(&ground).await.context("closed")?;
+    ground.deployment.stop().await
+}
