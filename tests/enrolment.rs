@@ -3,7 +3,11 @@
 
 #[path = "enrolment/device.rs"]
 mod device;
+#[path = "enrolment/proxy.rs"]
+mod proxy;
 #[path = "enrolment/refused.rs"]
 mod refused;
+#[path = "enrolment/renewal.rs"]
+mod renewal;
 #[path = "enrolment/story.rs"]
 mod story;

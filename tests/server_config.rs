@@ -9,6 +9,7 @@ use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::nats_config::{CalloutConfig, ClusterConfig, HubConfig, LeafConfig, LeafUser, SYNC_ALWAYS};
 use bulkhead_accounts::operator::{OperatorStore, UserRequest};
 use bulkhead_accounts::render::auth_account;
+use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
 use bulkhead_bus::{EdgeRole, Role, edge_permissions};
 use bulkhead_claims::parse_credentials;
 use bulkhead_testkit::find_test_tools;
@@ -79,6 +80,12 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
                 edge_permissions(&"oslo".parse()?, &EdgeRole::Poller("p1".parse()?)),
             ),
         ],
+        keeper: Some(LeafUser {
+            name: "leaf.oslo.acme-corp.x".to_owned(),
+            publish: vec![server_reload("*")],
+            subscribe: vec![format!("{KEEPER_INBOX}.>")],
+        }),
+        proxy: Some("http://proxy.example:3128".to_owned()),
         hub_urls: vec!["tls://hub-1.example:7422".to_owned(), "tls://hub-2.example:7422".to_owned()],
         reconnect: "1s".to_owned(),
         kept: vec!["results.>".to_owned()],

@@ -69,6 +69,10 @@ pub struct LeafConfig {
     pub listener_key_file: PathBuf,
     pub tenant_intermediate_file: PathBuf,
     pub users: Vec<LeafUser>,
+    /// Who may have the leaf read its files again; `None` where they are not renewed at the site.
+    pub keeper: Option<LeafUser>,
+    /// The proxy between leaf and hub, such as `http://proxy.example.com:3128`.
+    pub proxy: Option<String>,
     pub hub_urls: Vec<String>,
     /// How long it waits before it looks for the hub again, such as `1734ms`.
     pub reconnect: String,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use bulkhead_bus::gate::{ENROLMENT_DESK, decision_subject};
 use bulkhead_bus::payload::Decision;
-use bulkhead_identity::{DeviceEnd, ENROL_PATH, Enrolee, EnrolmentClaims, EnrolmentRequest, TrustDomain, proof};
+use bulkhead_identity::{
+    DeviceEnd, ENROL_PATH, Enrolee, EnrolmentClaims, EnrolmentRequest, RENEW_PATH, RenewalRequest, TrustDomain, proof,
+};
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{LIMIT, RawClient, TestDeployment};
 use bulkhead_tests::operator::Operator;
@@ -87,6 +89,18 @@ impl Device {
         })
     }
 
+    /// To go on with what it has, under whatever name.
+    pub(crate) fn renewal(&self, name: &str) -> anyhow::Result<RenewalRequest> {
+        let enrolee = Enrolee::parse(name)?;
+        let of = |end, key| -> anyhow::Result<(DeviceEnd, String)> { Ok((end, csr(key, &enrolee, end)?)) };
+        let csrs = vec![
+            of(DeviceEnd::Leaf, &self.leaf)?,
+            of(DeviceEnd::Forwarder, &self.forwarder)?,
+            of(DeviceEnd::Poller, &self.poller)?,
+        ];
+        Ok(RenewalRequest { poller: name.to_owned(), csrs })
+    }
+
     /// A request with a token, under whatever name.
     pub(crate) fn request(&self, token: &str, name: &str) -> anyhow::Result<EnrolmentRequest> {
         let enrolee = Enrolee::parse(name)?;
@@ -105,6 +119,15 @@ impl Device {
 
 /// Sends any text to the desk that a token names.
 pub(crate) async fn send(desk: &EnrolmentClaims, body: String) -> anyhow::Result<Said> {
+    send_to(desk, ENROL_PATH, body).await
+}
+
+/// Asks the desk to go on with what was issued.
+pub(crate) async fn renew(desk: &EnrolmentClaims, request: &RenewalRequest) -> anyhow::Result<Said> {
+    send_to(desk, RENEW_PATH, serde_json::to_string(request)?).await
+}
+
+async fn send_to(desk: &EnrolmentClaims, path: &str, body: String) -> anyhow::Result<Said> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(desk.root_certificate()?)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -113,7 +136,7 @@ pub(crate) async fn send(desk: &EnrolmentClaims, body: String) -> anyhow::Result
         .with_root_certificates(roots)
         .with_no_client_auth();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?;
-    let answer = client.post(format!("{}{ENROL_PATH}", desk.urls[0])).body(body).send().await?;
+    let answer = client.post(format!("{}{path}", desk.urls[0])).body(body).send().await?;
     let status = answer.status().as_u16();
     Ok(Said { status, body: serde_json::from_slice(&answer.bytes().await?).unwrap_or_default() })
 }

@@ -3,11 +3,12 @@
 use anyhow::{Context, ensure};
 use bulkhead_accounts::enrolment::TokenSigner;
 use bulkhead_accounts::up::Layout;
+use bulkhead_bus::payload::Decision;
 use bulkhead_identity::{EnrolmentClaims, TrustDomain};
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 
-use crate::device::{Device, Ground, Said, ask, send};
+use crate::device::{Device, Ground, Said, ask, renew, send};
 
 const POLLER: &str = "acme-corp/bergen/p1";
 
@@ -62,6 +63,42 @@ async fn tokens(ground: &Ground) -> anyhow::Result<()> {
     ground
         .decided("that it was given", |one| one.outcome == "enrolled" && one.identity.as_deref() == Some(POLLER))
         .await?;
+    // Each answer makes new certificates, so that there is an end of it.
+    for _ in 2..10 {
+        ensure!(ask(&desk, &device.request(&token, POLLER)?).await?.status == 200, "it was answered ten times already");
+    }
+    refused(&ask(&desk, &device.request(&token, POLLER)?).await?, "token_used")?;
+    // What `up` runs on this machine has keys of its own.
+    ground.operator().expect(4, &["poller", "add", "acme-corp/oslo/p1"]).await?;
+    Ok(())
+}
+
+/// Whoever has used a token is out with it as well, once its poller is taken back.
+async fn a_thief_does_not_come_back(ground: &Ground) -> anyhow::Result<()> {
+    let (poller, operator) = ("acme-corp/bergen/p5", ground.operator());
+    for end in [&["revoke", "remove"][..], &["remove"], &["add"]] {
+        let token = ground.token(poller).await?;
+        let desk = EnrolmentClaims::read(&token)?;
+        let thief = Device::new()?;
+        ensure!(ask(&desk, &thief.request(&token, poller)?).await?.status == 200, "the control");
+        for verb in end {
+            operator.expect(0, &["poller", verb, poller]).await?;
+        }
+        refused(&ask(&desk, &thief.request(&token, poller)?).await?, "token_withdrawn")?;
+    }
+    Ok(())
+}
+
+/// Without the key that has signed them all tokens are worthless, at once.
+async fn the_key_is_deleted(ground: &Ground) -> anyhow::Result<()> {
+    let poller = "acme-corp/bergen/p6";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let device = Device::new()?;
+    std::fs::remove_file(Layout::new(ground.deployment.home().to_owned()).enrolment_key())?;
+    refused(&ask(&desk, &device.request(&token, poller)?).await?, "token_foreign")?;
+    let token = ground.token(poller).await?;
+    ensure!(ask(&desk, &device.request(&token, poller)?).await?.status == 200, "the control");
     Ok(())
 }
 
@@ -86,11 +123,18 @@ async fn other_names_and_keys(ground: &Ground) -> anyhow::Result<()> {
     let token = ground.token(poller).await?;
     let desk = EnrolmentClaims::read(&token)?;
     let device = Device::new()?;
-    for (name, tenant) in
-        [("xyz-inc/bergen/p3", "xyz-inc"), ("acme-corp/oslo/p3", "acme-corp"), ("acme-corp/bergen/p1", "acme-corp")]
-    {
+    for (name, tenant, asked) in [
+        ("xyz-inc/bergen/p3", "xyz-inc", "leaf.bergen.xyz-inc"),
+        ("acme-corp/oslo/p3", "acme-corp", "leaf.oslo.acme-corp"),
+        ("acme-corp/bergen/p1", "acme-corp", "p1.bergen.acme-corp"),
+    ] {
         refused(&ask(&desk, &device.request(&token, name)?).await?, "csr_other_name")?;
-        ground.recorded("csr_other_name", Some("acme-corp"), Some(tenant)).await?;
+        let is_it = |one: &Decision| one.outcome == "csr_other_name" && one.detail.contains(asked);
+        let decided = ground.decided(asked, is_it).await?;
+        ensure!(
+            decided.expected.as_deref() == Some("acme-corp") && decided.actual.as_deref() == Some(tenant),
+            "{decided:?}"
+        );
     }
     let good = || device.request(&token, poller);
     let mut stolen = good()?;
@@ -108,6 +152,36 @@ async fn other_names_and_keys(ground: &Ground) -> anyhow::Result<()> {
     let said = ask(&desk, &good()?).await?;
     ensure!(said.status == 200, "the control: {said:?}");
     Ok(())
+}
+
+/// Certificates go on for their own keys and names, while they are current and not without end.
+async fn renewals(ground: &Ground) -> anyhow::Result<()> {
+    let poller = "acme-corp/bergen/p4";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let (device, stranger) = (Device::new()?, Device::new()?);
+    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")?;
+    ensure!(ask(&desk, &device.request(&token, poller)?).await?.status == 200, "it is not enrolled");
+    refused(&renew(&desk, &stranger.renewal(poller)?).await?, "renewal_not_current")?;
+    ground.recorded("renewal_not_current", Some("acme-corp"), Some("acme-corp")).await?;
+    for other in ["acme-corp/bergen/p1", "acme-corp/oslo/p1", "xyz-inc/lima/p1", "no-such/lima/p1"] {
+        refused(&renew(&desk, &device.renewal(other)?).await?, "renewal_not_current")?;
+    }
+    let mut named = device.renewal(poller)?;
+    named.csrs = device.renewal("xyz-inc/lima/p1")?.csrs;
+    refused(&renew(&desk, &named).await?, "csr_other_name")?;
+    ground.recorded("csr_other_name", Some("acme-corp"), Some("xyz-inc")).await?;
+    named.csrs.clear();
+    refused(&renew(&desk, &named).await?, "request_unreadable")?;
+    // With the one that it got by its token: five within a day.
+    for _ in 0..4 {
+        let said = renew(&desk, &device.renewal(poller)?).await?;
+        ensure!(said.status == 200, "the control: {said:?}");
+    }
+    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_too_often")?;
+    let operator = ground.operator();
+    operator.expect(0, &["poller", "revoke", poller]).await?;
+    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")
 }
 
 /// Whoever is suspended, removed or somebody else by now gets nothing with what was given out before.
@@ -143,7 +217,7 @@ async fn who_is_closed(ground: &Ground) -> anyhow::Result<()> {
     let said = ask(&desk, &device.request(&fresh, poller)?).await?;
     ensure!(said.status == 200, "the control: {said:?}");
     operator.expect(0, &["poller", "revoke", poller]).await?;
-    refused(&ask(&desk, &device.request(&fresh, poller)?).await?, "token_poller_closed")
+    refused(&ask(&desk, &device.request(&fresh, poller)?).await?, "token_withdrawn")
 }
 
 #[tokio::test]
@@ -152,6 +226,9 @@ async fn whoever_has_no_good_token_for_exactly_this_name_gets_nothing() -> anyho
     tokens(&ground).await.context("tokens")?;
     a_race(&ground).await.context("a race")?;
     other_names_and_keys(&ground).await.context("names and keys")?;
+    a_thief_does_not_come_back(&ground).await.context("a thief")?;
+    the_key_is_deleted(&ground).await.context("without the key")?;
+    renewals(&ground).await.context("renewals")?;
     who_is_closed(&ground).await.context("closed")?;
     ground.deployment.stop().await
 }

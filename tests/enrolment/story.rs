@@ -12,15 +12,15 @@ use sqlx::PgPool;
 
 use crate::device::Ground;
 
-const SITE: &str = "bergen";
+pub(crate) const SITE: &str = "bergen";
 
-async fn results_of(witness: &PgPool, poller: &str) -> anyhow::Result<i64> {
+pub(crate) async fn results_of(witness: &PgPool, poller: &str) -> anyhow::Result<i64> {
     let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id)
                where t.slug = 'acme-corp' and r.vantage = $1 and r.poller = $2 and r.outcome = 'ok' and r.attested";
     sqlx::query_scalar(sql).bind(SITE).bind(poller).fetch_one(witness).await.context("count results")
 }
 
-async fn wait_for_more(witness: &PgPool, machine: &Machine, poller: &str) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_more(witness: &PgPool, machine: &Machine, poller: &str) -> anyhow::Result<()> {
     let had = results_of(witness, poller).await?;
     let more = eventually("results of the poller", LIMIT, || async {
         let now = results_of(witness, poller).await.map_err(|error| error.to_string())?;
@@ -29,7 +29,11 @@ async fn wait_for_more(witness: &PgPool, machine: &Machine, poller: &str) -> any
     more.await.with_context(|| machine.logs())
 }
 
-async fn enroll(machine: &Machine, folder: &Path, words: &[&str]) -> anyhow::Result<(Option<i32>, Value, String)> {
+pub(crate) async fn enroll(
+    machine: &Machine,
+    folder: &Path,
+    words: &[&str],
+) -> anyhow::Result<(Option<i32>, Value, String)> {
     let to = folder.display().to_string();
     let words = [&["bulkhead-poller", "enroll", "--json", "--to", &to], words].concat();
     std::fs::create_dir_all(&machine.bundle)?;
@@ -76,6 +80,34 @@ fn keys_are_only_there(folder: &Path, home: &Path, poller: &str) -> anyhow::Resu
     Ok(())
 }
 
+fn batch_seed(machine: &Machine) -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string(machine.bundle.join("pollers/p1/batch.nk"))?)
+}
+
+/// With the token that the machine has used, or with another one.
+async fn nobody_else_gets_anything(ground: &Ground, machine: &Machine, token_file: &str) -> anyhow::Result<()> {
+    let folder = &machine.bundle;
+    // Its answer might have been lost: the same machine may ask again. Another one may not, and is told so.
+    let (code, _, error) = enroll(machine, folder, &["--token-file", token_file]).await?;
+    ensure!(code == Some(0), "{error}");
+    let thief = machine.logs.path().join("thief");
+    let (code, _, error) = enroll(machine, &thief, &["--token-file", token_file]).await?;
+    ensure!(code == Some(7) && error.contains("used already"), "{code:?} {error}");
+    ensure!(!thief.join("MANIFEST.json").exists(), "it got something");
+    // Another site's folder is left alone, and so is what is no token.
+    let lima = ground.token("xyz-inc/lima/p9").await?;
+    let (code, _, error) = enroll(machine, folder, &[&lima]).await?;
+    ensure!(code == Some(4) && error.contains("acme-corp/bergen"), "{code:?} {error}");
+    let (code, _, error) = enroll(machine, folder, &[&lima[..lima.len() / 2]]).await?;
+    ensure!(code == Some(4), "{code:?} {error}");
+
+    // New keys that nobody gives certificates for leave the old ones in place.
+    let seed = batch_seed(machine)?;
+    let (code, _, error) = enroll(machine, folder, &["--new-keys", "--token-file", token_file]).await?;
+    ensure!(code == Some(7) && batch_seed(machine)? == seed, "{code:?} {error}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     let mut ground = Ground::start().await?;
@@ -100,24 +132,15 @@ async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     let running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
 
-    // Its answer might have been lost: the same machine may ask again. Another one may not, and is told so.
-    let (code, _, error) = enroll(&machine, &folder, &["--token-file", &token_file]).await?;
-    ensure!(code == Some(0), "{error}");
-    let thief = machine.logs.path().join("thief");
-    let (code, _, error) = enroll(&machine, &thief, &["--token-file", &token_file]).await?;
-    ensure!(code == Some(7) && error.contains("used already"), "{code:?} {error}");
-    ensure!(!thief.join("MANIFEST.json").exists(), "it got something");
-    // Another site's folder is left alone, and so is what is no token.
-    let lima = ground.token("xyz-inc/lima/p9").await?;
-    let (code, _, error) = enroll(&machine, &folder, &[&lima]).await?;
-    ensure!(code == Some(4) && error.contains("acme-corp/bergen"), "{code:?} {error}");
-    let (code, _, error) = enroll(&machine, &folder, &[&lima[..lima.len() / 2]]).await?;
-    ensure!(code == Some(4), "{code:?} {error}");
+    let seed = batch_seed(&machine)?;
+    nobody_else_gets_anything(&ground, &machine, &token_file).await?;
 
     // A bundle would end it, so there is none.
     let to = machine.logs.path().join("bundles").display().to_string();
     let (_, error) = operator.expect(4, &["poller", "add", &path("p2"), "--to", &to]).await?;
     ensure!(error.contains("p1"), "{error}");
+    let (_, said) = operator.expect(0, &["poller", "show", &path("p1")]).await?;
+    ensure!(!said.contains("was begun"), "an act is open that can never be closed: {said}");
 
     // A second poller in the same folder: the first one stays who it is.
     let batch_key = async |poller: &str| -> anyhow::Result<Value> {
@@ -150,7 +173,11 @@ async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     ensure!(code == Some(0), "{error}");
     let operator = ground.operator();
     let (shown, _) = operator.expect(0, &["poller", "show", &path("p1")]).await?;
-    ensure!(shown[0]["record"]["batch_key"] != first, "a new key was asked for: {shown:?}");
+    ensure!(
+        shown[0]["record"]["batch_key"] != first && batch_seed(&machine)? != seed,
+        "a new key was asked for: {shown:?}"
+    );
+    ensure!(!folder.join("pollers/p1/batch.nk.new").exists() && !folder.join(".new-keys").exists(), "it is half done");
     running.kill().await?;
     let _running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;

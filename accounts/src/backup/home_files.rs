@@ -37,6 +37,8 @@ fn is_saved(path: &Path) -> bool {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {
         [first, ..] if NOT_SAVED.contains(first) => false,
+        // What was withdrawn since would be good again: tokens of before a restore are worthless.
+        ["secrets", "enrolment.key"] => false,
         // The hub's streams are saved by themselves; its accounts come from the operator store, never from a server.
         [first, second, ..] if first.starts_with("hub") && matches!(*second, "js" | "jwt") => false,
         [.., last] => !(last.starts_with('.') && last.ends_with(".new")),

@@ -24,8 +24,8 @@ use crate::keys::{KeyError, write_key};
 use crate::nats_config::RenderError;
 use crate::tenancy::Issued;
 use crate::up::{
-    CheckSetting, DeviceKeys, EndKeys, Platform, PollerPorts, Site, SiteError, SiteMaker, SitePlace, Target, checks,
-    ensure_batch_key, order_for, poller_folder, write_poller_settings,
+    CheckSetting, DeviceKeys, EndKeys, Layout, LeafSettings, Platform, PollerPorts, PollerTold, Site, SiteError,
+    SiteMaker, SitePlace, Target, checks, ensure_batch_key, order_for, poller_folder, write_poller_settings,
 };
 use texts::{PollerText, SiteText};
 
@@ -99,13 +99,25 @@ pub struct BundleOptions {
     pub leaf_port: u16,
     /// Where the first poller is asked about its health; the next ones follow.
     pub health_port: u16,
+    /// The proxy between leaf and hub.
+    pub proxy: Option<String>,
+    /// Where a device renews its certificates.
+    pub renewal_urls: Vec<String>,
     /// How many sites came before, so that sites take turns in which server of the hub they try first.
     pub index: usize,
 }
 
 impl Default for BundleOptions {
     fn default() -> Self {
-        Self { targets: vec![], new_keys: BTreeSet::new(), leaf_port: LEAF_PORT, health_port: HEALTH_PORT, index: 0 }
+        Self {
+            targets: vec![],
+            new_keys: BTreeSet::new(),
+            leaf_port: LEAF_PORT,
+            health_port: HEALTH_PORT,
+            proxy: None,
+            renewal_urls: vec![],
+            index: 0,
+        }
     }
 }
 
@@ -164,6 +176,15 @@ pub fn make_device_files(
     make(platform, leaf_urls, &site, options, (EndKeys::Device(keys), beside))
 }
 
+/// A folder of the home that goes by itself.
+pub(crate) fn temporary(layout: &Layout) -> Result<tempfile::TempDir, BundleError> {
+    let home = layout.home();
+    make_folder(home).map_err(BundleError::File)?;
+    let private = std::fs::Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix(UNDER_WAY).permissions(private).tempdir_in(home);
+    folder.map_err(|source| BundleError::Temporary { path: home.display().to_string(), source })
+}
+
 fn make(
     platform: &Platform,
     leaf_urls: &[String],
@@ -173,11 +194,7 @@ fn make(
 ) -> Result<SiteBundle, BundleError> {
     check_request(site, leaf_urls, options)?;
     let health_ports = health_ports(options.health_port, site.pollers.len())?;
-    let home = platform.layout.home();
-    make_folder(home).map_err(BundleError::File)?;
-    let private = std::fs::Permissions::from_mode(0o700);
-    let folder = tempfile::Builder::new().prefix(UNDER_WAY).permissions(private).tempdir_in(home);
-    let folder = folder.map_err(|source| BundleError::Temporary { path: home.display().to_string(), source })?;
+    let folder = temporary(&platform.layout)?;
     let place = SitePlace {
         written: folder.path().to_owned(),
         named: "".into(),
@@ -268,7 +285,9 @@ impl Maker<'_> {
             let text = read_text(&source).map_err(BundleError::File)?;
             write_public(&place.written.join(name), text.as_bytes()).map_err(BundleError::File)?;
         }
-        let leaf = maker.write_leaf(site, place, self.options.leaf_port, leaf_urls);
+        let settings =
+            LeafSettings { port: self.options.leaf_port, hub_urls: leaf_urls, proxy: self.options.proxy.as_deref() };
+        let leaf = maker.write_leaf(site, place, &settings);
         let issued = leaf.map_err(|error| self.site_failed(error))?.issued;
         let listener = match self.keys {
             EndKeys::Made => Some(self.facts(tls, "listener")?),
@@ -276,11 +295,16 @@ impl Maker<'_> {
         };
         let leaf = LeafManifest { certificate: self.facts(tls, "leaf")?, listener };
         let watched = self.checks();
+        let renewal_urls = match self.keys {
+            EndKeys::Made => &[][..],
+            EndKeys::Device(_) => &self.options.renewal_urls,
+        };
+        let told = PollerTold { checks: &watched, renewal_urls };
         let mut pollers = Vec::new();
         for (poller, &health) in site.pollers.iter().zip(&self.health_ports) {
             let ports = PollerPorts { leaf: self.options.leaf_port, health };
             if let Some(known) = self.beside.get(poller) {
-                let written = write_poller_settings((site, place), poller, ports, &watched);
+                let written = write_poller_settings((site, place), poller, ports, &told);
                 written.map_err(|error| self.site_failed(error))?;
                 pollers.push(known.clone());
                 continue;
@@ -288,7 +312,7 @@ impl Maker<'_> {
             if let EndKeys::Made = self.keys {
                 self.place_batch_key(poller)?;
             }
-            let written = maker.write_poller((site, place), poller, ports, &watched);
+            let written = maker.write_poller((site, place), poller, ports, &told);
             let (_, batch_key) = written.map_err(|error| self.site_failed(error))?;
             let folder = poller_folder(poller);
             pollers.push(PollerManifest {
@@ -328,7 +352,13 @@ impl Maker<'_> {
         let poller = |(name, &health_port): (&PollerName, &u16)| PollerText::new(self.site, name, health_port);
         let pollers = self.site.pollers.iter().zip(&self.health_ports).map(poller).collect();
         let is_enrolled = matches!(self.keys, EndKeys::Device(_));
-        let text = SiteText::new(self.site, manifest, self.options.leaf_port, pollers, is_enrolled);
+        let text = SiteText::new(
+            self.site,
+            manifest,
+            self.options.leaf_port,
+            pollers,
+            (is_enrolled, &self.options.renewal_urls),
+        );
         let mut files = text.render().map_err(BundleError::Text)?;
         files.push(("MANIFEST.json".into(), manifest.to_json()));
         for (path, text) in files {

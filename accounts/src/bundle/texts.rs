@@ -64,7 +64,11 @@ pub(super) struct SiteText<'a> {
     version: &'static str,
     /// Whether the device has made its keys itself.
     is_enrolled: bool,
+    /// Where it renews its certificates.
+    renewal_urls: &'a [String],
     process: &'static str,
+    /// The same for pollers, which renew the certificates of an enrolled machine.
+    poller_process: String,
     pollers: Vec<PollerText>,
 }
 
@@ -76,6 +80,19 @@ struct PollerUnit<'a> {
     folder: &'a str,
     state: &'a str,
     leaf_unit: &'a str,
+    is_enrolled: bool,
+}
+
+/// The folders that certificates are renewed in are writable besides.
+fn poller_process(is_enrolled: bool) -> String {
+    const STATE: &str = "      - {type: bind, source: ./state, target: /bundle/state}\n";
+    let mut text = PROCESS.trim_end().to_owned();
+    if is_enrolled {
+        let writable = ["tls", "pollers"];
+        let line = |name: &str| format!("      - {{type: bind, source: ./{name}, target: /bundle/{name}}}\n");
+        text = text.replace(STATE, &format!("{STATE}{}", writable.map(line).concat()));
+    }
+    text
 }
 
 /// A word that is only itself to systemd: no specifier, variable, quote, blank or line end.
@@ -119,7 +136,7 @@ impl<'a> SiteText<'a> {
         manifest: &'a BundleManifest,
         leaf_port: u16,
         pollers: Vec<PollerText>,
-        is_enrolled: bool,
+        (is_enrolled, renewal_urls): (bool, &'a [String]),
     ) -> Self {
         let (tenant, name) = (site.tenant.as_str(), site.site.as_str());
         Self {
@@ -136,7 +153,9 @@ impl<'a> SiteText<'a> {
             ends_at: &manifest.ends,
             version: env!("CARGO_PKG_VERSION"),
             is_enrolled,
+            renewal_urls: if is_enrolled { renewal_urls } else { &[] },
             process: PROCESS.trim_end(),
+            poller_process: poller_process(is_enrolled),
             pollers,
         }
     }
@@ -160,6 +179,7 @@ impl<'a> SiteText<'a> {
                 folder: &self.folder,
                 state: &self.state,
                 leaf_unit: &self.leaf_unit,
+                is_enrolled: self.is_enrolled,
             };
             texts.push((units.join(&poller.unit), render(POLLER_UNIT, values)?));
         }

@@ -12,7 +12,9 @@ use super::show::moment;
 use super::site::would;
 use super::{Scope, whole};
 use crate::files::write_secret;
-use crate::tenancy::{BundleOrder, GivenToken, PollerPath, SiteOrder, Standing, Tenancy, TenancyError, WrittenBundle};
+use crate::tenancy::{
+    BundleOrder, GivenToken, PollerPath, SiteOrder, Standing, Tenancy, TenancyError, WrittenBundle, host_and_port,
+};
 use crate::up::Target;
 
 #[derive(Debug, Subcommand)]
@@ -54,12 +56,28 @@ struct SetUp {
     /// Where the site's first poller is asked about its health, the others behind it [default: as before; 9101].
     #[arg(long, value_name = "PORT", value_parser = whole::<u16>(1..=65_000))]
     health_port: Option<u16>,
+    /// The proxy between the site's leaf and the hub, such as http://proxy.example.com:3128 [default: as before; none].
+    #[arg(long, value_name = "URL", value_parser = proxy_url)]
+    proxy: Option<String>,
+    /// Reach the hub without a proxy from now on.
+    #[arg(long, conflicts_with = "proxy")]
+    no_proxy: bool,
+}
+
+/// `http://host:port` or `https://host:port`: nothing that could end a string of a configuration, and no password.
+fn proxy_url(text: &str) -> Result<String, String> {
+    let is_proxy = ["http://", "https://"].iter().any(|scheme| {
+        text.strip_prefix(scheme).is_some_and(|address| host_and_port(&format!("tls://{address}")).is_some())
+    });
+    let shown: String = text.chars().take(60).collect();
+    if is_proxy { Ok(text.to_owned()) } else { Err(format!("{shown:?} is no proxy: write http://host:port")) }
 }
 
 impl SetUp {
     fn order(&self) -> SiteOrder {
         let targets = if self.no_target || !self.targets.is_empty() { Some(self.targets.clone()) } else { None };
-        SiteOrder { targets, leaf_port: self.leaf_port, health_port: self.health_port }
+        let proxy = if self.no_proxy { Some(None) } else { self.proxy.clone().map(Some) };
+        SiteOrder { targets, leaf_port: self.leaf_port, health_port: self.health_port, proxy }
     }
 }
 
@@ -136,7 +154,7 @@ async fn add(home: &Path, args: &AddArgs, is_json: bool) -> Result<(), Failure> 
     if args.dry_run {
         let record = match &args.to {
             None => tenancy.check_invitation(path)?,
-            Some(_) => tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?,
+            Some(_) => tenancy.check_bundle(path)?,
         };
         let is_there = tenancy.poller(&record, path).is_ok();
         let text = match (&args.to, is_there) {
@@ -193,6 +211,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
         PollerCommand::Add(args) => add(home, &args, is_json).await,
         PollerCommand::Rotate(args) => {
             let tenancy = open(home)?;
+            tenancy.check_bundle(&args.poller)?;
             if args.dry_run {
                 let text =
                     format!("poller {} would get a new key; what the old one has signed is refused", args.poller);

@@ -23,11 +23,16 @@ pub enum TokenState {
         /// SHA-256 over the public keys that it was used for: the same device may ask again.
         keys: String,
         host: String,
+        /// How often it was answered.
+        answers: usize,
     },
     Withdrawn {
         /// Unix seconds.
         at: i64,
         why: String,
+        /// Who had used it by then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used_by: Option<String>,
     },
 }
 
@@ -90,10 +95,10 @@ impl TokenBook {
         write_secret(&self.path(&record.id), &text).map_err(EnrolmentError::File)
     }
 
-    /// Every token that is remembered.
+    /// Every token that is remembered and can be read; one that cannot opens nothing, and stops nobody else.
     ///
     /// # Errors
-    /// When one is damaged.
+    /// When the folder cannot be read.
     pub fn all(&self) -> Result<Vec<TokenRecord>, EnrolmentError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -102,26 +107,27 @@ impl TokenBook {
         let mut records = Vec::new();
         for entry in entries {
             let name = entry.map_err(EnrolmentError::List)?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|name| name.parse().ok());
-            if let Some(id) = id {
-                records.extend(self.find(&id)?);
-            }
+            let id: Option<Uuid> = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            records.extend(id.and_then(|id| self.find(&id).ok().flatten()));
         }
         Ok(records)
     }
 
-    /// Makes worthless what was given out for a poller and was not used; says how many those were.
+    /// Makes void what was given out, also for whoever has used it already and might ask again; says how many those were.
     ///
     /// # Errors
     /// When one cannot be written.
     pub fn withdraw(&self, is_meant: impl Fn(&str) -> bool, why: &str, now_s: i64) -> Result<usize, EnrolmentError> {
         let mut withdrawn = 0;
-        for mut record in self.all()? {
-            if record.state == TokenState::Open && is_meant(&record.poller) {
-                record.state = TokenState::Withdrawn { at: now_s, why: why.to_owned() };
-                self.write(&record)?;
-                withdrawn += 1;
-            }
+        for mut record in self.all()?.into_iter().filter(|record| is_meant(&record.poller)) {
+            let used_by = match record.state {
+                TokenState::Withdrawn { .. } => continue,
+                TokenState::Used { host, .. } => Some(host),
+                TokenState::Open => None,
+            };
+            record.state = TokenState::Withdrawn { at: now_s, why: why.to_owned(), used_by };
+            self.write(&record)?;
+            withdrawn += 1;
         }
         Ok(withdrawn)
     }
@@ -162,7 +168,7 @@ mod tests {
             expires_at: 100,
             state: TokenState::Open,
         };
-        let used = TokenState::Used { at: 1, keys: "k".to_owned(), host: "h".to_owned() };
+        let used = TokenState::Used { at: 1, keys: "k".to_owned(), host: "h".to_owned(), answers: 1 };
         let used = TokenRecord { id: Uuid::new_v4(), state: used, ..open.clone() };
         for record in [&open, &used] {
             book.write(record).unwrap();
@@ -170,11 +176,13 @@ mod tests {
         assert_eq!(book.open_of(&open.poller, 99).unwrap(), Some(open.clone()));
         assert_eq!(book.open_of(&open.poller, 100).unwrap(), None, "its end has come");
         let is_meant = |poller: &str| poller == "acme-corp/oslo/p1";
-        assert_eq!(book.withdraw(is_meant, "another one", 5).unwrap(), 1);
+        std::fs::write(home.path().join("enrolments").join(format!("{}.json", Uuid::new_v4())), "{").unwrap();
+        assert_eq!(book.withdraw(is_meant, "another one", 5).unwrap(), 2, "a damaged one stops nobody");
         assert_eq!(book.withdraw(is_meant, "another one", 6).unwrap(), 0);
-        assert_eq!(book.find(&used.id).unwrap(), Some(used));
-        let withdrawn = TokenState::Withdrawn { at: 5, why: "another one".to_owned() };
-        assert_eq!(book.find(&open.id).unwrap().unwrap().state, withdrawn);
+        for (record, used_by) in [(&open, None), (&used, Some("h".to_owned()))] {
+            let withdrawn = TokenState::Withdrawn { at: 5, why: "another one".to_owned(), used_by };
+            assert_eq!(book.find(&record.id).unwrap().unwrap().state, withdrawn);
+        }
         book.forget_old(100 + REMEMBERED_S).unwrap();
         assert_eq!(book.all().unwrap().len(), 2);
         book.forget_old(101 + REMEMBERED_S).unwrap();

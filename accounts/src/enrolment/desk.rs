@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,28 +17,33 @@ use axum_server::tls_rustls::RustlsConfig;
 use bulkhead_bus::gate::{ENROLMENT_DESK, decision_subject};
 use bulkhead_bus::payload::{Decision, DecisionConnection};
 use bulkhead_identity::{
-    ENROL_PATH, EnrolmentAnswer, EnrolmentClaims, EnrolmentRefusal, EnrolmentRequest, REQUEST_BYTES_MOST,
+    ENROL_PATH, Enrolee, EnrolmentAnswer, EnrolmentClaims, EnrolmentRefusal, EnrolmentRequest, RENEW_PATH,
+    REQUEST_BYTES_MOST, RenewalRequest,
 };
 use bulkhead_runtime::{Bus, Chain, Headers, Repeats, Stop, now_ms, server_config};
+use hyper_util::rt::TokioTimer;
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Refusal, Refused, TokenSigner};
-use crate::certificates::{CertificateError, CertificateFiles, needs_renewal};
+use super::{BadToken, Refusal, Refused, TokenSigner};
+use crate::certificates::{AuthorityName, CertificateError, CertificateFiles, TrustDomain, needs_renewal};
 use crate::provisioning_lock::ProvisioningLock;
 use crate::tenancy::{NotEnrolled, Tenancy, TenancyError, enrolment_address};
+use crate::up::Layout;
 
 /// Requests that wait for their turn; the next one is told to come again.
 const WAITING_MOST: usize = 64;
 /// For another command to end; the device asks again.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const RECORD_LIMIT: Duration = Duration::from_secs(3);
-const RENEW_EVERY: Duration = Duration::from_secs(3_600);
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// For a client to say what it wants.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// The outcome of a decision that gave certificates.
-const ENROLLED: &str = "enrolled";
 /// What is told whoever comes when it cannot be done now.
 const NOT_NOW: &str = "not_now";
 
@@ -46,8 +52,6 @@ const NOT_NOW: &str = "not_now";
 pub enum DeskError {
     #[error("platform")]
     Tenancy(#[source] TenancyError),
-    #[error("key of tokens")]
-    Enrolment(#[source] super::EnrolmentError),
     #[error(
         "nobody says where devices reach this desk: write enrolment_urls = [\"https://host:port\"] into {0}; the names in it \
          are those of the desk's certificate"
@@ -66,7 +70,7 @@ pub enum DeskError {
 /// Answers devices.
 pub struct Desk {
     home: PathBuf,
-    signer: TokenSigner,
+    domain: TrustDomain,
     /// To AUTH, where decisions are kept; made when it is needed.
     gate: tokio::sync::Mutex<Option<Bus>>,
     /// One request changes the platform at a time.
@@ -75,10 +79,34 @@ pub struct Desk {
     repeats: Mutex<Repeats>,
 }
 
+/// What a device comes for.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    Enrol,
+    Renew,
+}
+
+/// The outcomes of decisions to give certificates, by what was wished.
+const GRANTED: [&str; 2] = ["enrolled", "renewed"];
+
+/// Who a device says it is: by a token that was verified, or by its own word.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Whether a token of ours says it.
+    is_proved: bool,
+    tenant: Option<String>,
+    poller: Option<String>,
+    account: Option<String>,
+    /// The token's id.
+    token: String,
+}
+
 /// What the desk shows and how it is found.
 struct Identity {
     files: CertificateFiles,
     hosts: Vec<String>,
+    /// The server root's certificate when the desk's own was issued.
+    root: Mutex<Option<CertificateDer<'static>>>,
 }
 
 impl Identity {
@@ -88,26 +116,38 @@ impl Identity {
             return Err(DeskError::NoUrl(tenancy.platform.layout.platform_file().display().to_string()));
         }
         let hosts = urls.iter().filter_map(|url| enrolment_address(url)).map(|(host, _)| host).collect();
-        Ok(Self { files: CertificateFiles::named(&tenancy.platform.layout.enrolment_desk(), "desk"), hosts })
+        let files = CertificateFiles::named(&tenancy.platform.layout.enrolment_desk(), "desk");
+        Ok(Self { files, hosts, root: Mutex::default() })
     }
 
     fn issue(&self, tenancy: &Tenancy) -> Result<(), DeskError> {
-        let issued = tenancy.platform.authority.issue_desk(&self.hosts, &self.files, tenancy.platform.now);
-        issued.map(drop).map_err(DeskError::Certificate)
+        let authority = &tenancy.platform.authority;
+        let root = authority.signing_certificate(&AuthorityName::ServerRoot).map_err(DeskError::Certificate)?;
+        let issued = authority.issue_desk(&self.hosts, &self.files, tenancy.platform.now);
+        issued.map_err(DeskError::Certificate)?;
+        *self.root.lock().expect("no holder panics") = Some(root);
+        Ok(())
+    }
+
+    /// Whether it has lived two thirds of its life, or another root signs now.
+    fn is_due(&self, tenancy: &Tenancy) -> Result<bool, CertificateError> {
+        let root = tenancy.platform.authority.signing_certificate(&AuthorityName::ServerRoot)?;
+        let is_old = self.root.lock().expect("no holder panics").as_ref() != Some(&root);
+        Ok(is_old || needs_renewal(&self.files.cert_file, tenancy.platform.now)?)
     }
 
     fn config(&self) -> Result<Arc<rustls::ServerConfig>, DeskError> {
         server_config(&self.files.cert_file, &self.files.key_file).map(Arc::new).map_err(DeskError::Tls)
     }
 
-    /// Takes a new certificate when the old one has lived two thirds of its life. Connections go on.
+    /// Takes a new certificate when that is due. Connections go on.
     async fn keep_fresh(&self, home: PathBuf, tls: RustlsConfig) {
         let mut ticks = tokio::time::interval(RENEW_EVERY);
         loop {
             ticks.tick().await;
             let renewed = || -> Result<bool, DeskError> {
                 let tenancy = Tenancy::open(home.clone()).map_err(DeskError::Tenancy)?;
-                if !needs_renewal(&self.files.cert_file, tenancy.platform.now).map_err(DeskError::Certificate)? {
+                if !self.is_due(&tenancy).map_err(DeskError::Certificate)? {
                     return Ok(false);
                 }
                 self.issue(&tenancy)?;
@@ -124,18 +164,15 @@ impl Identity {
 }
 
 impl Desk {
-    fn open(home: PathBuf, tenancy: &Tenancy) -> Result<Self, DeskError> {
-        let platform = &tenancy.platform;
-        let domain = platform.authority.trust_domain().clone();
-        let signer = TokenSigner::ensure(&platform.layout, domain).map_err(DeskError::Enrolment)?;
-        Ok(Self {
+    fn new(home: PathBuf, domain: TrustDomain) -> Self {
+        Self {
             home,
-            signer,
+            domain,
             gate: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING_MOST),
             repeats: Mutex::default(),
-        })
+        }
     }
 
     /// Serves until `stop`; `ready` is called when devices may come.
@@ -146,22 +183,21 @@ impl Desk {
         let tenancy = Tenancy::open(home.clone()).map_err(DeskError::Tenancy)?;
         let identity = Identity::new(&tenancy)?;
         identity.issue(&tenancy)?;
-        let desk = Arc::new(Self::open(home.clone(), &tenancy)?);
+        let desk = Arc::new(Self::new(home.clone(), tenancy.platform.authority.trust_domain().clone()));
         let tls = RustlsConfig::from_config(identity.config()?);
         let failed = |source| DeskError::Listen { address: listen, source };
         let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let router = Router::new()
             .route(ENROL_PATH, post(enrol))
+            .route(RENEW_PATH, post(renew))
             .route("/livez", get(async || "alive\n"))
-            .layer(DefaultBodyLimit::max(REQUEST_BYTES_MOST))
             .with_state(desk);
         let handle = Handle::new();
         let server = axum_server::from_tcp_rustls(listener, tls.clone()).map_err(DeskError::Serve)?;
-        let served = server
-            .handle(handle.clone())
-            .http1_only()
-            .serve(router.into_make_service_with_connect_info::<SocketAddr>());
+        let mut server = server.handle(handle.clone()).http1_only().first_request_timeout(READ_LIMIT);
+        server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(READ_LIMIT).keep_alive(false);
+        let served = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
         ready();
         info!(%listen, "devices may enrol");
         let ends = async {
@@ -176,40 +212,69 @@ impl Desk {
         }
     }
 
-    /// Answers a device, after what it is answered is written down.
-    async fn answer(&self, body: &[u8], host: &str) -> Result<EnrolmentAnswer, NotEnrolled> {
+    /// Answers a device. What is decided is written down before anything is issued.
+    async fn answer(&self, wish: Wish, body: &[u8], host: &str) -> Result<EnrolmentAnswer, NotEnrolled> {
         let Ok(_place) = self.waiting.try_acquire() else {
             return Err(TenancyError::Invalid("too many devices wait: come again".to_owned()).into());
         };
         let _turn = self.turn.lock().await;
-        let mut known = None;
-        let decided = self.decide(body, host, &mut known).await;
-        let (outcome, refused) = match &decided {
-            Ok(_) => (ENROLLED, None),
-            Err(NotEnrolled::Refused(refused)) => (refused.refusal.code(), Some(refused)),
-            Err(NotEnrolled::Failed(_)) => return decided,
+        let mut asked = Asked::default();
+        let decided = match wish {
+            Wish::Enrol => self.enrol(body, host, &mut asked).await,
+            Wish::Renew => self.renew(body, host, &mut asked).await,
         };
-        self.record(outcome, refused, known.as_ref(), host).await?;
+        if let Err(NotEnrolled::Refused(refused)) = &decided {
+            self.record(refused.refusal.code(), Some(refused), &asked, host).await?;
+        }
         decided
     }
 
-    async fn decide(
-        &self,
-        body: &[u8],
-        host: &str,
-        known: &mut Option<EnrolmentClaims>,
-    ) -> Result<EnrolmentAnswer, NotEnrolled> {
-        let request: EnrolmentRequest = serde_json::from_slice(body)
-            .map_err(|error| Refused::new(Refusal::Unreadable, format!("the request cannot be read: {error}")))?;
-        let claims = self.signer.verify(&request.token).map_err(Refused::from)?;
-        *known = Some(claims.clone());
-        let tenancy = Tenancy::open(self.home.clone())?;
+    /// The platform as it is now, which nobody else changes meanwhile.
+    async fn open_alone(&self) -> Result<(Tenancy, ProvisioningLock), TenancyError> {
         let home = self.home.clone();
         let lock = tokio::task::spawn_blocking(move || ProvisioningLock::take(&home, LOCK_LIMIT)).await;
         let lock = lock.map_err(|error| TenancyError::Invalid(format!("take the lock: {error}")))?;
-        let _lock = lock.map_err(TenancyError::Lock)?;
+        let lock = lock.map_err(TenancyError::Lock)?;
+        Ok((Tenancy::open(self.home.clone())?, lock))
+    }
+
+    /// What a token says, if it is one of this platform that is still good. The key is read each time: deleting it is how every
+    /// token is made worthless.
+    fn verified(&self, token: &str) -> Result<EnrolmentClaims, NotEnrolled> {
+        let signer = TokenSigner::find(&Layout::new(self.home.clone()), self.domain.clone());
+        let verified = match signer.map_err(TenancyError::Enrolment)? {
+            Some(signer) => signer.verify(token),
+            None => Err(BadToken::Foreign),
+        };
+        Ok(verified.map_err(Refused::from)?)
+    }
+
+    async fn enrol(&self, body: &[u8], host: &str, asked: &mut Asked) -> Result<EnrolmentAnswer, NotEnrolled> {
+        let request: EnrolmentRequest = read(body)?;
+        let claims = self.verified(&request.token)?;
+        *asked = Asked {
+            is_proved: true,
+            tenant: claims.enrolee().ok().map(|enrolee| enrolee.tenant.to_string()),
+            poller: Some(claims.sub.clone()),
+            account: Some(claims.account.to_string()),
+            token: claims.jti.clone(),
+        };
+        let (tenancy, _lock) = self.open_alone().await?;
+        let granted = tenancy.check_enrolment(&claims, &request)?;
         let database = tenancy.connect_database().await?;
-        tenancy.enrol(database.as_ref(), &claims, &request, host).await
+        self.record(GRANTED[0], None, asked, host).await?;
+        Ok(tenancy.enrol(database.as_ref(), granted, host).await?)
+    }
+
+    async fn renew(&self, body: &[u8], host: &str, asked: &mut Asked) -> Result<EnrolmentAnswer, NotEnrolled> {
+        let request: RenewalRequest = read(body)?;
+        let enrolee = Enrolee::parse(&request.poller).ok();
+        asked.poller = enrolee.as_ref().map(ToString::to_string);
+        asked.tenant = enrolee.map(|enrolee| enrolee.tenant.to_string());
+        let (tenancy, _lock) = self.open_alone().await?;
+        let granted = tenancy.check_renewal(&request)?;
+        self.record(GRANTED[1], None, asked, host).await?;
+        Ok(tenancy.renew_device(granted, host)?)
     }
 
     /// Writes a decision down where those of the gatekeepers are.
@@ -217,32 +282,32 @@ impl Desk {
         &self,
         outcome: &str,
         refused: Option<&Refused>,
-        claims: Option<&EnrolmentClaims>,
+        asked: &Asked,
         host: &str,
     ) -> Result<(), TenancyError> {
         let mut repeats = 0;
         if refused.is_some() {
-            let kind = format!("{outcome} {host}");
+            // Whoever needs no token to come has no name to be told apart by: addresses are easily had.
+            let kind = if asked.is_proved { format!("{outcome} {host}") } else { outcome.to_owned() };
             let noted = self.repeats.lock().expect("no holder panics").note(&kind, Instant::now());
             let Some(left_out) = noted else { return Ok(()) };
             repeats = left_out;
         }
-        let tenant = claims.and_then(|claims| claims.enrolee().ok()).map(|enrolee| enrolee.tenant.to_string());
         let decision = Decision {
             id: Uuid::new_v4().to_string(),
             at_ms: now_ms(),
             gatekeeper: ENROLMENT_DESK.to_owned(),
             outcome: outcome.to_owned(),
             detail: refused.map(|refused| refused.problem.clone()).unwrap_or_default(),
-            actual: refused.and_then(|refused| refused.actual.clone()).or_else(|| tenant.clone()),
-            expected: tenant,
-            identity: claims.map(|claims| claims.sub.clone()),
-            account: claims.map(|claims| claims.account.to_string()),
+            actual: refused.and_then(|refused| refused.actual.clone()).or_else(|| asked.tenant.clone()),
+            expected: asked.tenant.clone(),
+            identity: asked.poller.clone(),
+            account: asked.account.clone(),
             repeats,
             connection: DecisionConnection {
                 host: host.to_owned(),
                 kind: "Enrolment".to_owned(),
-                name: claims.map(|claims| claims.jti.clone()).unwrap_or_default(),
+                name: asked.token.clone(),
                 ..DecisionConnection::default()
             },
             ..Decision::default()
@@ -263,17 +328,36 @@ impl Desk {
     }
 }
 
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    let unreadable = |error| Refused::new(Refusal::Unreadable, format!("the request cannot be read: {error}"));
+    serde_json::from_slice(body).map_err(unreadable)
+}
+
 fn told(status: StatusCode, body: &impl Serialize) -> Response {
     let text = serde_json::to_string(body).expect("an answer serializes");
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-async fn enrol(
-    State(desk): State<Arc<Desk>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: bytes::Bytes,
-) -> Response {
-    match desk.answer(&body, &peer.ip().to_string()).await {
+type Peer = ConnectInfo<SocketAddr>;
+
+async fn enrol(State(desk): State<Arc<Desk>>, ConnectInfo(peer): Peer, body: Body) -> Response {
+    answered(desk, Wish::Enrol, peer, body).await
+}
+
+async fn renew(State(desk): State<Arc<Desk>>, ConnectInfo(peer): Peer, body: Body) -> Response {
+    answered(desk, Wish::Renew, peer, body).await
+}
+
+async fn answered(desk: Arc<Desk>, wish: Wish, peer: SocketAddr, body: Body) -> Response {
+    let body = match tokio::time::timeout(READ_LIMIT, to_bytes(body, REQUEST_BYTES_MOST)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
+    // It goes on to its end when the device goes away in the middle.
+    let answering = tokio::spawn(async move { desk.answer(wish, &body, &peer.ip().to_string()).await });
+    let Ok(answered) = answering.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    match answered {
         Ok(answer) => told(StatusCode::OK, &answer),
         Err(NotEnrolled::Refused(refused)) => told(StatusCode::FORBIDDEN, &refused.told()),
         Err(NotEnrolled::Failed(error)) => {

@@ -12,7 +12,7 @@ mod token;
 pub use book::{TokenBook, TokenRecord, TokenState};
 pub use desk::{Desk, DeskError};
 pub use refusal::{Refusal, Refused};
-pub use request::{BadRequest, CheckedKeys, check_keys};
+pub use request::{BadRequest, CheckedKeys, check_keys, check_renewal};
 pub use token::{BadToken, TokenSigner};
 
 use crate::files::FileError;

@@ -22,13 +22,17 @@ pub enum Refusal {
     OtherName,
     /// Keys of the wrong kind, or without their private halves.
     Keys,
+    /// A renewal of what was not issued, is revoked, or has ended.
+    NotCurrent,
+    /// A renewal of what was renewed several times today.
+    TooOften,
     /// Nothing that a device of this release says.
     Unreadable,
 }
 
 impl Refusal {
     /// All of them, for the documentation's test.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::TokenForeign,
         Self::TokenExpired,
         Self::TokenUsed,
@@ -38,6 +42,8 @@ impl Refusal {
         Self::PollerClosed,
         Self::OtherName,
         Self::Keys,
+        Self::NotCurrent,
+        Self::TooOften,
         Self::Unreadable,
     ];
 
@@ -54,6 +60,8 @@ impl Refusal {
             Self::PollerClosed => "token_poller_closed",
             Self::OtherName => "csr_other_name",
             Self::Keys => "csr_keys",
+            Self::NotCurrent => "renewal_not_current",
+            Self::TooOften => "renewal_too_often",
             Self::Unreadable => "request_unreadable",
         }
     }
@@ -138,6 +146,13 @@ impl Refused {
     }
 
     #[must_use]
+    pub fn used_up(answers: usize) -> Self {
+        let problem =
+            format!("the token was answered {answers} times, and the machine does not keep what it gets: {ASK}");
+        Self::new(Refusal::TokenUsed, problem)
+    }
+
+    #[must_use]
     pub fn withdrawn(why: &str) -> Self {
         Self::new(Refusal::TokenWithdrawn, format!("the token is not good any more ({why}): {ASK}"))
     }
@@ -152,7 +167,7 @@ mod tests {
         let page = include_str!("../../../docs/wire.md");
         let section = page.split("\n## ").find(|section| section.starts_with("Decisions about enrolment")).unwrap();
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-        let documented: Vec<&str> = rows.filter(|code| *code != "enrolled").collect();
+        let documented: Vec<&str> = rows.filter(|code| !["enrolled", "renewed"].contains(code)).collect();
         assert_eq!(documented, Refusal::ALL.map(Refusal::code));
     }
 }

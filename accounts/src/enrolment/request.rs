@@ -1,7 +1,9 @@
 //! What a device asks for, checked: its names are the token's, and it has the private halves of what it shows. Pure.
 
+use std::collections::BTreeMap;
+
 use bulkhead_bus::BatchKey;
-use bulkhead_identity::{ClientIdentity, DeviceEnd, Enrolee, EnrolmentRequest, TrustDomain, proof};
+use bulkhead_identity::{ClientIdentity, DeviceEnd, Enrolee, EnrolmentRequest, RenewalRequest, TrustDomain, proof};
 use data_encoding::BASE64;
 use nkeys::{KeyPair, XKey};
 use rcgen::{
@@ -65,6 +67,20 @@ pub fn check_keys(
     let digest = data_encoding::HEXLOWER.encode(&hasher.finalize());
     let keys = DeviceKeys { poller: enrolee.poller.clone(), leaf_tls, forwarder_tls, poller_tls, batch };
     Ok(CheckedKeys { keys, sealing_key, digest })
+}
+
+/// The keys of a renewal, each with the name that it has.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_renewal(
+    request: &RenewalRequest,
+    enrolee: &Enrolee,
+    domain: &TrustDomain,
+) -> Result<BTreeMap<DeviceEnd, PublicKey>, BadRequest> {
+    let key_of =
+        |(end, csr): &(DeviceEnd, String)| check_csr(csr, *end, &enrolee.identity(*end), domain).map(|key| (*end, key));
+    request.csrs.iter().map(key_of).collect()
 }
 
 fn check_sealing_key(text: &str) -> Result<String, BadRequest> {

@@ -30,22 +30,37 @@ impl TokenSigner {
     /// # Errors
     /// When it is open to others, is damaged, or cannot be written.
     pub fn ensure(layout: &Layout, domain: TrustDomain) -> Result<Self, EnrolmentError> {
+        if let Some(known) = Self::find(layout, domain.clone())? {
+            return Ok(known);
+        }
         let path = layout.enrolment_key();
+        let failed = |source| EnrolmentError::Key { path: path.display().to_string(), source };
+        let pair = KeyPair::generate_for(&PKCS_ED25519).map_err(failed)?;
+        let text = zeroize::Zeroizing::new(pair.serialize_pem());
+        write_secret(&path, text.as_bytes()).map_err(EnrolmentError::File)?;
+        Ok(Self::of(&pair, domain))
+    }
+
+    /// The key of a home, if there is one.
+    ///
+    /// # Errors
+    /// When it is open to others, or is damaged.
+    pub fn find(layout: &Layout, domain: TrustDomain) -> Result<Option<Self>, EnrolmentError> {
+        let path = layout.enrolment_key();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = zeroize::Zeroizing::new(read_secret(&path).map_err(EnrolmentError::File)?);
         let damaged = |source| EnrolmentError::Key { path: path.display().to_string(), source };
-        let pair = if path.exists() {
-            let text = zeroize::Zeroizing::new(read_secret(&path).map_err(EnrolmentError::File)?);
-            KeyPair::from_pem(&text).map_err(damaged)?
-        } else {
-            let pair = KeyPair::generate_for(&PKCS_ED25519).map_err(damaged)?;
-            let text = zeroize::Zeroizing::new(pair.serialize_pem());
-            write_secret(&path, text.as_bytes()).map_err(EnrolmentError::File)?;
-            pair
-        };
-        Ok(Self {
+        Ok(Some(Self::of(&KeyPair::from_pem(&text).map_err(damaged)?, domain)))
+    }
+
+    fn of(pair: &KeyPair, domain: TrustDomain) -> Self {
+        Self {
             signs: EncodingKey::from_ed_der(&pair.serialize_der()),
             verifies: DecodingKey::from_ed_der(pair.der_bytes()),
             domain,
-        })
+        }
     }
 
     /// # Errors

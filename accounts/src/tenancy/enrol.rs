@@ -14,11 +14,14 @@ use zeroize::Zeroizing;
 
 use super::first_people::renew;
 use super::paths::PollerPath;
-use super::sites::{SiteOrder, merge_serials, refuse_revoked};
+use super::sites::{SiteOrder, merge_serials, refuse_enrolled, refuse_revoked};
 use super::{Act, Issued, Links, PollerRecord, SiteRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
-use crate::bundle::{CertificateFacts, PollerManifest, SiteBundle, make_device_files, remove_leftovers};
+use crate::bundle::{BundleOptions, CertificateFacts, PollerManifest, SiteBundle, make_device_files, remove_leftovers};
 use crate::certificates::AuthorityName;
 use crate::enrolment::{CheckedKeys, Refusal, Refused, TokenBook, TokenRecord, TokenSigner, TokenState, check_keys};
+
+/// How often the machine that has used a token may ask again: its answers may be lost, and each makes new certificates.
+const ANSWERS_MOST: usize = 10;
 
 /// A token, which is shown once and kept nowhere.
 pub struct GivenToken {
@@ -45,6 +48,15 @@ impl From<Refused> for NotEnrolled {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
     }
+}
+
+/// What a device gets, once that is written down.
+pub struct GrantedEnrolment {
+    enrolee: Enrolee,
+    token: TokenRecord,
+    record: TenantRecord,
+    keys: CheckedKeys,
+    beside: Vec<PollerName>,
 }
 
 impl Tenancy {
@@ -82,6 +94,16 @@ impl Tenancy {
         Ok(given)
     }
 
+    /// The tenant's record, when a bundle of a site may be written.
+    ///
+    /// # Errors
+    /// When there is no such tenant, or the site has pollers that have enrolled.
+    pub fn check_bundle(&self, path: &PollerPath) -> Result<TenantRecord, TenancyError> {
+        let record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
+        refuse_enrolled(&record, &path.site)?;
+        Ok(record)
+    }
+
     /// The tenant's record, when a poller of it may be invited.
     ///
     /// # Errors
@@ -92,6 +114,11 @@ impl Tenancy {
         self.check_sites(&record, &path.site)?;
         if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller)) {
             refuse_revoked(known, path)?;
+        }
+        if self.runs_here(path) {
+            return Err(TenancyError::Invalid(format!(
+                "`bulkhead up` runs poller {path} on this machine, with keys of its own: name another poller"
+            )));
         }
         if self.settings.enrolment_urls.is_empty() {
             return Err(TenancyError::Invalid(format!(
@@ -155,31 +182,50 @@ impl Tenancy {
         self.tokens().withdraw(|of| of == poller, why, self.now_s()).map_err(TenancyError::Enrolment)
     }
 
-    /// Issues what a device with a verified token asks for. Whoever holds the platform's lock may call it.
+    /// Whether a device with a verified token gets what it asks for. Nothing is changed.
     ///
     /// # Errors
-    /// When it is refused, or cannot be done now; the same device may ask again then.
-    pub async fn enrol(
+    /// When it is refused, or cannot be said now.
+    pub fn check_enrolment(
         &self,
-        database: Option<&Provisioning>,
         claims: &EnrolmentClaims,
         request: &EnrolmentRequest,
-        host: &str,
-    ) -> Result<EnrolmentAnswer, NotEnrolled> {
+    ) -> Result<GrantedEnrolment, NotEnrolled> {
         let enrolee = claims.enrolee().map_err(|error| Refused::new(Refusal::TokenForeign, error.to_string()))?;
         let token = self.token_of(claims)?;
         let record = self.enrolling_tenant(claims, &enrolee)?;
-        let checked = check_keys(request, &enrolee, self.platform.authority.trust_domain()).map_err(Refused::from)?;
-        if let TokenState::Used { keys, .. } = &token.state
-            && *keys != checked.digest
-        {
-            return Err(Refused::used().into());
+        let keys = check_keys(request, &enrolee, self.platform.authority.trust_domain()).map_err(Refused::from)?;
+        if let TokenState::Used { keys: used_for, answers, .. } = &token.state {
+            if *used_for != keys.digest {
+                return Err(Refused::used().into());
+            }
+            if *answers >= ANSWERS_MOST {
+                return Err(Refused::used_up(*answers).into());
+            }
         }
+        Ok(GrantedEnrolment { enrolee, token, record, keys, beside: request.beside.clone() })
+    }
+
+    /// Issues what was granted. Whoever has held the platform's lock since it was may call it.
+    ///
+    /// # Errors
+    /// When it cannot be done now; the same device may ask again.
+    pub async fn enrol(
+        &self,
+        database: Option<&Provisioning>,
+        granted: GrantedEnrolment,
+        host: &str,
+    ) -> Result<EnrolmentAnswer, TenancyError> {
+        let GrantedEnrolment { enrolee, token, record, keys, beside } = granted;
         let act = self.begin(Act::EnrolPoller, &enrolee.to_string(), json!({"token": token.id, "host": host}))?;
-        let used = TokenState::Used { at: self.now_s(), keys: checked.digest.clone(), host: host.to_owned() };
+        let answers = match &token.state {
+            TokenState::Used { answers, .. } => answers + 1,
+            TokenState::Open | TokenState::Withdrawn { .. } => 1,
+        };
+        let used = TokenState::Used { at: self.now_s(), keys: keys.digest.clone(), host: host.to_owned(), answers };
         // First of all: from here on nobody else can use it, however this ends.
         self.tokens().write(&TokenRecord { state: used, ..token }).map_err(TenancyError::Enrolment)?;
-        let made = self.certify_device(record, &enrolee, &checked, &request.beside, database).await?;
+        let made = self.certify_device(record, &enrolee, &keys, &beside, database).await?;
         let answer = answer(&enrolee, &made);
         act.finish(json!({"serials": serials(&made, &enrolee.poller)}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(answer)
@@ -264,7 +310,8 @@ impl Tenancy {
         remove_leftovers(self.platform.layout.home());
         let site = record.sites.get(&enrolee.site).cloned().unwrap_or_default();
         let beside = self.pollers_beside(&site, enrolee, beside)?;
-        let options = site.settings.options();
+        let renewal_urls = self.settings.enrolment_urls.clone();
+        let options = BundleOptions { renewal_urls, ..site.settings.options() };
         let place = (&enrolee.tenant, &enrolee.site);
         let made = make_device_files(&self.platform, &self.settings.leaf_urls, place, &checked.keys, &beside, &options);
         let made = made.map_err(|error| TenancyError::Bundle(Box::new(error)))?;

@@ -22,6 +22,7 @@ mod preview;
 pub(crate) mod purges;
 mod pushed;
 mod record;
+mod renew;
 mod rotate;
 mod settings;
 mod sites;
@@ -42,7 +43,7 @@ use crate::provisioning_lock::ProvisioningLock;
 use crate::up::{Accounts, Layout, Platform};
 
 pub use desired::{Desired, Rendered};
-pub use enrol::{GivenToken, NotEnrolled};
+pub use enrol::{GivenToken, GrantedEnrolment, NotEnrolled};
 pub use error::TenancyError;
 pub use first_people::{LetIn, remember_people};
 pub use gate::ensure_gate;
@@ -59,6 +60,7 @@ pub use record::{
     FileState, Issued, PersonRecord, PersonRole, PollerRecord, RecordError, SiteRecord, SiteSettings, Standing,
     TenantRecord, TenantRecords, TenantStage,
 };
+pub use renew::GrantedRenewal;
 pub use rotate::{RoleState, WhenUsed};
 pub use settings::{PlatformSettings, SettingsError, enrolment_address, host_and_port};
 pub use sites::{BundleOrder, SiteOrder, WrittenBundle};

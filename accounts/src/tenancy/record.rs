@@ -189,6 +189,9 @@ pub struct SiteSettings {
     /// Where the first poller is asked about its health, when it is not the usual port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_port: Option<u16>,
+    /// The proxy between its leaf and the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// A site: one leaf and its pollers.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use bulkhead_bus::{PollerName, SiteName, Tenant, TenantSlug};
+use bulkhead_bus::{PollerName, SiteName, Tenant};
 use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
@@ -47,6 +47,8 @@ pub struct SiteOrder {
     pub leaf_port: Option<u16>,
     /// Instead of the port that it had so far.
     pub health_port: Option<u16>,
+    /// Instead of the proxy that it had so far; `Some(None)` goes without one.
+    pub proxy: Option<Option<String>>,
 }
 
 impl SiteOrder {
@@ -55,6 +57,7 @@ impl SiteOrder {
             targets: self.targets.clone().unwrap_or_else(|| known.targets.clone()),
             leaf_port: self.leaf_port.or(known.leaf_port),
             health_port: self.health_port.or(known.health_port),
+            proxy: self.proxy.clone().unwrap_or_else(|| known.proxy.clone()),
         }
     }
 }
@@ -66,6 +69,7 @@ impl SiteSettings {
             targets: self.targets.clone(),
             leaf_port: self.leaf_port.unwrap_or(usual.leaf_port),
             health_port: self.health_port.unwrap_or(usual.health_port),
+            proxy: self.proxy.clone(),
             ..usual
         }
     }
@@ -93,6 +97,7 @@ impl Tenancy {
         if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller)) {
             refuse_revoked(known, path)?;
         }
+        refuse_enrolled(&record, &path.site)?;
         check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::AddPoller, &path.to_string(), json!({}))?;
         let written = self.bundle(links, record, (&path.site, Some(&path.poller)), BTreeSet::new(), order).await?;
@@ -114,6 +119,7 @@ impl Tenancy {
         let record =
             self.staged(&path.tenant, &[TenantStage::Active], "only pollers of an active tenant are rotated")?;
         refuse_revoked(known_poller(&record, path)?, path)?;
+        refuse_enrolled(&record, &path.site)?;
         check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "new key"}))?;
         let new_keys = BTreeSet::from([path.poller.clone()]);
@@ -129,8 +135,7 @@ impl Tenancy {
     /// When there is no such poller.
     pub async fn revoke_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        let withdrawn = self.withdraw_tokens(path, "its poller was revoked")?;
-        if known_poller(&record, path).is_err() && withdrawn > 0 {
+        if known_poller(&record, path).is_err() && self.withdraw_tokens(path, "its poller was revoked")? > 0 {
             return Ok(());
         }
         known_poller(&record, path)?;
@@ -147,6 +152,7 @@ impl Tenancy {
                 .map_err(TenancyError::Platform)?;
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
+        self.withdraw_tokens(path, "its poller was revoked")?;
         self.follow_tenant(links, &record).await?;
         act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
     }
@@ -158,6 +164,10 @@ impl Tenancy {
     pub async fn remove_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
         let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
         let withdrawn = self.withdraw_tokens(path, "its poller was removed")?;
+        // What a device has left open ends with its poller.
+        for act in [Act::InvitePoller, Act::EnrolPoller, Act::RenewPoller] {
+            self.journal.forget(act, &path.to_string()).map_err(TenancyError::Journal)?;
+        }
         if known_poller(&record, path).is_err() && withdrawn > 0 {
             return Ok(());
         }
@@ -307,7 +317,6 @@ impl Tenancy {
         let known = record.sites.get(site).cloned().unwrap_or_default();
         let is_active =
             |(name, poller): (&PollerName, &PollerRecord)| (poller.standing == Standing::Active).then(|| name.clone());
-        refuse_enrolled(&known, &record.slug, site)?;
         let mut pollers: BTreeSet<PollerName> = known.pollers.iter().filter_map(is_active).collect();
         pollers.extend(poller.cloned());
         let pollers: Vec<PollerName> = pollers.into_iter().collect();
@@ -362,15 +371,17 @@ pub(super) fn refuse_revoked(known: &PollerRecord, path: &PollerPath) -> Result<
 }
 
 /// A bundle would give pollers other keys than their devices have made, and end them.
-fn refuse_enrolled(site: &SiteRecord, tenant: &TenantSlug, name: &SiteName) -> Result<(), TenancyError> {
-    let is_enrolled = |poller: &PollerRecord| poller.is_enrolled && poller.standing == Standing::Active;
-    let enrolled: Vec<&str> =
-        site.pollers.iter().filter(|(_, poller)| is_enrolled(poller)).map(|(name, _)| name.as_str()).collect();
+pub(super) fn refuse_enrolled(record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
+    let pollers = record.sites.get(site).into_iter().flat_map(|site| &site.pollers);
+    let enrolled = pollers.filter(|(_, poller)| poller.is_enrolled && poller.standing == Standing::Active);
+    let enrolled: Vec<&str> = enrolled.map(|(name, _)| name.as_str()).collect();
     if enrolled.is_empty() {
         return Ok(());
     }
     Err(TenancyError::Invalid(format!(
-        "site {tenant}/{name} has pollers that made their own keys ({}), and a bundle would replace those: leave out --to, and          enrol with the token, or remove them first",
+        "site {}/{site} has pollers that made their own keys ({}), and a bundle would replace those: `bulkhead poller add` \
+         without --to gives a token instead, and `bulkhead-poller enroll --new-keys` makes new keys there",
+        record.slug,
         enrolled.join(", ")
     )))
 }

@@ -338,8 +338,7 @@ impl Deployment {
             let ended = gatekeeper.mend().map_err(DeploymentError::Child)?;
             notes.extend(ended.map(|end| format!("starting it again while the other one goes on: {end}")));
         }
-        let ended = self.desk.mend().map_err(DeploymentError::Child)?;
-        notes.extend(ended.map(|end| format!("starting it again while all else goes on: {end}")));
+        notes.extend(self.desk.mend().map_err(DeploymentError::Child)?);
         match self.hub_size() {
             HubSize::One => self.check_running()?,
             HubSize::Three => {

@@ -41,8 +41,8 @@ pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, dat
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
 pub(crate) use site::{
-    BusFile, EndKeys, PollerPorts, SiteError, SiteMaker, SitePlace, TlsFile, ensure_batch_key, order_for,
-    poller_folder, write_poller_settings, write_settings,
+    BusFile, EndKeys, LeafSettings, PollerPorts, PollerTold, SiteError, SiteMaker, SitePlace, TlsFile,
+    ensure_batch_key, order_for, poller_folder, write_poller_settings, write_settings,
 };
 pub use site::{DeviceKeys, Site, leaf_config, leaf_users};
 pub(crate) use target::checks;

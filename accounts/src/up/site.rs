@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
 use bulkhead_identity::leaf_name;
@@ -91,9 +92,30 @@ impl SitePlace {
     }
 }
 
+/// What a poller is told beside its names and ports.
+pub(crate) struct PollerTold<'a> {
+    pub checks: &'a [CheckSetting],
+    /// Where its machine's certificates are renewed; none where it does not do that.
+    pub renewal_urls: &'a [String],
+}
+
 /// A poller's files, within the site's folder.
 pub(crate) fn poller_folder(poller: &PollerName) -> PathBuf {
     Path::new("pollers").join(poller.as_str())
+}
+
+/// What a leaf is told beside its names.
+pub(crate) struct LeafSettings<'a> {
+    /// Where it listens on the loopback interface.
+    pub port: u16,
+    pub hub_urls: &'a [String],
+    /// The proxy on its way to the hub.
+    pub proxy: Option<&'a str>,
+}
+
+/// The machine as a user of its own leaf, by the leaf's certificate: it may say that files were renewed.
+fn keeper(name: String) -> LeafUser {
+    LeafUser { name, publish: vec![server_reload("*")], subscribe: vec![format!("{KEEPER_INBOX}.>")] }
 }
 
 /// A leaf that was written.
@@ -138,7 +160,16 @@ struct PollerFile<'a> {
     identity: PollerIdentity<'a>,
     leaf: BusFile,
     forwarder: ForwarderFile,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renewal: Option<RenewalFile<'a>>,
     checks: &'a [CheckSetting],
+}
+
+/// Where certificates are renewed, and the site's folder.
+#[derive(Serialize)]
+struct RenewalFile<'a> {
+    urls: &'a [String],
+    folder: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -198,8 +229,7 @@ impl SiteMaker<'_> {
         &self,
         site: &Site,
         place: &SitePlace,
-        port: u16,
-        hub_urls: &[String],
+        settings: &LeafSettings<'_>,
     ) -> Result<WrittenLeaf, SiteError> {
         let folder = &place.written;
         let tls = folder.join("tls");
@@ -214,11 +244,13 @@ impl SiteMaker<'_> {
         let certificate = self.client(&identity, &CertificateFiles::named(&tls, "leaf"), |keys| &keys.leaf_tls)?;
         // Of an earlier release: whoever shows credentials is refused.
         remove_whole(&folder.join("leaf.creds")).map_err(SiteError::File)?;
-        let listen = format!("127.0.0.1:{port}");
-        let mut config = placed_leaf_config(place, self.authority, site, listen, hub_urls.to_vec());
+        let listen = format!("127.0.0.1:{}", settings.port);
+        let mut config = placed_leaf_config(place, self.authority, site, listen, settings.hub_urls.to_vec());
+        config.proxy = settings.proxy.map(str::to_owned);
         if let EndKeys::Device(keys) = self.keys {
             // Two machines of one site are two leaves: a server closes the older link of a name that comes twice.
             config.server_name = format!("{}.{}", config.server_name, &key_hash(&keys.leaf_tls)[..LEAF_LABEL_LENGTH]);
+            config.keeper = Some(keeper(self.authority.dns_name(&identity)));
         }
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
@@ -235,11 +267,11 @@ impl SiteMaker<'_> {
         (site, place): (&Site, &SitePlace),
         poller: &PollerName,
         ports: PollerPorts,
-        checks: &[CheckSetting],
+        told: &PollerTold<'_>,
     ) -> Result<(PathBuf, BatchKey), SiteError> {
         let folder = place.written.join(poller_folder(poller));
         make_folder(&place.written.join(place.poller_state_dir(poller))).map_err(SiteError::File)?;
-        let path = write_poller_settings((site, place), poller, ports, checks)?;
+        let path = write_poller_settings((site, place), poller, ports, told)?;
         let key = match self.keys {
             EndKeys::Made => {
                 let key = ensure_batch_key(&folder.join("batch.nk"))?;
@@ -265,7 +297,7 @@ pub(crate) fn write_poller_settings(
     (site, place): (&Site, &SitePlace),
     poller: &PollerName,
     ports: PollerPorts,
-    checks: &[CheckSetting],
+    told: &PollerTold<'_>,
 ) -> Result<PathBuf, SiteError> {
     let (folder, named) = (place.written.join(poller_folder(poller)), place.named.join(poller_folder(poller)));
     make_folder(&folder).map_err(SiteError::File)?;
@@ -285,7 +317,9 @@ pub(crate) fn write_poller_settings(
         identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
         leaf: bus("poller", poller.as_str()),
         forwarder: ForwarderFile { enabled: true, leaf: bus("forwarder", "fwd") },
-        checks,
+        renewal: (!told.renewal_urls.is_empty())
+            .then(|| RenewalFile { urls: told.renewal_urls, folder: place.named.join(".") }),
+        checks: told.checks,
     };
     let path = folder.join("poller.toml");
     write_settings(&path, &file)?;
@@ -350,6 +384,8 @@ fn placed_leaf_config(
         listener_key_file: listener.key_file,
         tenant_intermediate_file: place.tenant_intermediate_file.clone(),
         users: leaf_users(authority, site),
+        keeper: None,
+        proxy: None,
         hub_urls,
         reconnect: reconnect_of(&name),
         kept: KEPT.map(str::to_owned).into(),

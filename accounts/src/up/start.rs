@@ -21,7 +21,8 @@ use super::platform::{CORE, Platform};
 use super::ports::Ports;
 use super::postgres::Postgres;
 use super::site::{
-    BusFile, EndKeys, PollerPorts, Site, SiteMaker, SitePlace, TlsFile, order_for, settle_batch_key, write_settings,
+    BusFile, EndKeys, LeafSettings, PollerPorts, PollerTold, Site, SiteMaker, SitePlace, TlsFile, order_for,
+    settle_batch_key, write_settings,
 };
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
@@ -235,6 +236,8 @@ impl Starter<'_> {
         let hub_leaf_urls: Vec<String> = places.iter().map(HubPlace::leaf_url).collect();
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);
+        // Each start issues anew what runs here.
+        let told = PollerTold { checks: &watched, renewal_urls: &[] };
         let mut made = Vec::new();
         for options in &self.options.tenants {
             let Some(tenant) = tenants.iter().find(|tenant| tenant.slug == options.slug) else { continue };
@@ -246,7 +249,8 @@ impl Starter<'_> {
                 database.put_site(tenant, &site.site).await.map_err(DeploymentError::Rows)?;
                 let known = self.options.leaf_urls.get(&tenant.slug).unwrap_or(&hub_leaf_urls);
                 let place = SitePlace::in_home(self.layout, &platform.authority, &site);
-                let leaf = maker.write_leaf(&site, &place, port, &order_for(made.len(), known)).map_err(failed)?;
+                let settings = LeafSettings { port, hub_urls: &order_for(made.len(), known), proxy: None };
+                let leaf = maker.write_leaf(&site, &place, &settings).map_err(failed)?;
                 let remembered = tenancy.remember_leaf(&tenant.slug, &site.site, leaf.issued);
                 remembered.map_err(DeploymentError::tenancy)?;
                 let mut written = Vec::new();
@@ -254,7 +258,7 @@ impl Starter<'_> {
                     let health = self.ports.choose(&poller_health(&site, poller)).map_err(DeploymentError::Port)?;
                     let ports = PollerPorts { leaf: port, health };
                     settle_batch_key(self.layout, &site, poller).map_err(failed)?;
-                    let (path, key) = maker.write_poller((&site, &place), poller, ports, &watched).map_err(failed)?;
+                    let (path, key) = maker.write_poller((&site, &place), poller, ports, &told).map_err(failed)?;
                     let put = database.put_poller(tenant, &site.site, poller, &key).await;
                     put.map_err(DeploymentError::Rows)?;
                     tenancy

@@ -36,7 +36,7 @@ pub(super) fn drop_ended(layout: &Layout, tenants: &mut Vec<TenantOptions>) -> R
     Ok(notes)
 }
 
-/// Leaves out sites that were removed and pollers that were revoked.
+/// Leaves out sites that were removed, pollers that were revoked, and those that made their keys on a machine of their own.
 fn drop_parts(tenant: &mut TenantOptions, record: &TenantRecord) -> Vec<String> {
     let slug = &tenant.slug;
     let mut notes = Vec::new();
@@ -49,15 +49,18 @@ fn drop_parts(tenant: &mut TenantOptions, record: &TenantRecord) -> Vec<String> 
         }
         let known = record.sites.get(site);
         pollers.retain(|poller| {
-            let is_revoked = known
-                .and_then(|site| site.pollers.get(poller))
-                .is_some_and(|poller| poller.standing == Standing::Revoked);
-            if is_revoked {
+            let Some(known) = known.and_then(|site| site.pollers.get(poller)) else { return true };
+            if known.standing == Standing::Revoked {
                 notes.push(format!(
                     "poller {slug}/{site}/{poller} is revoked and not started: `bulkhead poller remove` forgets that"
                 ));
+            } else if known.is_enrolled {
+                notes.push(format!(
+                    "poller {slug}/{site}/{poller} has enrolled on a machine of its own and is not started here: \
+                     `bulkhead poller remove` takes it back"
+                ));
             }
-            !is_revoked
+            known.standing == Standing::Active && !known.is_enrolled
         });
         !pollers.is_empty()
     });

@@ -74,6 +74,15 @@ pub fn server_identity(server_id: &str) -> String {
     format!("$SYS.REQ.SERVER.{server_id}.IDZ")
 }
 
+/// Has one server, by its id, read its configuration and its certificates again.
+#[must_use]
+pub fn server_reload(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.RELOAD")
+}
+
+/// Where a site's machine hears what its own leaf answers.
+pub const KEEPER_INBOX: &str = "_INBOX_keeper";
+
 /// Where servers say that somebody has come, of every account.
 pub const CONNECTED: &str = "$SYS.ACCOUNT.*.CONNECT";
 

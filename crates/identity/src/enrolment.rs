@@ -11,6 +11,8 @@ use crate::{ClientIdentity, TrustDomain};
 
 /// Where a device sends its request.
 pub const ENROL_PATH: &str = "/v1/enrol";
+/// Where a device asks for certificates that go on where its own end.
+pub const RENEW_PATH: &str = "/v1/renew";
 /// Who makes tokens.
 pub const TOKEN_ISSUER: &str = "bulkhead-enrolment";
 /// No request is longer, in bytes.
@@ -97,7 +99,8 @@ impl std::fmt::Display for Enrolee {
 }
 
 /// What a device has TLS keys for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DeviceEnd {
     /// Towards the hub.
     Leaf,
@@ -109,6 +112,16 @@ pub enum DeviceEnd {
 
 impl DeviceEnd {
     pub const ALL: [Self; 3] = [Self::Leaf, Self::Forwarder, Self::Poller];
+
+    /// Where its certificate and key are in the site's folder, without their endings.
+    #[must_use]
+    pub fn path(self, poller: &PollerName) -> String {
+        match self {
+            Self::Leaf => "tls/leaf".to_owned(),
+            Self::Forwarder => format!("pollers/{poller}/forwarder"),
+            Self::Poller => format!("pollers/{poller}/poller"),
+        }
+    }
 }
 
 impl EnrolmentClaims {
@@ -182,6 +195,17 @@ impl EnrolmentRequest {
             DeviceEnd::Poller => &self.poller_csr,
         }
     }
+}
+
+/// What a device asks for whose certificates come to their end. It shows that it has their keys by signing requests with them;
+/// nothing else of it is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewalRequest {
+    /// Such as `acme-corp/oslo/p1`.
+    pub poller: String,
+    /// Certificate requests, PEM, for those that are due.
+    pub csrs: Vec<(DeviceEnd, String)>,
 }
 
 /// What a batch key signs, to show that the device has its private half.

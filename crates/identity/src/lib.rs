@@ -17,7 +17,7 @@ pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainErr
 pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
 pub use enrolment::{
     DeviceEnd, ENROL_PATH, Enrolee, EnrolmentAnswer, EnrolmentClaims, EnrolmentFile, EnrolmentRefusal,
-    EnrolmentRequest, REQUEST_BYTES_MOST, TOKEN_ISSUER, TokenError, proof,
+    EnrolmentRequest, RENEW_PATH, REQUEST_BYTES_MOST, RenewalRequest, TOKEN_ISSUER, TokenError, proof,
 };
 pub use gate::{GateBody, GateError, GateRecord, GateSite, read_gate_record};
 pub use gate_keys::{KeysError, open_keys, seal_keys};

@@ -217,6 +217,12 @@ impl Bus {
         self.link.jetstream()
     }
 
+    /// The id of the server that we are connected to; it is another one after each of its starts.
+    #[must_use]
+    pub fn server_id(&self) -> String {
+        self.client().server_info().server_id
+    }
+
     /// The version of the server that we are connected to, such as `2.14.4`.
     #[must_use]
     pub fn server_version(&self) -> String {

@@ -15,6 +15,7 @@ use crate::batch::Identity;
 use crate::checks::{Check, parse_checks};
 use crate::forward::ForwarderSettings;
 use crate::key::BatchSigner;
+use crate::renewal::RenewalSettings;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 const PREFIX: &str = "BULKHEAD_POLLER_";
@@ -37,6 +38,7 @@ struct RawConfig {
     identity: RawIdentity,
     leaf: Option<BusSettings>,
     forwarder: RawForwarder,
+    renewal: Option<RawRenewal>,
     batch: RawBatch,
     spool: RawSpool,
     limits: RawLimits,
@@ -59,6 +61,13 @@ struct RawForwarder {
     window: usize,
     backfill_after_s: u64,
     leaf: Option<BusSettings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRenewal {
+    urls: Vec<String>,
+    folder: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +107,7 @@ pub struct Config {
     pub(crate) identity: Identity,
     pub(crate) leaf: BusSettings,
     pub(crate) forwarder: Option<ForwarderSettings>,
+    pub(crate) renewal: Option<RenewalSettings>,
     pub(crate) batch: BatchSettings,
     pub(crate) spool_results_most: usize,
     pub(crate) checks_at_once: usize,
@@ -151,6 +161,16 @@ impl Problems {
         Some(ForwarderSettings { leaf, window: raw.window, backfill_after })
     }
 
+    fn take_renewal(&mut self, raw: RawRenewal) -> RenewalSettings {
+        if raw.urls.is_empty() {
+            self.0.push("  renewal.urls: [] names nobody: write for example [\"https://hub.example:8443\"]".to_owned());
+        }
+        for url in raw.urls.iter().filter(|url| !url.starts_with("https://")) {
+            self.0.push(format!("  renewal.urls: {url:?} does not begin with https://"));
+        }
+        RenewalSettings { urls: raw.urls, folder: raw.folder }
+    }
+
     fn take_signer(&mut self, path: &Path) -> Option<Arc<BatchSigner>> {
         if path.as_os_str().is_empty() {
             return self.require("batch_key_file", None);
@@ -181,6 +201,7 @@ impl Config {
             problems.check_connection("leaf", leaf);
         }
         let forwarder = problems.take_forwarder(raw.forwarder);
+        let renewal = raw.renewal.map(|raw| problems.take_renewal(raw));
         problems.check_range("batch.results_most", raw.batch.results_most, &(1..=RESULTS_PER_BATCH_MAX));
         problems.check_range("batch.linger_ms", raw.batch.linger_ms, &LINGER_MS);
         problems.check_range("spool.results_most", raw.spool.results_most, &SPOOL_RESULTS);
@@ -196,6 +217,7 @@ impl Config {
                 identity,
                 leaf,
                 forwarder,
+                renewal,
                 batch: BatchSettings {
                     results_most: raw.batch.results_most,
                     linger: Duration::from_millis(raw.batch.linger_ms),

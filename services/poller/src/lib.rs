@@ -27,6 +27,8 @@ mod forward;
 mod metrics;
 mod observe;
 
+mod renewal;
+
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -44,6 +46,7 @@ use crate::edge::Edge;
 use crate::live::LiveBoard;
 use crate::measure::Runner;
 use crate::observe::watch_disk;
+use crate::renewal::Renewal;
 
 /// Runs until `stop`, SIGTERM or SIGINT, then writes what waits and ends.
 ///
@@ -71,6 +74,12 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     };
     let batches = BatchBuilder::new(config.identity.clone(), config.batch_key, config.batch.results_most, boot.number);
     let site = config.identity.site.clone();
+    let renewal = config.renewal.map(|settings| Renewal {
+        settings,
+        identity: config.identity.clone(),
+        leaf: config.leaf.clone(),
+        metrics: Arc::clone(&metrics),
+    });
     let edge = Edge {
         settings: config.leaf,
         identity: config.identity,
@@ -87,6 +96,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.spawn("checks", runner.run(readiness.clone(), stop.clone()));
     tasks.spawn("edge", edge.run(batches, readiness.clone(), stop.clone()));
     tasks.spawn("disk", watch_disk(config.state_dir, Arc::clone(&metrics), stop.clone()));
+    if let Some(renewal) = renewal {
+        tasks.spawn("renewal", renewal.run(stop.clone()));
+    }
     if let Some(forwarder) = config.forwarder {
         let life = (readiness.clone(), loops.clone(), stop.clone());
         tasks.spawn("forwarder", forward::run_forwarder(forwarder, site, Arc::clone(&metrics), life));

@@ -77,6 +77,12 @@ bulkhead_runtime::metrics! {
         batches_refused: Counter,
         /// Display-only messages.
         live_published: Counter,
+        /// Times that certificates were renewed.
+        renewals: Counter,
+        /// Attempts to renew certificates, or to have the leaf read them, that failed.
+        renewals_failed: Counter,
+        /// When the first of the machine's certificates ends; 0 where it does not renew them.
+        certificate_end_timestamp_seconds: Gauge,
 
         /// Batches that the hub acknowledged.
         forwarded: Labelled<Lane, Counter>,

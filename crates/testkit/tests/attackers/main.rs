@@ -183,6 +183,8 @@ fn leaf_config(hub: &Hub, leaf: &Identity, hub_url: String) -> LeafConfig {
         listener_key_file: key_file.clone(),
         tenant_intermediate_file: hub.platform.authority.tenant_intermediate_file(&tenant),
         users: vec![],
+        keeper: None,
+        proxy: None,
         hub_urls: vec![hub_url],
         reconnect: "1s".to_owned(),
         kept: vec!["results.>".to_owned()],

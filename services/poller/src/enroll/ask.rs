@@ -1,13 +1,15 @@
-//! Asking the desk, over TLS that trusts the root in the token and nobody else, through a proxy where there is one.
+//! Asking the desk, over TLS that trusts one root and nobody else, through a proxy where there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_identity::{ENROL_PATH, EnrolmentAnswer, EnrolmentClaims, EnrolmentRefusal, EnrolmentRequest, TokenError};
+use bulkhead_identity::{EnrolmentAnswer, EnrolmentRefusal};
 use bulkhead_runtime::{Backoff, Chain};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Proxy, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
 use tokio::time::Instant;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -18,10 +20,8 @@ const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN_MOST: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
-    #[error("root in the token")]
-    Root(#[source] TokenError),
-    #[error("use the root in the token")]
+pub(crate) enum AskError {
+    #[error("use the platform's root")]
     Tls(#[source] rustls::Error),
     #[error("proxy {proxy:?} cannot be used: write http://host:port")]
     Proxy { proxy: String, source: reqwest::Error },
@@ -39,26 +39,10 @@ fn minutes(limit: &Duration) -> String {
     format!("{} s", limit.as_secs())
 }
 
-fn client(claims: &EnrolmentClaims, proxy: Option<&str>) -> Result<Client, AskError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(claims.root_certificate().map_err(AskError::Root)?).map_err(AskError::Tls)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(AskError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .redirect(Policy::none())
-        .connect_timeout(CONNECT_LIMIT)
-        .timeout(ANSWER_LIMIT);
-    if let Some(proxy) = proxy {
-        let bad = |source| AskError::Proxy { proxy: proxy.to_owned(), source };
-        client = client.proxy(Proxy::https(proxy).map_err(bad)?);
-    }
-    client.build().map_err(AskError::Client)
+/// Who answers devices, as one of them reaches it.
+pub(crate) struct DeskClient {
+    client: Client,
+    urls: Vec<String>,
 }
 
 /// What one attempt came to.
@@ -69,8 +53,7 @@ enum Attempt {
 }
 
 async fn attempt(client: &Client, url: &str, request: &str) -> Result<Attempt, AskError> {
-    let url = format!("{url}{ENROL_PATH}");
-    let sent = client.post(&url).header("content-type", "application/json").body(request.to_owned()).send().await;
+    let sent = client.post(url).header("content-type", "application/json").body(request.to_owned()).send().await;
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => return Ok(Attempt::Again(Chain(&error).to_string())),
@@ -80,7 +63,7 @@ async fn attempt(client: &Client, url: &str, request: &str) -> Result<Attempt, A
         Ok(body) => body,
         Err(error) => return Ok(Attempt::Again(Chain(&error).to_string())),
     };
-    let strange = || AskError::Strange { url: url.clone(), status };
+    let strange = || AskError::Strange { url: url.to_owned(), status };
     if status.is_success() {
         return serde_json::from_slice(&body).map(Attempt::Answered).map_err(|_| strange());
     }
@@ -92,32 +75,63 @@ async fn attempt(client: &Client, url: &str, request: &str) -> Result<Attempt, A
     Err(AskError::Refused { code: told.refused, problem: told.problem })
 }
 
-/// Asks each URL in turn until one answers; `tell` hears why it is tried again.
-///
-/// # Errors
-/// When it is refused, or nobody answers for a minute and a half.
-///
-/// # Panics
-/// Never: a request serializes.
-pub(super) async fn ask(
-    claims: &EnrolmentClaims,
-    request: &EnrolmentRequest,
-    proxy: Option<&str>,
-    tell: &dyn Fn(&str),
-) -> Result<EnrolmentAnswer, AskError> {
-    let client = client(claims, proxy)?;
-    let text = serde_json::to_string(request).expect("a request serializes");
-    let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MOST);
-    let end = Instant::now() + PATIENCE;
-    for url in claims.urls.iter().cycle() {
-        match attempt(&client, url, &text).await? {
-            Attempt::Answered(answer) => return Ok(answer),
-            Attempt::Again(last) if Instant::now() >= end => {
-                return Err(AskError::Away { urls: claims.urls.join(", "), limit: PATIENCE, last });
-            }
-            Attempt::Again(why) => tell(&format!("trying again: {why}")),
+impl DeskClient {
+    /// # Errors
+    /// When a root or the proxy cannot be used.
+    pub(crate) fn new(
+        urls: &[String],
+        trusted: Vec<CertificateDer<'static>>,
+        proxy: Option<&str>,
+    ) -> Result<Self, AskError> {
+        let mut roots = RootCertStore::empty();
+        trusted.into_iter().try_for_each(|root| roots.add(root)).map_err(AskError::Tls)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(AskError::Tls)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(ANSWER_LIMIT);
+        if let Some(proxy) = proxy {
+            let bad = |source| AskError::Proxy { proxy: proxy.to_owned(), source };
+            client = client.proxy(Proxy::https(proxy).map_err(bad)?);
         }
-        backoff.pause().await;
+        Ok(Self { client: client.build().map_err(AskError::Client)?, urls: urls.to_vec() })
     }
-    Err(AskError::Root(TokenError::Url))
+
+    /// Asks each URL in turn until one answers; `tell` hears why it is tried again.
+    ///
+    /// # Errors
+    /// When it is refused, or nobody answers for a minute and a half.
+    ///
+    /// # Panics
+    /// Never: a request serializes.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<EnrolmentAnswer, AskError> {
+        let text = serde_json::to_string(request).expect("a request serializes");
+        let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MOST);
+        let end = Instant::now() + PATIENCE;
+        let mut last = "there is no URL".to_owned();
+        for url in self.urls.iter().cycle() {
+            match attempt(&self.client, &format!("{url}{path}"), &text).await? {
+                Attempt::Answered(answer) => return Ok(answer),
+                Attempt::Again(why) => last = why,
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            tell(&format!("trying again: {last}"));
+            backoff.pause().await;
+        }
+        Err(AskError::Away { urls: self.urls.join(", "), limit: PATIENCE, last })
+    }
 }

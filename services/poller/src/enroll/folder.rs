@@ -12,11 +12,13 @@ use serde::Deserialize;
 pub(super) const MANIFEST: &str = "MANIFEST.json";
 /// Which site an enrolment is under way for.
 const UNDER_WAY: &str = ".enrolling";
+/// How files under way begin.
+const TEMPORARY: &str = ".enrolling-";
 pub(super) const SECRET: u32 = 0o600;
-pub(super) const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FolderError {
+pub(crate) enum FolderError {
     #[error("{action} {path}")]
     Io { action: &'static str, path: String, source: std::io::Error },
     #[error("{path} is the folder of {found}, and the token is for {wanted}: name another one with --to")]
@@ -42,7 +44,7 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::
 }
 
 /// A folder that is this site's.
-pub(super) struct SiteFolder {
+pub(crate) struct SiteFolder {
     pub(super) path: PathBuf,
     own: PollerName,
 }
@@ -60,8 +62,12 @@ struct Manifest {
 pub(super) fn open(to: &Path, enrolee: &Enrolee) -> Result<SiteFolder, FolderError> {
     let path = std::path::absolute(to).map_err(failed("find", to))?;
     let wanted = format!("{}/{}", enrolee.tenant, enrolee.site);
+    // Those above it are not this site's alone.
+    let above = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(above).map_err(failed("make folder", above))?;
     let folder = SiteFolder { path, own: enrolee.poller.clone() };
     folder.make("")?;
+    folder.sweep("")?;
     let found = folder.site()?;
     match found {
         Some(found) if found == wanted => {}
@@ -78,6 +84,12 @@ pub(super) fn open(to: &Path, enrolee: &Enrolee) -> Result<SiteFolder, FolderErr
 }
 
 impl SiteFolder {
+    /// The folder that a poller's settings name.
+    pub(crate) fn at(path: &Path, own: &PollerName) -> Result<Self, FolderError> {
+        let path = std::path::absolute(path).map_err(failed("find", path))?;
+        Ok(Self { path, own: own.clone() })
+    }
+
     /// Whose folder it is; `None` when nobody's.
     fn site(&self) -> Result<Option<String>, FolderError> {
         let manifest = self.path.join(MANIFEST);
@@ -106,6 +118,36 @@ impl SiteFolder {
         names
     }
 
+    /// Removes what a power cut has left of files under way.
+    fn sweep(&self, relative: &str) -> Result<(), FolderError> {
+        let folder = self.path.join(relative);
+        for entry in std::fs::read_dir(&folder).map_err(failed("list", &folder))? {
+            let path = entry.map_err(failed("list", &folder))?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
+                std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a file in the place of another one, if it is there.
+    pub(super) fn take_over(&self, from: &str, to: &str) -> Result<(), FolderError> {
+        let (from, to) = (self.path.join(from), self.path.join(to));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("put in place", &to)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, relative: &str) -> Result<(), FolderError> {
+        let path = self.path.join(relative);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// A folder within it, for its owner only.
     pub(super) fn make(&self, relative: &str) -> Result<(), FolderError> {
         let path = if relative.is_empty() { self.path.clone() } else { self.path.join(relative) };
@@ -113,13 +155,12 @@ impl SiteFolder {
     }
 
     /// Writes a file whole, so that it is there after a power cut.
-    pub(super) fn put(&self, relative: &str, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
+    pub(crate) fn put(&self, relative: &str, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
         let path = self.path.join(relative);
         let parent = path.parent().unwrap_or(&self.path);
         let write = || -> std::io::Result<()> {
             let permissions = std::fs::Permissions::from_mode(mode);
-            let mut file =
-                tempfile::Builder::new().prefix(".enrolling-").permissions(permissions).tempfile_in(parent)?;
+            let mut file = tempfile::Builder::new().prefix(TEMPORARY).permissions(permissions).tempfile_in(parent)?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
@@ -130,11 +171,7 @@ impl SiteFolder {
 
     /// The enrolment is done.
     pub(super) fn finish(&self) -> Result<(), FolderError> {
-        let mark = self.path.join(UNDER_WAY);
-        match std::fs::remove_file(&mark) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &mark)(error)),
-            _ => Ok(()),
-        }
+        self.remove(UNDER_WAY)
     }
 }
 
@@ -151,7 +188,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let to = home.path().join("a/site");
         let folder = open(&to, &enrolee("acme-corp/oslo/p1")).unwrap();
-        assert_eq!(std::fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o700);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&to), mode(&home.path().join("a")) & 0o055), (0o700, 0o055), "others may pass above it");
         assert!(open(&to, &enrolee("acme-corp/oslo/p2")).is_ok(), "cut short, and another poller of the same site");
         let error = open(&to, &enrolee("acme-corp/rome/p1")).map(drop).unwrap_err().to_string();
         assert!(error.contains("acme-corp/oslo") && error.contains("acme-corp/rome"), "{error}");
@@ -167,6 +205,9 @@ mod tests {
     #[test]
     fn a_folder_with_something_else_in_it_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join(".enrolling-x1"), "of a power cut").unwrap();
+        assert!(open(home.path(), &enrolee("acme-corp/oslo/p1")).is_ok());
+        std::fs::remove_file(home.path().join(UNDER_WAY)).unwrap();
         std::fs::write(home.path().join("passwd"), "x").unwrap();
         let error = open(home.path(), &enrolee("acme-corp/oslo/p1")).map(drop).unwrap_err();
         assert!(error.is_invalid() && error.to_string().contains("--to"), "{error}");

@@ -15,11 +15,14 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::folder::{FolderError, PUBLIC, SECRET, SiteFolder, failed};
+use super::place::check_certificate;
 use crate::key::{BatchSigner, KeyError, SignError};
 
 /// Of the leaf's own listener, which only the pollers beside it trust, by itself: it is not renewed.
 const LISTENER_DAYS: i64 = 3_650;
 const BACKDATE: Duration = Duration::minutes(5);
+const LISTENER_KEY: &str = "tls/listener.key";
+const LISTENER_CERTIFICATE: &str = "tls/listener.crt";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeysError {
@@ -46,20 +49,18 @@ pub(super) struct DeviceKeys {
     poller: KeyPair,
     batch: BatchSigner,
     sealing: XKey,
-}
-
-/// Where the certificate of an end belongs, within the folder and without its ending.
-pub(super) fn end_path(end: DeviceEnd, poller: &PollerName) -> String {
-    match end {
-        DeviceEnd::Leaf => "tls/leaf".to_owned(),
-        DeviceEnd::Forwarder => format!("pollers/{poller}/forwarder"),
-        DeviceEnd::Poller => format!("pollers/{poller}/poller"),
-    }
+    /// Where keys belong, and whether a new one waits beside it.
+    places: Vec<(String, bool)>,
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeysError> {
     std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed("read", path)).map_err(KeysError::Folder)
 }
+
+/// New keys wait here until there are certificates for them.
+const NEW: &str = ".new";
+/// New keys are in place, and their certificates may not be yet.
+const NEW_IN_PLACE: &str = ".new-keys";
 
 struct Maker<'a> {
     folder: &'a SiteFolder,
@@ -67,53 +68,70 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// Where a key is now; whether it has to be made. One that was made anew by the same command before is taken up.
+    fn place(&self, relative: &str) -> (String, bool) {
+        let waiting = format!("{relative}{NEW}");
+        let is_there = |name: &str| self.folder.path.join(name).exists();
+        if !self.is_new {
+            return (relative.to_owned(), !is_there(relative));
+        }
+        if !is_there(&waiting) && is_there(NEW_IN_PLACE) && is_there(relative) {
+            return (relative.to_owned(), false);
+        }
+        let is_missing = !is_there(&waiting);
+        (waiting, is_missing)
+    }
+
     fn put(&self, relative: &str, secret: &str) -> Result<(), KeysError> {
         self.folder.put(relative, secret.as_bytes(), SECRET).map_err(KeysError::Folder)
     }
 
-    fn is_kept(&self, relative: &str) -> bool {
-        !self.is_new && self.folder.path.join(relative).exists()
-    }
-
     fn tls(&self, relative: &str) -> Result<KeyPair, KeysError> {
-        let path = self.folder.path.join(relative);
-        if self.is_kept(relative) {
+        let (place, is_missing) = self.place(relative);
+        let path = self.folder.path.join(&place);
+        if !is_missing {
             let damaged = |source| KeysError::Tls { path: path.display().to_string(), source };
             return KeyPair::from_pem(&read_secret(&path)?).map_err(damaged);
         }
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-            .map_err(|source| KeysError::Make { what: "a TLS key", source })?;
-        self.put(relative, &Zeroizing::new(key.serialize_pem()))?;
+        let key = new_tls_key("a TLS key")?;
+        self.put(&place, &Zeroizing::new(key.serialize_pem()))?;
         Ok(key)
     }
 
     fn batch(&self, relative: &str) -> Result<BatchSigner, KeysError> {
-        if !self.is_kept(relative) {
+        let (place, is_missing) = self.place(relative);
+        if is_missing {
             let seed = NKey::new_user().seed().map(Zeroizing::new).map_err(KeysError::Seed)?;
-            self.put(relative, &seed)?;
+            self.put(&place, &seed)?;
         }
-        BatchSigner::read(&self.folder.path.join(relative)).map_err(KeysError::Batch)
+        BatchSigner::read(&self.folder.path.join(&place)).map_err(KeysError::Batch)
     }
 
     fn sealing(&self, relative: &str) -> Result<XKey, KeysError> {
-        let path = self.folder.path.join(relative);
-        if self.is_kept(relative) {
+        let (place, is_missing) = self.place(relative);
+        let path = self.folder.path.join(&place);
+        if !is_missing {
             let damaged = |_| KeysError::Sealing { path: path.display().to_string() };
             return XKey::from_seed(read_secret(&path)?.trim()).map_err(damaged);
         }
         let key = XKey::new();
         let seed = key.seed().map(Zeroizing::new).map_err(KeysError::Seed)?;
-        self.put(relative, &seed)?;
+        self.put(&place, &seed)?;
         Ok(key)
     }
 
-    /// The listener's key and certificate, which the site's pollers trust by itself (ADR 3).
+    /// The listener's key and certificate, which the site's pollers trust by itself (ADR 3). Nobody else knows them, so that they
+    /// are made anew where they do not fit each other.
     fn listener(&self, enrolee: &Enrolee, domain: &TrustDomain) -> Result<(), KeysError> {
-        if self.is_kept("tls/listener.key") && self.is_kept("tls/listener.crt") {
+        let read = |name: &str| std::fs::read_to_string(self.folder.path.join(name)).map(Zeroizing::new);
+        if let (Ok(key), Ok(certificate)) = (read(LISTENER_KEY), read(LISTENER_CERTIFICATE))
+            && let Ok(key) = KeyPair::from_pem(&key)
+            && check_certificate(&certificate, &key.subject_public_key_info()).is_ok()
+        {
             return Ok(());
         }
         let make = |source| KeysError::Make { what: "the listener's certificate", source };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+        let key = new_tls_key("the listener's key")?;
         let subject = format!("listener.{}.{}.{domain}", enrolee.site, enrolee.tenant);
         let mut params = CertificateParams::new(vec![subject.clone(), "localhost".to_owned()]).map_err(make)?;
         params.subject_alt_names.push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
@@ -124,9 +142,13 @@ impl Maker<'_> {
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now - BACKDATE, now + Duration::days(LISTENER_DAYS));
         let certificate = params.self_signed(&key).map_err(make)?.pem();
-        self.put("tls/listener.key", &Zeroizing::new(key.serialize_pem()))?;
-        self.folder.put("tls/listener.crt", certificate.as_bytes(), PUBLIC).map_err(KeysError::Folder)
+        self.put(LISTENER_KEY, &Zeroizing::new(key.serialize_pem()))?;
+        self.folder.put(LISTENER_CERTIFICATE, certificate.as_bytes(), PUBLIC).map_err(KeysError::Folder)
     }
+}
+
+fn new_tls_key(what: &'static str) -> Result<KeyPair, KeysError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| KeysError::Make { what, source })
 }
 
 fn named(subject: &str) -> DistinguishedName {
@@ -151,14 +173,34 @@ impl DeviceKeys {
         let of_site = Maker { folder, is_new: is_new && folder.pollers_beside().is_empty() };
         let own = Maker { folder, is_new };
         of_site.listener(enrolee, domain)?;
-        let key = |end| format!("{}.key", end_path(end, poller));
+        let [leaf, forwarder, tls] = [DeviceEnd::Leaf, DeviceEnd::Forwarder, DeviceEnd::Poller]
+            .map(|end: DeviceEnd| format!("{}.key", end.path(poller)));
+        let [batch, sealing] = ["batch.nk", "sealing.xk"].map(|name| format!("pollers/{poller}/{name}"));
         Ok(Self {
-            leaf: of_site.tls(&key(DeviceEnd::Leaf))?,
-            forwarder: own.tls(&key(DeviceEnd::Forwarder))?,
-            poller: own.tls(&key(DeviceEnd::Poller))?,
-            batch: own.batch(&format!("pollers/{poller}/batch.nk"))?,
-            sealing: own.sealing(&format!("pollers/{poller}/sealing.xk"))?,
+            leaf: of_site.tls(&leaf)?,
+            forwarder: own.tls(&forwarder)?,
+            poller: own.tls(&tls)?,
+            batch: own.batch(&batch)?,
+            sealing: own.sealing(&sealing)?,
+            places: [(leaf, of_site.is_new), (forwarder, is_new), (tls, is_new), (batch, is_new), (sealing, is_new)]
+                .into(),
         })
+    }
+
+    /// Puts new keys in the place of the old ones, now that there are certificates for them.
+    pub(super) fn take_over(&self, folder: &SiteFolder) -> Result<(), FolderError> {
+        let mut new = self.places.iter().filter(|(_, is_new)| *is_new).peekable();
+        if new.peek().is_some() {
+            folder.put(NEW_IN_PLACE, b"", PUBLIC)?;
+        }
+        new.try_for_each(|(key, _)| folder.take_over(&format!("{key}{NEW}"), key))
+    }
+
+    /// Keys have their certificates beside them; no others wait.
+    pub(super) fn finish(&self, folder: &SiteFolder) -> Result<(), FolderError> {
+        // Of an attempt that came to nothing.
+        self.places.iter().try_for_each(|(key, _)| folder.remove(&format!("{key}{NEW}")))?;
+        folder.remove(NEW_IN_PLACE)
     }
 
     fn tls(&self, end: DeviceEnd) -> &KeyPair {

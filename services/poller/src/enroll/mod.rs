@@ -13,16 +13,17 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bulkhead_identity::{Enrolee, EnrolmentClaims, TokenError};
+use bulkhead_identity::{ENROL_PATH, Enrolee, EnrolmentClaims, TokenError};
 use bulkhead_runtime::Chain;
 use clap::Parser;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use ask::AskError;
-use folder::FolderError;
+pub(crate) use ask::{AskError, DeskClient};
+pub(crate) use folder::{FolderError, PUBLIC, SiteFolder};
 use keys::KeysError;
 use place::PlaceError;
+pub(crate) use place::check_certificate;
 
 /// The word that begins it.
 const COMMAND: &str = "enroll";
@@ -144,7 +145,9 @@ async fn enroll(args: &Args) -> Result<(), EnrollError> {
     if !args.json {
         tell(&format!("asking {} for certificates of {enrolee}", claims.urls.join(", ")));
     }
-    let answer = ask::ask(&claims, &request, args.proxy.as_deref(), &tell).await.map_err(EnrollError::Ask)?;
+    let root = claims.root_certificate().map_err(EnrollError::Token)?;
+    let desk = DeskClient::new(&claims.urls, vec![root], args.proxy.as_deref()).map_err(EnrollError::Ask)?;
+    let answer = desk.post(ENROL_PATH, &request, &tell).await.map_err(EnrollError::Ask)?;
     place::place(&folder, &answer, &enrolee, &keys).map_err(EnrollError::Place)?;
     say(&folder.path, &enrolee, answer.ends_at, args.json);
     Ok(())

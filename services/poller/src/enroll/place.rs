@@ -6,7 +6,7 @@ use bulkhead_identity::{DeviceEnd, Enrolee, EnrolmentAnswer, EnrolmentFile};
 use x509_parser::pem::parse_x509_pem;
 
 use super::folder::{FolderError, MANIFEST, PUBLIC, SiteFolder};
-use super::keys::{DeviceKeys, end_path};
+use super::keys::DeviceKeys;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlaceError {
@@ -24,7 +24,7 @@ pub(super) enum PlaceError {
 
 /// What this machine has made and what its programs write is nobody else's.
 fn is_own(path: &str) -> bool {
-    let is_secret = [".key", ".nk", ".xk"].iter().any(|end| path.ends_with(end));
+    let is_secret = [".key", ".nk", ".xk", ".new"].iter().any(|end| path.ends_with(end));
     is_secret || path == "tls/listener.crt" || path == "state" || path.starts_with("state/")
 }
 
@@ -38,7 +38,8 @@ fn check_path(file: &EnrolmentFile) -> Result<(), PlaceError> {
     if is_below && !is_own(&file.path) { Ok(()) } else { Err(PlaceError::Path(file.path.chars().take(100).collect())) }
 }
 
-fn check_certificate(text: &str, key: &[u8]) -> Result<(), String> {
+/// Whether the first certificate of a PEM text is for a public key.
+pub(crate) fn check_certificate(text: &str, key: &[u8]) -> Result<(), String> {
     let (_, pem) = parse_x509_pem(text.as_bytes()).map_err(|error| error.to_string())?;
     let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
     if certificate.public_key().raw == key { Ok(()) } else { Err("it holds another key".to_owned()) }
@@ -57,7 +58,7 @@ fn check(answer: &EnrolmentAnswer, enrolee: &Enrolee, keys: &DeviceKeys) -> Resu
         find(path)?;
     }
     for end in DeviceEnd::ALL {
-        let path = format!("{}.crt", end_path(end, &enrolee.poller));
+        let path = format!("{}.crt", end.path(&enrolee.poller));
         let checked = check_certificate(&find(&path)?.text, &keys.public_key(end));
         checked.map_err(|problem| PlaceError::Certificate { path, problem })?;
     }
@@ -73,13 +74,14 @@ pub(super) fn place(
     keys: &DeviceKeys,
 ) -> Result<(), PlaceError> {
     check(answer, enrolee, keys)?;
+    keys.take_over(folder).map_err(PlaceError::Folder)?;
     let (last, first): (Vec<_>, Vec<_>) = answer.files.iter().partition(|file| file.path == MANIFEST);
     for file in first.into_iter().chain(last) {
         let parent = Path::new(&file.path).parent().and_then(Path::to_str).unwrap_or_default();
         folder.make(parent).map_err(PlaceError::Folder)?;
         folder.put(&file.path, file.text.as_bytes(), PUBLIC).map_err(PlaceError::Folder)?;
     }
-    folder.finish().map_err(PlaceError::Folder)
+    keys.finish(folder).and_then(|()| folder.finish()).map_err(PlaceError::Folder)
 }
 
 #[cfg(test)]

@@ -1,0 +1,267 @@
+//! Renews the certificates of an enrolled machine when they have lived two thirds of their lives, for the keys that it has, and has
+//! the leaf read them again. Nothing is interrupted: whoever is connected stays so, and shows the new one the next time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_bus::PollerName;
+use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
+use bulkhead_identity::{DeviceEnd, EnrolmentAnswer, RENEW_PATH, RenewalRequest};
+use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, TlsFiles, now_ms};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{info, warn};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::batch::Identity;
+use crate::enroll::{AskError, DeskClient, FolderError, PUBLIC, SiteFolder};
+use crate::metrics::{Metrics, count};
+
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+const AGAIN_FIRST: Duration = Duration::from_secs(60);
+const AGAIN_MOST: Duration = Duration::from_secs(3_600);
+const RELOAD_LIMIT: Duration = Duration::from_secs(10);
+/// What may come beside the certificates: whom to trust.
+const TRUSTED: [&str; 2] = ["tls/tenant.crt", "tls/hub-root.crt"];
+
+/// Where certificates are renewed, and where they are.
+#[derive(Debug, Clone)]
+pub(crate) struct RenewalSettings {
+    pub(crate) urls: Vec<String>,
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RenewalError {
+    #[error("read {path}")]
+    Pem { path: String, source: rustls_pki_types::pem::Error },
+    #[error("read {path}: {problem}")]
+    Certificate { path: String, problem: String },
+    #[error("read key {path}")]
+    Key { path: String, source: std::io::Error },
+    #[error("use key {path}")]
+    Sign { path: String, source: rcgen::Error },
+    #[error("ask for certificates")]
+    Ask(#[source] AskError),
+    #[error("what was answered: {0}")]
+    Answer(String),
+    #[error("write certificates")]
+    Folder(#[source] FolderError),
+    #[error("connect to the leaf as its machine")]
+    Connect(#[source] ConnectError),
+    #[error("have the leaf read its files")]
+    Reload(#[source] RequestError),
+    #[error("the leaf does not take its files: {0}")]
+    NotTaken(String),
+}
+
+/// What a certificate of ours says.
+struct Held {
+    subject: String,
+    dns: Vec<String>,
+    uris: Vec<String>,
+    /// Unix seconds.
+    begins: i64,
+    ends: i64,
+}
+
+impl Held {
+    fn read(path: &Path) -> Result<Self, RenewalError> {
+        let shown = path.display().to_string();
+        let der =
+            CertificateDer::from_pem_file(path).map_err(|source| RenewalError::Pem { path: shown.clone(), source })?;
+        let unreadable = |problem: String| RenewalError::Certificate { path: shown.clone(), problem };
+        let (_, read) = X509Certificate::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
+        let subject = read.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let mut held = Self {
+            subject: subject.ok_or_else(|| unreadable("it has no common name".to_owned()))?.to_owned(),
+            dns: vec![],
+            uris: vec![],
+            begins: read.validity().not_before.timestamp(),
+            ends: read.validity().not_after.timestamp(),
+        };
+        let names = read.subject_alternative_name().map_err(|error| unreadable(error.to_string()))?;
+        for name in names.into_iter().flat_map(|names| &names.value.general_names) {
+            if let GeneralName::DNSName(name) = name {
+                held.dns.push((*name).to_owned());
+            } else if let GeneralName::URI(uri) = name {
+                held.uris.push((*uri).to_owned());
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether it has lived two thirds of its life.
+    fn is_due(&self, now_s: i64) -> bool {
+        now_s >= self.begins + (self.ends - self.begins) * 2 / 3
+    }
+
+    fn request(&self, key: &KeyPair) -> Result<String, rcgen::Error> {
+        let mut params = CertificateParams::new(self.dns.clone())?;
+        for uri in &self.uris {
+            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        }
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.subject.clone());
+        params.serialize_request(key)?.pem()
+    }
+}
+
+/// Looks after the certificates of one poller and of the leaf beside it.
+pub(crate) struct Renewal {
+    pub(crate) settings: RenewalSettings,
+    pub(crate) identity: Identity,
+    /// How the poller reaches its leaf.
+    pub(crate) leaf: BusSettings,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Renewal {
+    /// Until `stop`.
+    ///
+    /// # Errors
+    /// Never: what fails is tried again, ever more rarely up to once an hour.
+    pub(crate) async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The last start may have ended between writing and telling.
+        let mut is_told = false;
+        let (mut pause, mut next) = (AGAIN_FIRST, Instant::now());
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            if Instant::now() < next {
+                continue;
+            }
+            let looked = tokio::select! {
+                looked = self.look(&mut is_told) => looked,
+                () = stop.cancelled() => return Ok(()),
+            };
+            match looked {
+                Ok(()) => (pause, next) = (AGAIN_FIRST, Instant::now()),
+                Err(error) => {
+                    count(&self.metrics.renewals_failed, 1);
+                    warn!(error = %Chain(&error), "certificates are not renewed; it is tried again");
+                    next = Instant::now() + pause;
+                    pause = (pause * 2).min(AGAIN_MOST);
+                }
+            }
+        }
+    }
+
+    async fn look(&self, is_told: &mut bool) -> Result<(), RenewalError> {
+        let due = self.due()?;
+        if !due.is_empty() {
+            let answer = self.ask(&due).await?;
+            self.place(&answer, &due)?;
+            *is_told = false;
+            count(&self.metrics.renewals, 1);
+            info!(ends_at = answer.ends_at, "certificates are renewed");
+            self.due()?;
+        }
+        if !*is_told {
+            self.tell_leaf().await?;
+            *is_told = true;
+        }
+        Ok(())
+    }
+
+    fn file(&self, end: DeviceEnd, ending: &str) -> PathBuf {
+        self.settings.folder.join(format!("{}.{ending}", end.path(&self.identity.poller)))
+    }
+
+    /// What has lived long enough; notes when the first of all ends.
+    fn due(&self) -> Result<Vec<(DeviceEnd, Held)>, RenewalError> {
+        let mut held = Vec::new();
+        for end in DeviceEnd::ALL {
+            held.push((end, Held::read(&self.file(end, "crt"))?));
+        }
+        let first = held.iter().map(|(_, one)| one.ends).min().unwrap_or_default();
+        self.metrics.certificate_end_timestamp_seconds.set(first);
+        let now_s = now_ms() / 1_000;
+        held.retain(|(_, one)| one.is_due(now_s));
+        Ok(held)
+    }
+
+    fn key(&self, end: DeviceEnd) -> Result<KeyPair, RenewalError> {
+        let path = self.file(end, "key");
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new);
+        let text = text.map_err(|source| RenewalError::Key { path: shown.clone(), source })?;
+        KeyPair::from_pem(&text).map_err(|source| RenewalError::Sign { path: shown, source })
+    }
+
+    async fn ask(&self, due: &[(DeviceEnd, Held)]) -> Result<EnrolmentAnswer, RenewalError> {
+        let mut csrs = Vec::new();
+        for (end, held) in due {
+            let path = self.file(*end, "key").display().to_string();
+            let csr = held.request(&self.key(*end)?).map_err(|source| RenewalError::Sign { path, source })?;
+            csrs.push((*end, csr));
+        }
+        let Identity { tenant, site, poller } = &self.identity;
+        let request = RenewalRequest { poller: format!("{tenant}/{site}/{poller}"), csrs };
+        let path = self.settings.folder.join("tls/hub-root.crt");
+        let roots = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let roots = roots.map_err(|source| RenewalError::Pem { path: path.display().to_string(), source })?;
+        let desk = DeskClient::new(&self.settings.urls, roots, None).map_err(RenewalError::Ask)?;
+        desk.post(RENEW_PATH, &request, &|why| info!("renewing certificates: {why}")).await.map_err(RenewalError::Ask)
+    }
+
+    /// Writes what was answered, when it is for the keys that are here.
+    fn place(&self, answer: &EnrolmentAnswer, due: &[(DeviceEnd, Held)]) -> Result<(), RenewalError> {
+        let poller: &PollerName = &self.identity.poller;
+        let mut known: Vec<String> = TRUSTED.map(str::to_owned).to_vec();
+        for (end, _) in due {
+            let path = format!("{}.crt", end.path(poller));
+            let file = answer.files.iter().find(|file| file.path == path);
+            let file = file.ok_or_else(|| RenewalError::Answer(format!("{path} is missing")))?;
+            crate::enroll::check_certificate(&file.text, &public_key(&self.key(*end)?))
+                .map_err(|problem| RenewalError::Answer(format!("{path}: {problem}")))?;
+            known.push(path);
+        }
+        if let Some(stranger) = answer.files.iter().find(|file| !known.contains(&file.path)) {
+            return Err(RenewalError::Answer(format!("{:?} was not asked for", stranger.path)));
+        }
+        let folder = SiteFolder::at(&self.settings.folder, poller).map_err(RenewalError::Folder)?;
+        // Whom to trust first: a certificate of a new authority is worth nothing before.
+        let (certificates, trusted): (Vec<_>, Vec<_>) =
+            answer.files.iter().partition(|file| !TRUSTED.contains(&file.path.as_str()));
+        for file in trusted.into_iter().chain(certificates) {
+            folder.put(&file.path, file.text.as_bytes(), PUBLIC).map_err(RenewalError::Folder)?;
+        }
+        Ok(())
+    }
+
+    /// By the leaf's own certificate, which may do that and nothing else there.
+    async fn tell_leaf(&self) -> Result<(), RenewalError> {
+        let settings = BusSettings {
+            inbox_prefix: KEEPER_INBOX.to_owned(),
+            tls: TlsFiles {
+                ca_file: self.leaf.tls.ca_file.clone(),
+                cert_file: self.file(DeviceEnd::Leaf, "crt"),
+                key_file: self.file(DeviceEnd::Leaf, "key"),
+            },
+            ..self.leaf.clone()
+        };
+        let bus = Bus::connect(&settings, "keeper").await.map_err(RenewalError::Connect)?;
+        let answer = bus.request(&server_reload(&bus.server_id()), "".into(), RELOAD_LIMIT).await;
+        let answer = answer.map_err(RenewalError::Reload)?;
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        match answer.get("error") {
+            None | Some(Value::Null) => Ok(()),
+            Some(error) => Err(RenewalError::NotTaken(error.to_string())),
+        }
+    }
+}
+
+fn public_key(key: &KeyPair) -> Vec<u8> {
+    use rcgen::PublicKeyData;
+    key.subject_public_key_info()
+}
