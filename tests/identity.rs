@@ -8,6 +8,8 @@ mod detective;
 mod entering;
 #[path = "identity/hub.rs"]
 mod hub;
+#[path = "identity/lax.rs"]
+mod lax;
 #[path = "identity/look.rs"]
 mod look;
 #[path = "identity/withdrawing.rs"]

@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use bulkhead_identity::EnrolmentClaims;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::LIMIT;
 use bulkhead_tests::machine::{Machine, neighbouring_ports};
+use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 use sqlx::PgPool;
 
@@ -100,6 +102,15 @@ async fn nobody_else_gets_anything(ground: &Ground, machine: &Machine, token_fil
     ensure!(code == Some(4) && error.contains("acme-corp/bergen"), "{code:?} {error}");
     let (code, _, error) = enroll(machine, folder, &[&lima[..lima.len() / 2]]).await?;
     ensure!(code == Some(4), "{code:?} {error}");
+
+    // Another platform's root in the token: nothing is said to whoever answers.
+    let claims = EnrolmentClaims::read(&std::fs::read_to_string(token_file)?)?;
+    let root = bulkhead_testkit::Forger::root("server-root");
+    let root = rustls_pki_types::CertificateDer::from_pem_slice(root.pem().as_bytes())?;
+    let elsewhere = EnrolmentClaims { root: data_encoding::BASE64.encode(&root), ..claims };
+    let elsewhere = format!("e30.{}.e30", data_encoding::BASE64URL_NOPAD.encode(&serde_json::to_vec(&elsewhere)?));
+    let (code, _, error) = enroll(machine, folder, &[&elsewhere]).await?;
+    ensure!(code == Some(7) && error.contains("invalid peer certificate"), "{code:?} {error}");
 
     // New keys that nobody gives certificates for leave the old ones in place.
     let seed = batch_seed(machine)?;

@@ -57,7 +57,7 @@ pub(crate) struct GateHub {
     pub(crate) writer: Bus,
     sender: SealingKey,
     /// Of the gatekeepers.
-    xkey: SealingKey,
+    pub(crate) xkey: SealingKey,
     /// Signs anything in AUTH, for tests to look.
     pub(crate) plain: SigningKey,
     pub(crate) system: Bus,

@@ -29,6 +29,10 @@ pub(crate) enum AskError {
     Client(#[source] reqwest::Error),
     #[error("{urls} did not answer for {}: {last}; say it again, the same token and folder go on", minutes(.limit))]
     Away { urls: String, limit: Duration, last: String },
+    #[error(
+        "who answers at {url} is not who is expected ({why}): ask your operator for a new token, and for what stands between"
+    )]
+    Untrusted { url: String, why: String },
     #[error("refused ({code}): {problem}")]
     Refused { code: String, problem: String },
     #[error("{url} answered {status} with something that is no answer: is it the enrolment desk?")]
@@ -56,7 +60,13 @@ async fn attempt(client: &Client, url: &str, request: &str) -> Result<Attempt, A
     let sent = client.post(url).header("content-type", "application/json").body(request.to_owned()).send().await;
     let answer = match sent {
         Ok(answer) => answer,
-        Err(error) => return Ok(Attempt::Again(Chain(&error).to_string())),
+        Err(error) => {
+            let why = Chain(&error).to_string();
+            // Waiting does not cure that.
+            let is_untrusted = why.contains("invalid peer certificate");
+            let untrusted = || AskError::Untrusted { url: url.to_owned(), why: why.clone() };
+            return if is_untrusted { Err(untrusted()) } else { Ok(Attempt::Again(why)) };
+        }
     };
     let status = answer.status();
     let body = match answer.bytes().await {

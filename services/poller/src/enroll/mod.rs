@@ -82,7 +82,7 @@ impl EnrollError {
             Self::Folder(error) if error.is_invalid() => 4,
             Self::Ask(AskError::Proxy { .. }) => 4,
             Self::Ask(AskError::Away { .. }) => 6,
-            Self::Ask(AskError::Refused { .. }) => 7,
+            Self::Ask(AskError::Refused { .. } | AskError::Untrusted { .. }) => 7,
             Self::Folder(_) | Self::Keys(_) | Self::Ask(_) | Self::Place(_) | Self::Start(_) => 1,
         }
     }
