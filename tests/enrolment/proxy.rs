@@ -75,6 +75,9 @@ async fn a_site_behind_a_proxy_enrols_and_links_through_it() -> anyhow::Result<(
     let (code, _, error) = enroll(&machine, &folder, &["--proxy", &proxy.url, token]).await?;
     ensure!(code == Some(0) && proxy.tunnels() == 1, "{code:?} {error}, {} tunnels", proxy.tunnels());
 
+    let settings: toml::Table = toml::from_str(&std::fs::read_to_string(folder.join("pollers/p1/poller.toml"))?)?;
+    ensure!(settings["renewal"]["proxy"].as_str() == Some(&proxy.url), "it would renew without it: {settings:?}");
+
     // The control: while the proxy takes nobody, the leaf does not find another way.
     proxy.is_open.store(false, Ordering::SeqCst);
     let _running = machine.start()?;

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use bulkhead_accounts::enrolment::TokenSigner;
 use bulkhead_accounts::up::Layout;
 use bulkhead_bus::payload::Decision;
-use bulkhead_identity::{EnrolmentClaims, TrustDomain};
+use bulkhead_identity::{DeviceEnd, EnrolmentClaims, RenewalRequest, TrustDomain};
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 
@@ -163,25 +163,46 @@ async fn renewals(ground: &Ground) -> anyhow::Result<()> {
     refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")?;
     ensure!(ask(&desk, &device.request(&token, poller)?).await?.status == 200, "it is not enrolled");
     refused(&renew(&desk, &stranger.renewal(poller)?).await?, "renewal_not_current")?;
-    ground.recorded("renewal_not_current", Some("acme-corp"), Some("acme-corp")).await?;
+    ground.recorded("renewal_not_current", None, Some("acme-corp")).await?;
     for other in ["acme-corp/bergen/p1", "acme-corp/oslo/p1", "xyz-inc/lima/p1", "no-such/lima/p1"] {
         refused(&renew(&desk, &device.renewal(other)?).await?, "renewal_not_current")?;
     }
     let mut named = device.renewal(poller)?;
     named.csrs = device.renewal("xyz-inc/lima/p1")?.csrs;
     refused(&renew(&desk, &named).await?, "csr_other_name")?;
-    ground.recorded("csr_other_name", Some("acme-corp"), Some("xyz-inc")).await?;
+    ground.recorded("csr_other_name", None, Some("xyz-inc")).await?;
     named.csrs.clear();
-    refused(&renew(&desk, &named).await?, "request_unreadable")?;
+    refused(&renew(&desk, &named).await?, "csr_keys")?;
+    // The leaf's name is the whole site's, and its key one machine's: under another poller's name it is worth nothing.
+    let leaf_of = |device: &Device, name: &str| -> anyhow::Result<RenewalRequest> {
+        let mut request = device.renewal(name)?;
+        request.csrs.retain(|(end, _)| *end == DeviceEnd::Leaf);
+        Ok(request)
+    };
+    refused(&renew(&desk, &leaf_of(&device, "acme-corp/bergen/p2")?).await?, "renewal_not_current")?;
+    let mut twice = leaf_of(&device, poller)?;
+    twice.csrs.extend(twice.csrs.clone());
+    refused(&renew(&desk, &twice).await?, "csr_keys")?;
     // With the one that it got by its token: five within a day.
-    for _ in 0..4 {
+    let said = renew(&desk, &leaf_of(&device, poller)?).await?;
+    ensure!(said.status == 200, "the control: {said:?}");
+    for _ in 0..3 {
         let said = renew(&desk, &device.renewal(poller)?).await?;
         ensure!(said.status == 200, "the control: {said:?}");
     }
     refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_too_often")?;
     let operator = ground.operator();
     operator.expect(0, &["poller", "revoke", poller]).await?;
-    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")
+    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")?;
+    // Somebody else is that poller now: what the first one has goes on under no name.
+    operator.expect(0, &["poller", "remove", poller]).await?;
+    let token = ground.token(poller).await?;
+    let next = Device::new()?;
+    ensure!(ask(&desk, &next.request(&token, poller)?).await?.status == 200, "it is not enrolled");
+    refused(&renew(&desk, &leaf_of(&device, poller)?).await?, "renewal_not_current")?;
+    let said = renew(&desk, &leaf_of(&next, poller)?).await?;
+    ensure!(said.status == 200, "the control: {said:?}");
+    Ok(())
 }
 
 /// Whoever is suspended, removed or somebody else by now gets nothing with what was given out before.

@@ -116,7 +116,7 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     });
     closed.await.with_context(|| machine.logs())?;
     let had = results_of(&witness, "p1").await?;
-    for _ in 0..2 {
+    for _ in 0..4 {
         ground.deployment.wait_for_results(&witness).await?;
     }
     ensure!(results_of(&witness, "p1").await? <= had + 4, "results came with a certificate that has ended");

@@ -188,7 +188,10 @@ async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
         shown[0]["record"]["batch_key"] != first && batch_seed(&machine)? != seed,
         "a new key was asked for: {shown:?}"
     );
-    ensure!(!folder.join("pollers/p1/batch.nk.new").exists() && !folder.join(".new-keys").exists(), "it is half done");
+    ensure!(
+        !folder.join("pollers/p1/batch.nk.new").exists() && !folder.join("pollers/p1/.new-keys").exists(),
+        "it is half done"
+    );
     running.kill().await?;
     let _running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;

@@ -299,7 +299,7 @@ impl Maker<'_> {
             EndKeys::Made => &[][..],
             EndKeys::Device(_) => &self.options.renewal_urls,
         };
-        let told = PollerTold { checks: &watched, renewal_urls };
+        let told = PollerTold { checks: &watched, renewal_urls, proxy: self.options.proxy.as_deref() };
         let mut pollers = Vec::new();
         for (poller, &health) in site.pollers.iter().zip(&self.health_ports) {
             let ports = PollerPorts { leaf: self.options.leaf_port, health };

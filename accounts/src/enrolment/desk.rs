@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{BadToken, Refusal, Refused, TokenSigner};
+use super::{BadToken, Refusal, Refused, TokenSigner, check_renewal};
 use crate::certificates::{AuthorityName, CertificateError, CertificateFiles, TrustDomain, needs_renewal};
 use crate::provisioning_lock::ProvisioningLock;
 use crate::tenancy::{NotEnrolled, Tenancy, TenancyError, enrolment_address};
@@ -92,7 +92,7 @@ const GRANTED: [&str; 2] = ["enrolled", "renewed"];
 /// Who a device says it is: by a token that was verified, or by its own word.
 #[derive(Debug, Default)]
 struct Asked {
-    /// Whether a token of ours says it.
+    /// Whether a token of ours, or a key with a current certificate, says it.
     is_proved: bool,
     tenant: Option<String>,
     poller: Option<String>,
@@ -270,9 +270,14 @@ impl Desk {
         let request: RenewalRequest = read(body)?;
         let enrolee = Enrolee::parse(&request.poller).ok();
         asked.poller = enrolee.as_ref().map(ToString::to_string);
-        asked.tenant = enrolee.map(|enrolee| enrolee.tenant.to_string());
+        asked.tenant = enrolee.as_ref().map(|enrolee| enrolee.tenant.to_string());
+        // Before anybody is kept waiting: it has the keys that it shows.
+        if let Some(enrolee) = &enrolee {
+            check_renewal(&request, enrolee, &self.domain).map_err(Refused::from)?;
+        }
         let (tenancy, _lock) = self.open_alone().await?;
         let granted = tenancy.check_renewal(&request)?;
+        asked.is_proved = true;
         self.record(GRANTED[1], None, asked, host).await?;
         Ok(tenancy.renew_device(granted, host)?)
     }
@@ -298,9 +303,11 @@ impl Desk {
             at_ms: now_ms(),
             gatekeeper: ENROLMENT_DESK.to_owned(),
             outcome: outcome.to_owned(),
-            detail: refused.map(|refused| refused.problem.clone()).unwrap_or_default(),
+            detail: refused
+                .map(|refused| refused.detail.as_ref().unwrap_or(&refused.problem).clone())
+                .unwrap_or_default(),
             actual: refused.and_then(|refused| refused.actual.clone()).or_else(|| asked.tenant.clone()),
-            expected: asked.tenant.clone(),
+            expected: asked.tenant.clone().filter(|_| asked.is_proved),
             identity: asked.poller.clone(),
             account: asked.account.clone(),
             repeats,

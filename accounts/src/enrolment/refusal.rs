@@ -73,6 +73,8 @@ pub struct Refused {
     pub refusal: Refusal,
     /// In a sentence, with the way out.
     pub problem: String,
+    /// What is recorded instead, when whoever asks is to learn less.
+    pub detail: Option<String>,
     /// The tenant that was asked for, when that is not the token's.
     pub actual: Option<String>,
 }
@@ -80,7 +82,7 @@ pub struct Refused {
 impl Refused {
     #[must_use]
     pub fn new(refusal: Refusal, problem: impl Into<String>) -> Self {
-        Self { refusal, problem: problem.into(), actual: None }
+        Self { refusal, problem: problem.into(), detail: None, actual: None }
     }
 
     #[must_use]

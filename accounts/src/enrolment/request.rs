@@ -80,6 +80,10 @@ pub fn check_renewal(
 ) -> Result<BTreeMap<DeviceEnd, PublicKey>, BadRequest> {
     let key_of =
         |(end, csr): &(DeviceEnd, String)| check_csr(csr, *end, &enrolee.identity(*end), domain).map(|key| (*end, key));
+    let is_once = |end: DeviceEnd| request.csrs.iter().filter(|(one, _)| *one == end).count() <= 1;
+    if request.csrs.is_empty() || !DeviceEnd::ALL.into_iter().all(is_once) {
+        return Err(BadRequest::Key("a renewal has one certificate request for each certificate that is due"));
+    }
     request.csrs.iter().map(key_of).collect()
 }
 

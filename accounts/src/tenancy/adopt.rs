@@ -101,6 +101,7 @@ impl Tenancy {
             batch_key: String::new(),
             sealing_key: None,
             is_enrolled: false,
+            tls_keys: std::collections::BTreeMap::new(),
             issued: Issued::default(),
         });
         batch_key.clone_into(&mut known.batch_key);

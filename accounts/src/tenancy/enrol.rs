@@ -17,7 +17,7 @@ use super::paths::PollerPath;
 use super::sites::{SiteOrder, merge_serials, refuse_enrolled, refuse_revoked};
 use super::{Act, Issued, Links, PollerRecord, SiteRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::bundle::{BundleOptions, CertificateFacts, PollerManifest, SiteBundle, make_device_files, remove_leftovers};
-use crate::certificates::AuthorityName;
+use crate::certificates::{AuthorityName, key_hash};
 use crate::enrolment::{CheckedKeys, Refusal, Refused, TokenBook, TokenRecord, TokenSigner, TokenState, check_keys};
 
 /// How often the machine that has used a token may ask again: its answers may be lost, and each makes new certificates.
@@ -347,6 +347,7 @@ fn enrolled_site(mut site: SiteRecord, made: &SiteBundle, checked: &CheckedKeys,
             batch_key: poller.batch_key.as_str().to_owned(),
             sealing_key: Some(checked.sealing_key.clone()),
             is_enrolled: true,
+            tls_keys: DeviceEnd::ALL.map(|end| (end, key_hash(checked.keys.tls(end)))).into(),
             issued,
         };
         site.pollers.insert(poller.poller.clone(), record);

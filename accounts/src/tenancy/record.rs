@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use bulkhead_bus::{AccountKey, PollerName, Role, SiteName, TenantId, TenantSlug, UserName};
+use bulkhead_identity::DeviceEnd;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -174,6 +175,9 @@ pub struct PollerRecord {
     /// Whether its device has made its keys, so that nobody else has their private halves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_enrolled: bool,
+    /// The TLS keys that its device has shown, by their SHA-256: only for these certificates are renewed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tls_keys: BTreeMap<DeviceEnd, String>,
     pub issued: Issued,
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::enrol::NotEnrolled;
 use super::first_people::renew;
-use super::{Act, Issued, PollerRecord, SiteRecord, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
+use super::{Act, Issued, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::certificates::{AuthorityName, CertificateFiles, IssuedCertificate, IssuedRecord, key_hash};
 use crate::enrolment::{Refusal, Refused, check_renewal};
 use crate::files::read_text;
@@ -27,20 +27,14 @@ pub struct GrantedRenewal {
     keys: BTreeMap<DeviceEnd, PublicKey>,
 }
 
-fn not_current(what: &str) -> Refused {
-    Refused::new(
-        Refusal::NotCurrent,
-        format!("{what}: ask your operator for a token to enrol anew (`bulkhead poller add`)"),
-    )
-}
-
-fn is_current(site: &SiteRecord, poller: &PollerRecord, end: DeviceEnd, serial: &str) -> bool {
-    match end {
-        DeviceEnd::Leaf => {
-            let issued = std::iter::once(&site.leaf).chain(&site.earlier_leaves);
-            issued.flat_map(|issued| &issued.serials).any(|one| one == serial)
-        }
-        DeviceEnd::Forwarder | DeviceEnd::Poller => poller.issued.serials.iter().any(|one| one == serial),
+/// Whoever asks learns nothing of what there is: the record says what was wrong.
+fn not_current(what: impl Into<String>) -> Refused {
+    Refused {
+        detail: Some(what.into()),
+        ..Refused::new(
+            Refusal::NotCurrent,
+            "no current certificate is for these keys: ask your operator for a token to enrol anew (`bulkhead poller add`)",
+        )
     }
 }
 
@@ -71,13 +65,10 @@ impl Tenancy {
         let record = found.ok_or_else(|| not_current("there is no such tenant"))?;
         // Whoever is suspended may come back; what it gets opens nothing until then.
         if !matches!(record.stage, TenantStage::Active | TenantStage::Suspended) {
-            return Err(Refused::new(Refusal::TenantClosed, "the tenant leaves").into());
+            return Err(not_current("the tenant leaves").into());
         }
         let domain = self.platform.authority.trust_domain();
         let keys = check_renewal(request, &enrolee, domain).map_err(Refused::from)?;
-        if keys.is_empty() {
-            return Err(Refused::new(Refusal::Unreadable, "no certificate request is in it").into());
-        }
         self.check_current(&record, &enrolee, &keys)?;
         Ok(GrantedRenewal { enrolee, record, keys })
     }
@@ -92,21 +83,22 @@ impl Tenancy {
         let authority = &self.platform.authority;
         let issued = authority.list_issued(&issuer).map_err(TenancyError::Certificate)?;
         let revoked = authority.list_revoked(&issuer).map_err(TenancyError::Certificate)?;
-        let site = record.sites.get(&enrolee.site).ok_or_else(|| not_current("there is no such site"))?;
-        // The leaf goes on with a poller that is let in, and with no other.
-        let poller = site.pollers.get(&enrolee.poller).filter(|poller| poller.standing == Standing::Active);
-        let poller = poller.ok_or_else(|| not_current("there is no such poller, or it is revoked"))?;
+        let poller = record.sites.get(&enrolee.site).and_then(|site| site.pollers.get(&enrolee.poller));
+        let poller = poller.filter(|poller| poller.is_enrolled && poller.standing == Standing::Active);
+        let poller = poller.ok_or_else(|| not_current("there is no such poller that has enrolled and is let in"))?;
         for (&end, key) in keys {
             let (subject, hash) = (enrolee.identity(end).dns_name(authority.trust_domain()), key_hash(key));
+            // Those of an earlier machine, or of before new keys were made, are nobody's.
+            if poller.tls_keys.get(&end) != Some(&hash) {
+                return Err(not_current(format!("the key for {subject} is not the one that it enrolled with")).into());
+            }
             let of_key: Vec<&IssuedRecord> =
                 issued.iter().filter(|one| one.subject == subject && one.key_fingerprint == hash).collect();
-            let is_good = |one: &&&IssuedRecord| {
-                one.not_after > self.platform.now
-                    && !revoked.iter().any(|revoked| revoked.serial == one.serial)
-                    && is_current(site, poller, end, &one.serial)
+            let is_good = |one: &&IssuedRecord| {
+                one.not_after > self.platform.now && !revoked.iter().any(|revoked| revoked.serial == one.serial)
             };
-            if !of_key.iter().any(|one| is_good(&one)) {
-                return Err(not_current(&format!("no current certificate of {subject} is for this key")).into());
+            if !of_key.iter().any(is_good) {
+                return Err(not_current(format!("no certificate of {subject} is good now")).into());
             }
             let young = of_key.iter().filter(|one| one.not_before.unix_timestamp() > self.now_s() - DAY_S).count();
             if young >= RENEWALS_MOST {

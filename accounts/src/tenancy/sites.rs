@@ -254,6 +254,12 @@ impl Tenancy {
             let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
             removed.map_err(TenancyError::Rows)?;
         }
+        for line in self.journal.under_way().map_err(TenancyError::Journal)? {
+            let Some(first) = line.first().filter(|first| first.about.starts_with(&below)) else { continue };
+            if matches!(first.act, Act::InvitePoller | Act::EnrolPoller | Act::RenewPoller) {
+                self.journal.forget(first.act, &first.about).map_err(TenancyError::Journal)?;
+            }
+        }
         for poller in site.pollers.keys() {
             let (tenant, site) = (path.tenant.clone(), path.site.clone());
             self.destroy_batch_key(&PollerPath { tenant, site, poller: poller.clone() })?;
@@ -417,6 +423,7 @@ fn site_record(mut known: SiteRecord, made: &SiteBundle, now_s: i64) -> SiteReco
             batch_key: poller.batch_key.as_str().to_owned(),
             sealing_key: None,
             is_enrolled: false,
+            tls_keys: std::collections::BTreeMap::new(),
             issued,
         };
         pollers.insert(poller.poller.clone(), record);

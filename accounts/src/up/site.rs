@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
-use bulkhead_identity::leaf_name;
+use bulkhead_identity::{DeviceEnd, leaf_name};
 use rcgen::PublicKey;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -97,6 +97,8 @@ pub(crate) struct PollerTold<'a> {
     pub checks: &'a [CheckSetting],
     /// Where its machine's certificates are renewed; none where it does not do that.
     pub renewal_urls: &'a [String],
+    /// The proxy on the way there.
+    pub proxy: Option<&'a str>,
 }
 
 /// A poller's files, within the site's folder.
@@ -143,6 +145,17 @@ pub struct DeviceKeys {
     pub batch: BatchKey,
 }
 
+impl DeviceKeys {
+    #[must_use]
+    pub fn tls(&self, end: DeviceEnd) -> &PublicKey {
+        match end {
+            DeviceEnd::Leaf => &self.leaf_tls,
+            DeviceEnd::Forwarder => &self.forwarder_tls,
+            DeviceEnd::Poller => &self.poller_tls,
+        }
+    }
+}
+
 /// What a site is made from.
 pub(crate) struct SiteMaker<'a> {
     pub authority: &'a Authority,
@@ -170,6 +183,8 @@ struct PollerFile<'a> {
 struct RenewalFile<'a> {
     urls: &'a [String],
     folder: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -212,11 +227,11 @@ impl SiteMaker<'_> {
         &self,
         identity: &ClientIdentity,
         files: &CertificateFiles,
-        of_device: fn(&DeviceKeys) -> &PublicKey,
+        end: DeviceEnd,
     ) -> Result<IssuedCertificate, SiteError> {
         let issued = match self.keys {
             EndKeys::Made => self.authority.issue_client(identity, files, self.now),
-            EndKeys::Device(keys) => self.authority.certify_client(identity, of_device(keys), files, self.now),
+            EndKeys::Device(keys) => self.authority.certify_client(identity, keys.tls(end), files, self.now),
         };
         issued.map_err(SiteError::Certificate)
     }
@@ -241,7 +256,7 @@ impl SiteMaker<'_> {
                 .map_err(SiteError::Certificate)?;
         }
         let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
-        let certificate = self.client(&identity, &CertificateFiles::named(&tls, "leaf"), |keys| &keys.leaf_tls)?;
+        let certificate = self.client(&identity, &CertificateFiles::named(&tls, "leaf"), DeviceEnd::Leaf)?;
         // Of an earlier release: whoever shows credentials is refused.
         remove_whole(&folder.join("leaf.creds")).map_err(SiteError::File)?;
         let listen = format!("127.0.0.1:{}", settings.port);
@@ -282,9 +297,9 @@ impl SiteMaker<'_> {
         let (tenant, site_name) = (site.tenant.clone(), site.site.clone());
         let identity =
             ClientIdentity::Poller { tenant: tenant.clone(), site: site_name.clone(), poller: poller.clone() };
-        self.client(&identity, &CertificateFiles::named(&folder, "poller"), |keys| &keys.poller_tls)?;
+        self.client(&identity, &CertificateFiles::named(&folder, "poller"), DeviceEnd::Poller)?;
         let forwarder = ClientIdentity::Forwarder { tenant, site: site_name };
-        self.client(&forwarder, &CertificateFiles::named(&folder, "forwarder"), |keys| &keys.forwarder_tls)?;
+        self.client(&forwarder, &CertificateFiles::named(&folder, "forwarder"), DeviceEnd::Forwarder)?;
         Ok((path, key))
     }
 }
@@ -317,8 +332,11 @@ pub(crate) fn write_poller_settings(
         identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
         leaf: bus("poller", poller.as_str()),
         forwarder: ForwarderFile { enabled: true, leaf: bus("forwarder", "fwd") },
-        renewal: (!told.renewal_urls.is_empty())
-            .then(|| RenewalFile { urls: told.renewal_urls, folder: place.named.join(".") }),
+        renewal: (!told.renewal_urls.is_empty()).then(|| RenewalFile {
+            urls: told.renewal_urls,
+            folder: place.named.join("."),
+            proxy: told.proxy,
+        }),
         checks: told.checks,
     };
     let path = folder.join("poller.toml");

@@ -237,7 +237,7 @@ impl Starter<'_> {
         let health_port = self.ports.chosen(CORE_HEALTH);
         let watched = checks(default_checks(places, postgres_port, health_port), &self.options.targets);
         // Each start issues anew what runs here.
-        let told = PollerTold { checks: &watched, renewal_urls: &[] };
+        let told = PollerTold { checks: &watched, renewal_urls: &[], proxy: None };
         let mut made = Vec::new();
         for options in &self.options.tenants {
             let Some(tenant) = tenants.iter().find(|tenant| tenant.slug == options.slug) else { continue };

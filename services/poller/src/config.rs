@@ -68,6 +68,7 @@ struct RawForwarder {
 struct RawRenewal {
     urls: Vec<String>,
     folder: PathBuf,
+    proxy: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -168,7 +169,7 @@ impl Problems {
         for url in raw.urls.iter().filter(|url| !url.starts_with("https://")) {
             self.0.push(format!("  renewal.urls: {url:?} does not begin with https://"));
         }
-        RenewalSettings { urls: raw.urls, folder: raw.folder }
+        RenewalSettings { urls: raw.urls, folder: raw.folder, proxy: raw.proxy }
     }
 
     fn take_signer(&mut self, path: &Path) -> Option<Arc<BatchSigner>> {

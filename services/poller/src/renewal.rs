@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::PollerName;
 use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
 use bulkhead_identity::{DeviceEnd, EnrolmentAnswer, RENEW_PATH, RenewalRequest};
 use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, TlsFiles, now_ms};
@@ -34,6 +33,7 @@ const TRUSTED: [&str; 2] = ["tls/tenant.crt", "tls/hub-root.crt"];
 pub(crate) struct RenewalSettings {
     pub(crate) urls: Vec<String>,
     pub(crate) folder: PathBuf,
+    pub(crate) proxy: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -160,8 +160,12 @@ impl Renewal {
         let due = self.due()?;
         if !due.is_empty() {
             let answer = self.ask(&due).await?;
-            self.place(&answer, &due)?;
+            self.check(&answer, &due)?;
+            // Whom to trust first, and until the leaf does: by a certificate of a new authority nobody is let in there before.
+            self.place(&answer, |path| TRUSTED.contains(&path))?;
+            self.tell_leaf().await?;
             *is_told = false;
+            self.place(&answer, |path| !TRUSTED.contains(&path))?;
             count(&self.metrics.renewals, 1);
             info!(ends_at = answer.ends_at, "certificates are renewed");
             self.due()?;
@@ -210,30 +214,31 @@ impl Renewal {
         let path = self.settings.folder.join("tls/hub-root.crt");
         let roots = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let roots = roots.map_err(|source| RenewalError::Pem { path: path.display().to_string(), source })?;
-        let desk = DeskClient::new(&self.settings.urls, roots, None).map_err(RenewalError::Ask)?;
+        let desk =
+            DeskClient::new(&self.settings.urls, roots, self.settings.proxy.as_deref()).map_err(RenewalError::Ask)?;
         desk.post(RENEW_PATH, &request, &|why| info!("renewing certificates: {why}")).await.map_err(RenewalError::Ask)
     }
 
-    /// Writes what was answered, when it is for the keys that are here.
-    fn place(&self, answer: &EnrolmentAnswer, due: &[(DeviceEnd, Held)]) -> Result<(), RenewalError> {
-        let poller: &PollerName = &self.identity.poller;
+    /// Whether what was answered is for the keys that are here, and nothing else.
+    fn check(&self, answer: &EnrolmentAnswer, due: &[(DeviceEnd, Held)]) -> Result<(), RenewalError> {
         let mut known: Vec<String> = TRUSTED.map(str::to_owned).to_vec();
         for (end, _) in due {
-            let path = format!("{}.crt", end.path(poller));
+            let path = format!("{}.crt", end.path(&self.identity.poller));
             let file = answer.files.iter().find(|file| file.path == path);
             let file = file.ok_or_else(|| RenewalError::Answer(format!("{path} is missing")))?;
             crate::enroll::check_certificate(&file.text, &public_key(&self.key(*end)?))
                 .map_err(|problem| RenewalError::Answer(format!("{path}: {problem}")))?;
             known.push(path);
         }
-        if let Some(stranger) = answer.files.iter().find(|file| !known.contains(&file.path)) {
-            return Err(RenewalError::Answer(format!("{:?} was not asked for", stranger.path)));
+        match answer.files.iter().find(|file| !known.contains(&file.path)) {
+            Some(stranger) => Err(RenewalError::Answer(format!("{:?} was not asked for", stranger.path))),
+            None => Ok(()),
         }
-        let folder = SiteFolder::at(&self.settings.folder, poller).map_err(RenewalError::Folder)?;
-        // Whom to trust first: a certificate of a new authority is worth nothing before.
-        let (certificates, trusted): (Vec<_>, Vec<_>) =
-            answer.files.iter().partition(|file| !TRUSTED.contains(&file.path.as_str()));
-        for file in trusted.into_iter().chain(certificates) {
+    }
+
+    fn place(&self, answer: &EnrolmentAnswer, is_meant: impl Fn(&str) -> bool) -> Result<(), RenewalError> {
+        let folder = SiteFolder::at(&self.settings.folder, &self.identity.poller).map_err(RenewalError::Folder)?;
+        for file in answer.files.iter().filter(|file| is_meant(&file.path)) {
             folder.put(&file.path, file.text.as_bytes(), PUBLIC).map_err(RenewalError::Folder)?;
         }
         Ok(())

@@ -131,13 +131,22 @@ impl DeskClient {
         let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_MOST);
         let end = Instant::now() + PATIENCE;
         let mut last = "there is no URL".to_owned();
-        for url in self.urls.iter().cycle() {
-            match attempt(&self.client, &format!("{url}{path}"), &text).await? {
-                Attempt::Answered(answer) => return Ok(answer),
-                Attempt::Again(why) => last = why,
+        while !self.urls.is_empty() {
+            // Somebody else at one address does not keep a device from the next one.
+            let mut stranger = None;
+            let mut is_over = true;
+            for url in &self.urls {
+                match attempt(&self.client, &format!("{url}{path}"), &text).await {
+                    Ok(Attempt::Answered(answer)) => return Ok(answer),
+                    Ok(Attempt::Again(why)) => (last, is_over) = (why, false),
+                    Err(error @ (AskError::Untrusted { .. } | AskError::Strange { .. })) => stranger = Some(error),
+                    Err(error) => return Err(error),
+                }
             }
-            if Instant::now() >= end {
-                break;
+            match stranger {
+                Some(error) if is_over => return Err(error),
+                _ if Instant::now() >= end => break,
+                _ => {}
             }
             tell(&format!("trying again: {last}"));
             backoff.pause().await;

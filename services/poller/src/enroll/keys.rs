@@ -51,6 +51,7 @@ pub(super) struct DeviceKeys {
     sealing: XKey,
     /// Where keys belong, and whether a new one waits beside it.
     places: Vec<(String, bool)>,
+    mark: String,
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeysError> {
@@ -59,12 +60,15 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeysError> {
 
 /// New keys wait here until there are certificates for them.
 const NEW: &str = ".new";
-/// New keys are in place, and their certificates may not be yet.
-const NEW_IN_PLACE: &str = ".new-keys";
+/// Where it says that a poller's new keys are in place, and their certificates may not be yet.
+fn mark(poller: &PollerName) -> String {
+    format!("pollers/{poller}/.new-keys")
+}
 
 struct Maker<'a> {
     folder: &'a SiteFolder,
     is_new: bool,
+    mark: &'a str,
 }
 
 impl Maker<'_> {
@@ -75,7 +79,7 @@ impl Maker<'_> {
         if !self.is_new {
             return (relative.to_owned(), !is_there(relative));
         }
-        if !is_there(&waiting) && is_there(NEW_IN_PLACE) && is_there(relative) {
+        if !is_there(&waiting) && is_there(self.mark) && is_there(relative) {
             return (relative.to_owned(), false);
         }
         let is_missing = !is_there(&waiting);
@@ -170,20 +174,23 @@ impl DeviceKeys {
         for part in ["tls".to_owned(), format!("pollers/{poller}")] {
             folder.make(&part).map_err(KeysError::Folder)?;
         }
-        let of_site = Maker { folder, is_new: is_new && folder.pollers_beside().is_empty() };
-        let own = Maker { folder, is_new };
+        let mark = mark(poller);
+        let of_site = Maker { folder, is_new: is_new && folder.pollers_beside().is_empty(), mark: &mark };
+        let own = Maker { folder, is_new, mark: &mark };
         of_site.listener(enrolee, domain)?;
         let [leaf, forwarder, tls] = [DeviceEnd::Leaf, DeviceEnd::Forwarder, DeviceEnd::Poller]
             .map(|end: DeviceEnd| format!("{}.key", end.path(poller)));
         let [batch, sealing] = ["batch.nk", "sealing.xk"].map(|name| format!("pollers/{poller}/{name}"));
+        let (site_is_new, mark) = (of_site.is_new, mark.clone());
         Ok(Self {
             leaf: of_site.tls(&leaf)?,
             forwarder: own.tls(&forwarder)?,
             poller: own.tls(&tls)?,
             batch: own.batch(&batch)?,
             sealing: own.sealing(&sealing)?,
-            places: [(leaf, of_site.is_new), (forwarder, is_new), (tls, is_new), (batch, is_new), (sealing, is_new)]
+            places: [(leaf, site_is_new), (forwarder, is_new), (tls, is_new), (batch, is_new), (sealing, is_new)]
                 .into(),
+            mark,
         })
     }
 
@@ -191,7 +198,7 @@ impl DeviceKeys {
     pub(super) fn take_over(&self, folder: &SiteFolder) -> Result<(), FolderError> {
         let mut new = self.places.iter().filter(|(_, is_new)| *is_new).peekable();
         if new.peek().is_some() {
-            folder.put(NEW_IN_PLACE, b"", PUBLIC)?;
+            folder.put(&self.mark, b"", PUBLIC)?;
         }
         new.try_for_each(|(key, _)| folder.take_over(&format!("{key}{NEW}"), key))
     }
@@ -200,7 +207,7 @@ impl DeviceKeys {
     pub(super) fn finish(&self, folder: &SiteFolder) -> Result<(), FolderError> {
         // Of an attempt that came to nothing.
         self.places.iter().try_for_each(|(key, _)| folder.remove(&format!("{key}{NEW}")))?;
-        folder.remove(NEW_IN_PLACE)
+        folder.remove(&self.mark)
     }
 
     fn tls(&self, end: DeviceEnd) -> &KeyPair {
