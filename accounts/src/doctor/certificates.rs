@@ -77,7 +77,7 @@ fn kind_of(shown: &str) -> Kind {
         (Some(_), _) => Kind::Intermediate,
         (None, "listener.crt") => Kind::Listener,
         (None, name) if is_hub && name.starts_with("route") => Kind::Route,
-        (None, _) if is_hub => Kind::Server,
+        (None, _) if is_hub || shown.starts_with("enrolment-desk/") => Kind::Server,
         (None, _) => Kind::Client,
     }
 }
@@ -234,6 +234,7 @@ mod tests {
             ("pki/tenant-a.crt", Kind::Intermediate),
             ("hub/hub.crt", Kind::Server),
             ("hub-2/route.crt", Kind::Route),
+            ("enrolment-desk/desk.crt", Kind::Server),
             ("sites/a/b/tls/listener.crt", Kind::Listener),
             ("sites/a/b/tls/leaf.crt", Kind::Client),
             ("profiles/ops/admin.crt", Kind::Client),
