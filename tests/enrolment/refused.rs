@@ -2,9 +2,11 @@
 
 use anyhow::{Context, ensure};
 use bulkhead_accounts::enrolment::TokenSigner;
+use bulkhead_accounts::render::DECISIONS_LOG;
 use bulkhead_accounts::up::Layout;
 use bulkhead_bus::payload::Decision;
 use bulkhead_identity::{DeviceEnd, EnrolmentClaims, RenewalRequest, TrustDomain};
+use bulkhead_runtime::LogSpec;
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 
@@ -86,6 +88,25 @@ async fn a_thief_does_not_come_back(ground: &Ground) -> anyhow::Result<()> {
         }
         refused(&ask(&desk, &thief.request(&token, poller)?).await?, "token_withdrawn")?;
     }
+    Ok(())
+}
+
+/// While decisions cannot be written down nobody gets anything, and nothing is used up.
+async fn nothing_without_a_record(ground: &Ground) -> anyhow::Result<()> {
+    let poller = "acme-corp/bergen/p7";
+    let token = ground.token(poller).await?;
+    let desk = EnrolmentClaims::read(&token)?;
+    let device = Device::new()?;
+    let gate = ground.deployment.up.platform.connect_gate().await?;
+    gate.ensure_log(&LogSpec { max_message_bytes: 1, ..DECISIONS_LOG }, 1).await?;
+    for bad in [device.request(&token, poller)?, device.request(&token, "xyz-inc/lima/p1")?] {
+        let said = ask(&desk, &bad).await?;
+        ensure!(said.status == 503 && said.body["refused"] == "not_now", "{said:?}");
+    }
+    let (shown, _) = ground.operator().expect(0, &["poller", "show", poller]).await?;
+    ensure!(shown[0]["token"]["state"] == "open", "{shown:?}");
+    gate.ensure_log(&DECISIONS_LOG, 1).await?;
+    ensure!(ask(&desk, &device.request(&token, poller)?).await?.status == 200, "the control");
     Ok(())
 }
 
@@ -248,6 +269,7 @@ async fn whoever_has_no_good_token_for_exactly_this_name_gets_nothing() -> anyho
     a_race(&ground).await.context("a race")?;
     other_names_and_keys(&ground).await.context("names and keys")?;
     a_thief_does_not_come_back(&ground).await.context("a thief")?;
+    nothing_without_a_record(&ground).await.context("without a record")?;
     the_key_is_deleted(&ground).await.context("without the key")?;
     renewals(&ground).await.context("renewals")?;
     who_is_closed(&ground).await.context("closed")?;

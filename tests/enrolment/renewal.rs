@@ -71,9 +71,14 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     let (code, _, error) = enroll(&machine, &folder, &[added[0]["token"].as_str().context("a token")?]).await?;
     ensure!(code == Some(0), "{error}");
 
-    let end = OffsetDateTime::now_utc() + Duration::seconds(25);
+    let end = OffsetDateTime::now_utc() + Duration::seconds(35);
     age(&ground, &machine, end)?;
-    let running = machine.start()?;
+    // The next ones are signed by another intermediate, of which the running leaf has not heard.
+    let trusted = || std::fs::read_to_string(folder.join("tls/tenant.crt"));
+    let before = trusted()?;
+    ground.operator().expect(0, &["ca", "rotate", "tenant/acme-corp"]).await?;
+    ground.operator().expect(0, &["push", "acme-corp"]).await?;
+    let mut running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
     let fresh = (OffsetDateTime::now_utc() + Duration::days(80)).unix_timestamp() as f64;
     let renewed = eventually("certificates renewed", LIMIT, || async {
@@ -84,6 +89,7 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     });
     renewed.await.with_context(|| machine.logs())?;
     ensure!(OffsetDateTime::now_utc() < end, "it was renewed after its end");
+    ensure!(trusted()? != before, "control: nothing was rotated");
 
     // What was there before is worth nothing now. The hub's server comes back, so that the leaf has to show the new one.
     until(end).await?;
@@ -92,6 +98,9 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     let hub = ground.deployment.up.hub_child(0).context("the hub")?;
     hub.kill()?;
     hub.restart()?;
+    wait_for_more(&witness, &machine, "p1").await?;
+    // So does the poller, which has gone on all the time, when its leaf comes back.
+    running.restart(&machine, 0).await?;
     wait_for_more(&witness, &machine, "p1").await?;
     let page = page(health).await?;
     ensure!(page.value("poller_renewals_failed_total", &[]) == Some(0.0), "a renewal failed: {}", machine.logs());

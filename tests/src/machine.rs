@@ -120,15 +120,16 @@ impl Machine {
     /// # Errors
     /// When it does not say, or something cannot be started.
     pub fn start(&self) -> anyhow::Result<Running> {
+        let count = self.commands("Start by hand")?.len();
+        Ok(Running((0..count).map(|number| self.start_one(number)).collect::<Result<_, _>>()?))
+    }
+
+    fn start_one(&self, number: usize) -> anyhow::Result<Child> {
         let commands = self.commands("Start by hand")?;
-        let mut running = Vec::new();
-        for (number, words) in commands.iter().enumerate() {
-            let log = File::options().create(true).append(true).open(self.log(number))?;
-            let mut command = self.command(words)?;
-            command.env_clear().stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            running.push(tokio::process::Command::from(command).kill_on_drop(true).spawn()?);
-        }
-        Ok(Running(running))
+        let log = File::options().create(true).append(true).open(self.log(number))?;
+        let mut command = self.command(commands.get(number).context("a command")?)?;
+        command.env_clear().stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(tokio::process::Command::from(command).kill_on_drop(true).spawn()?)
     }
 
     /// The log of a process, by its place in the README.
@@ -146,6 +147,17 @@ impl Machine {
 }
 
 impl Running {
+    /// Kills one process, by its place in the README, and starts it again; the others go on.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be killed or started.
+    pub async fn restart(&mut self, machine: &Machine, number: usize) -> anyhow::Result<()> {
+        let child = self.0.get_mut(number).context("a process of that number")?;
+        child.kill().await.context("kill a process of the site")?;
+        *child = machine.start_one(number)?;
+        Ok(())
+    }
+
     /// # Errors
     /// When one cannot be killed.
     pub async fn kill(mut self) -> anyhow::Result<()> {

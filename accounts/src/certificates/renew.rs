@@ -16,7 +16,7 @@ use super::facts::{CertificateFacts, InspectError, facts_in, is_signed_by, read_
 use super::make::{client_parameters, hub_parameters, key_hash, route_parameters};
 use crate::files::{read_state, write_public};
 use bulkhead_identity::AuthorityName;
-use bulkhead_identity::{ClientIdentity, read_identity};
+use bulkhead_identity::{ClientIdentity, is_due_for_renewal, read_identity};
 
 /// Whether a certificate has lived two thirds of its life.
 ///
@@ -24,7 +24,8 @@ use bulkhead_identity::{ClientIdentity, read_identity};
 /// When the file cannot be read.
 pub fn needs_renewal(cert_file: &Path, now: OffsetDateTime) -> Result<bool, CertificateError> {
     let facts = facts_in(cert_file, &read_bundle(cert_file)?[0])?;
-    Ok(now >= facts.not_before + (facts.not_after - facts.not_before) * 2 / 3)
+    let [begins, ends, now] = [facts.not_before, facts.not_after, now].map(OffsetDateTime::unix_timestamp);
+    Ok(is_due_for_renewal(begins, ends, now))
 }
 
 impl Authority {

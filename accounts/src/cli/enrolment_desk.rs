@@ -41,7 +41,7 @@ pub(super) async fn run(home: &Path, args: &EnrolmentDeskArgs) -> Result<(), Fai
     init_logs(args.log_format.into(), "info").map_err(|error| Failure::failed(std::io::Error::other(error)))?;
     let stop = Stop::new();
     let signals = tokio::spawn(stop_on_signals(stop.clone()));
-    let served = Desk::serve(home.to_owned(), args.listen, stop, || {}).await;
+    let served = Desk::serve(home.to_owned(), args.listen, stop).await;
     signals.abort();
     served.map_err(Failure::failed)
 }

@@ -44,6 +44,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// For a client to say what it wants.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// The outcomes of decisions to give certificates.
+const ENROLLED: &str = "enrolled";
+const RENEWED: &str = "renewed";
 /// What is told whoever comes when it cannot be done now.
 const NOT_NOW: &str = "not_now";
 
@@ -85,9 +88,6 @@ enum Wish {
     Enrol,
     Renew,
 }
-
-/// The outcomes of decisions to give certificates, by what was wished.
-const GRANTED: [&str; 2] = ["enrolled", "renewed"];
 
 /// Who a device says it is: by a token that was verified, or by its own word.
 #[derive(Debug, Default)]
@@ -175,11 +175,11 @@ impl Desk {
         }
     }
 
-    /// Serves until `stop`; `ready` is called when devices may come.
+    /// Serves until `stop`.
     ///
     /// # Errors
     /// When it cannot listen, or the platform is not fit for it.
-    pub async fn serve(home: PathBuf, listen: SocketAddr, stop: Stop, ready: impl FnOnce()) -> Result<(), DeskError> {
+    pub async fn serve(home: PathBuf, listen: SocketAddr, stop: Stop) -> Result<(), DeskError> {
         let tenancy = Tenancy::open(home.clone()).map_err(DeskError::Tenancy)?;
         let identity = Identity::new(&tenancy)?;
         identity.issue(&tenancy)?;
@@ -198,7 +198,6 @@ impl Desk {
         let mut server = server.handle(handle.clone()).http1_only().first_request_timeout(READ_LIMIT);
         server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(READ_LIMIT).keep_alive(false);
         let served = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
-        ready();
         info!(%listen, "devices may enrol");
         let ends = async {
             stop.cancelled().await;
@@ -262,7 +261,7 @@ impl Desk {
         let (tenancy, _lock) = self.open_alone().await?;
         let granted = tenancy.check_enrolment(&claims, &request)?;
         let database = tenancy.connect_database().await?;
-        self.record(GRANTED[0], None, asked, host).await?;
+        self.record(ENROLLED, None, asked, host).await?;
         Ok(tenancy.enrol(database.as_ref(), granted, host).await?)
     }
 
@@ -278,7 +277,7 @@ impl Desk {
         let (tenancy, _lock) = self.open_alone().await?;
         let granted = tenancy.check_renewal(&request)?;
         asked.is_proved = true;
-        self.record(GRANTED[1], None, asked, host).await?;
+        self.record(RENEWED, None, asked, host).await?;
         Ok(tenancy.renew_device(granted, host)?)
     }
 

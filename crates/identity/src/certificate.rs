@@ -19,6 +19,12 @@ const USER: &str = "user";
 const FORWARDER: &str = "fwd";
 const DOMAIN_LENGTH_MOST: usize = 100;
 
+/// Whether a certificate has lived two thirds of its life, after which it is renewed; all in unix seconds.
+#[must_use]
+pub fn is_due_for_renewal(not_before: i64, not_after: i64, now: i64) -> bool {
+    now >= not_before + (not_after - not_before) * 2 / 3
+}
+
 /// The suffix of every name in certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustDomain(String);

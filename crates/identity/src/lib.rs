@@ -13,7 +13,9 @@ mod leaf_name;
 mod presence;
 
 pub use authority_name::{AuthorityName, AuthorityNameError};
-pub use certificate::{ClientIdentity, IdentityError, TrustDomain, TrustDomainError, read_identity};
+pub use certificate::{
+    ClientIdentity, IdentityError, TrustDomain, TrustDomainError, is_due_for_renewal, read_identity,
+};
 pub use chain::{ChainError, TrustedRoots, VerifiedCertificate, verify_chain};
 pub use enrolment::{
     DeviceEnd, ENROL_PATH, Enrolee, EnrolmentAnswer, EnrolmentClaims, EnrolmentFile, EnrolmentRefusal,

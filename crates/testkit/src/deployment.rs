@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_accounts::certificates::ClientIdentity;
 use bulkhead_accounts::gate::AUTH;
+use bulkhead_accounts::gatekeeper_files::gatekeeper_names;
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_accounts::operator::{AccountRecord, SYSTEM};
 use bulkhead_accounts::profile::Profile;
@@ -33,6 +34,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 const EVERYTHING: &str = ">";
 /// So often that each of three gatekeepers was asked.
 const ADMITTED_IN_A_ROW: usize = 12;
+const REFUSALS_SHOWN: usize = 5;
 /// The two tenants of a trial.
 pub const TRIAL: [&str; 2] = ["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"];
 
@@ -214,9 +216,21 @@ impl TestDeployment {
         args.push("--json");
         let output = self.bulkhead(&args).await?;
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        anyhow::ensure!(output.status.success(), "bulkhead {args:?} failed: {errors}");
+        anyhow::ensure!(output.status.success(), "bulkhead {args:?} failed: {errors}\n{}", self.refusals());
         let text = String::from_utf8(output.stdout).context("read rows")?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// The last connections that each gatekeeper has refused, and why, to be shown when something fails.
+    #[must_use]
+    pub fn refusals(&self) -> String {
+        let of_one = |name: String| {
+            let log = std::fs::read_to_string(self.up.layout.log(&name)).unwrap_or_default();
+            let refusals: Vec<&str> = log.lines().filter(|line| line.contains("is refused")).collect();
+            let last = refusals.len().saturating_sub(REFUSALS_SHOWN);
+            refusals[last..].iter().map(|line| format!("{name}: {line}\n")).collect::<String>()
+        };
+        gatekeeper_names(self.up.hub_size()).into_iter().map(of_one).collect()
     }
 
     /// Sees every row of every tenant: the database's superuser.

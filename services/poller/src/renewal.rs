@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
-use bulkhead_identity::{DeviceEnd, EnrolmentAnswer, RENEW_PATH, RenewalRequest};
+use bulkhead_identity::{DeviceEnd, EnrolmentAnswer, RENEW_PATH, RenewalRequest, is_due_for_renewal};
 use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, TlsFiles, now_ms};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
@@ -94,11 +94,6 @@ impl Held {
             }
         }
         Ok(held)
-    }
-
-    /// Whether it has lived two thirds of its life.
-    fn is_due(&self, now_s: i64) -> bool {
-        now_s >= self.begins + (self.ends - self.begins) * 2 / 3
     }
 
     fn request(&self, key: &KeyPair) -> Result<String, rcgen::Error> {
@@ -190,7 +185,7 @@ impl Renewal {
         let first = held.iter().map(|(_, one)| one.ends).min().unwrap_or_default();
         self.metrics.certificate_end_timestamp_seconds.set(first);
         let now_s = now_ms() / 1_000;
-        held.retain(|(_, one)| one.is_due(now_s));
+        held.retain(|(_, one)| is_due_for_renewal(one.begins, one.ends, now_s));
         Ok(held)
     }
 
