@@ -11,3 +11,5 @@ mod refused;
 mod renewal;
 #[path = "enrolment/story.rs"]
 mod story;
+#[path = "enrolment/watchdog.rs"]
+mod watchdog;

@@ -85,6 +85,7 @@ fn made(folder: &Path) -> anyhow::Result<Made> {
             publish: vec![server_reload("*")],
             subscribe: vec![format!("{KEEPER_INBOX}.>")],
         }),
+        link_file: None,
         proxy: Some("http://proxy.example:3128".to_owned()),
         hub_urls: vec!["tls://hub-1.example:7422".to_owned(), "tls://hub-2.example:7422".to_owned()],
         reconnect: "1s".to_owned(),

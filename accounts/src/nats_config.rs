@@ -69,8 +69,10 @@ pub struct LeafConfig {
     pub listener_key_file: PathBuf,
     pub tenant_intermediate_file: PathBuf,
     pub users: Vec<LeafUser>,
-    /// Who may have the leaf read its files again; `None` where they are not renewed at the site.
+    /// Who may look at the leaf's links and have it read its files again, if anybody.
     pub keeper: Option<LeafUser>,
+    /// Says whether the leaf links to the hub; named from the configuration's folder.
+    pub link_file: Option<&'static str>,
     /// The proxy between leaf and hub, such as `http://proxy.example.com:3128`.
     pub proxy: Option<String>,
     pub hub_urls: Vec<String>,

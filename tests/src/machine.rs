@@ -158,6 +158,14 @@ impl Running {
         Ok(())
     }
 
+    /// A process's id, by its place in the README.
+    ///
+    /// # Errors
+    /// When there is none, or it has ended.
+    pub fn id(&self, number: usize) -> anyhow::Result<u32> {
+        self.0.get(number).and_then(Child::id).context("a process of that number")
+    }
+
     /// # Errors
     /// When one cannot be killed.
     pub async fn kill(mut self) -> anyhow::Result<()> {

@@ -67,7 +67,7 @@ pub(super) struct SiteText<'a> {
     /// Where it renews its certificates.
     renewal_urls: &'a [String],
     process: &'static str,
-    /// The same for pollers, which renew the certificates of an enrolled machine.
+    /// The same for pollers, which look after the leaf and the certificates of an enrolled machine.
     poller_process: String,
     pollers: Vec<PollerText>,
 }
@@ -83,16 +83,13 @@ struct PollerUnit<'a> {
     is_enrolled: bool,
 }
 
-/// The folders that certificates are renewed in are writable besides.
+/// Where the leaf's link is turned off and on is writable besides, and on enrolled machines where certificates are renewed.
 fn poller_process(is_enrolled: bool) -> String {
     const STATE: &str = "      - {type: bind, source: ./state, target: /bundle/state}\n";
-    let mut text = PROCESS.trim_end().to_owned();
-    if is_enrolled {
-        let writable = ["tls", "pollers"];
-        let line = |name: &str| format!("      - {{type: bind, source: ./{name}, target: /bundle/{name}}}\n");
-        text = text.replace(STATE, &format!("{STATE}{}", writable.map(line).concat()));
-    }
-    text
+    let writable: &[&str] = if is_enrolled { &["link", "tls", "pollers"] } else { &["link"] };
+    let line = |name: &&str| format!("      - {{type: bind, source: ./{name}, target: /bundle/{name}}}\n");
+    let lines: String = writable.iter().map(line).collect();
+    PROCESS.trim_end().replace(STATE, &format!("{STATE}{lines}"))
 }
 
 /// A word that is only itself to systemd: no specifier, variable, quote, blank or line end.

@@ -15,6 +15,8 @@ use super::{Filter, Scope};
 use crate::client::query;
 use crate::profile::Profile;
 
+/// A server of the hub that is just dying takes its gatekeeper with it.
+const ADMITTED_LIMIT: Duration = Duration::from_secs(3);
 const TAIL_EVERY: Duration = Duration::from_millis(500);
 /// How far back a tail looks for what was stored late.
 const TAIL_WINDOW_MS: i64 = 120_000;
@@ -37,7 +39,7 @@ impl Session {
     async fn open(home: &Path, scope: &Scope) -> Result<Self, Failure> {
         let path = scope.profile.clone().unwrap_or_else(|| home.join("profiles").join("ops.toml"));
         let profile = Profile::read(&path).map_err(|error| Failure::invalid("profile", error))?;
-        let bus = Bus::connect(&profile.bus_settings(), "bulkhead").await?;
+        let bus = Bus::connect_admitted(&profile.bus_settings(), "bulkhead", ADMITTED_LIMIT).await?;
         Ok(Self { bus, user: profile.user })
     }
 

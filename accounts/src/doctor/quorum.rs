@@ -92,6 +92,11 @@ impl Presence {
         is_lost.then(|| format!("{} of {} hub servers are away", number(away), number(count)))
     }
 
+    /// Whether one or more is missing.
+    pub(super) fn is_any_away(&self) -> bool {
+        !self.away().is_empty()
+    }
+
     /// Whether not one of several is there.
     pub(super) fn is_all_away(&self) -> bool {
         self.servers.len() > 1 && self.away().len() == self.servers.len()

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bulkhead_bus::{Role, UserName};
-use bulkhead_runtime::{Bus, BusSettings, Chain, eventually};
+use bulkhead_runtime::{Bus, BusSettings, Chain};
 use bulkhead_store::Inspection;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -23,10 +23,10 @@ use crate::up::{Site, issued_settings, system_settings};
 /// How long anybody may take for an answer.
 pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(4);
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);
+/// What the other servers take to give up one that hangs: until then they ask its gatekeeper, too (ADR 12).
+const NOTICE_LIMIT: Duration = Duration::from_secs(15);
 /// Leaves that are asked at once.
 const LEAVES_AT_ONCE: usize = 32;
-/// What a server says to whoever is not admitted.
-const REFUSED: &str = "authorization violation";
 const NAME: &str = "bulkhead doctor";
 const DATABASE: &str = "bulkhead";
 
@@ -131,15 +131,9 @@ impl PollerSettings {
     }
 }
 
-async fn connect(settings: &BusSettings, name: &str) -> Result<Bus, String> {
-    // A server asks any gatekeeper, also one at a server that hangs: some are refused until that is noticed.
-    let admitted = eventually("an admission", CONNECT_LIMIT, || async {
-        match within(CONNECT_LIMIT, Bus::connect(settings, name)).await {
-            Err(why) if why.contains(REFUSED) => Err(why),
-            other => Ok(other),
-        }
-    });
-    admitted.await.unwrap_or_else(|limit| Err(limit.to_string()))
+async fn connect(settings: &BusSettings, name: &str, presence: &Presence) -> Result<Bus, String> {
+    let limit = if presence.is_any_away() { CONNECT_LIMIT + NOTICE_LIMIT } else { CONNECT_LIMIT };
+    within(limit + CONNECT_LIMIT, Bus::connect_admitted(settings, name, limit)).await
 }
 
 /// Of the platform's own people, with the addresses of those hub servers that are there.
@@ -150,19 +144,19 @@ fn profile(home: &Home, presence: &Presence) -> Result<Profile, String> {
 
 async fn connect_system(home: &Home, presence: &Presence) -> Result<Bus, String> {
     let urls = profile(home, presence)?.urls;
-    connect(&system_settings(&home.layout, urls), NAME).await
+    connect(&system_settings(&home.layout, urls), NAME, presence).await
 }
 
 async fn connect_provisioner(home: &Home, presence: &Presence) -> Result<Bus, String> {
     let (authority, name) = (home.authority(), Role::Provisioner.name());
     let urls = profile(home, presence)?.urls;
     // The gatekeeper reads the role from the connection's name.
-    connect(&issued_settings(&home.layout.provisioning(), name, &authority, urls), name).await
+    connect(&issued_settings(&home.layout.provisioning(), name, &authority, urls), name, presence).await
 }
 
 async fn connect_person(home: &Home, presence: &Presence) -> Result<Person, String> {
     let profile = profile(home, presence)?;
-    Ok(Person { bus: connect(&profile.bus_settings(), NAME).await?, user: profile.user })
+    Ok(Person { bus: connect(&profile.bus_settings(), NAME, presence).await?, user: profile.user })
 }
 
 async fn connect_database(home: &Home) -> Result<Inspection, String> {
@@ -176,7 +170,7 @@ async fn connect_database(home: &Home) -> Result<Inspection, String> {
 async fn connect_leaf(home: &Home, site: &Site, is_needed: bool) -> Leaf {
     let reached = async {
         let settings = PollerSettings::of_site(home, site)?;
-        connect(&settings.forwarder.leaf, NAME).await
+        within(CONNECT_LIMIT, Bus::connect(&settings.forwarder.leaf, NAME)).await
     };
     let bus = Source::when(is_needed, reached).await;
     Leaf { site: site.clone(), name: format!("{}/{}", site.tenant, site.site), bus }

@@ -10,7 +10,7 @@ use crate::nats_config::LeafUser;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::render::scoped_key;
 use crate::tenancy::is_intake;
-use crate::up::{CORE, OPS, Site, leaf_users};
+use crate::up::{CORE, OPS, Site, keeper, leaf_users};
 use bulkhead_claims::ScopedKey;
 
 static KEYS: Look = Look {
@@ -146,7 +146,9 @@ fn leaf_findings(home: &Home) -> Vec<Finding> {
             Ok(config) => config,
             Err(error) => return LEAF_USERS.fail(&subject, error.to_string(), home.restart_advice()),
         };
-        let trouble = user_trouble(&leaf_users(&authority, site), &users_of(&config));
+        let mut expected = leaf_users(&authority, site);
+        expected.push(keeper(&authority, site));
+        let trouble = user_trouble(&expected, &users_of(&config));
         if trouble.is_empty() {
             return LEAF_USERS.ok(&subject, format!("{} users", site.pollers.len() + 1));
         }

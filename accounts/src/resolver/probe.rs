@@ -44,17 +44,9 @@ async fn knock(system: &Bus, user: &BusSettings, account: &str, url: &str, expec
     // A name of its own, by which the servers tell us about it.
     let name = format!("probe {}", uuid::Uuid::new_v4());
     // The gatekeepers hear of an account in a moment, and of a new key of the operator within seconds.
-    let connected = eventually("an admission", ADMITTED_LIMIT, || async {
-        match Bus::connect(&settings, &name).await {
-            Ok(bus) => Ok(Ok(bus)),
-            Err(error) if error.is_refused() => Err(Chain(&error).to_string()),
-            Err(error) => Ok(Err(error)),
-        }
-    });
-    let bus = match connected.await {
-        Ok(Ok(bus)) => bus,
-        Ok(Err(error)) => return ProbeResult::Refused(Chain(&error).to_string()),
-        Err(limit) => return ProbeResult::Refused(limit.to_string()),
+    let bus = match Bus::connect_admitted(&settings, &name, ADMITTED_LIMIT).await {
+        Ok(bus) => bus,
+        Err(error) => return ProbeResult::Refused(Chain(&error).to_string()),
     };
     if let Err(error) = bus.flush().await {
         return ProbeResult::Refused(format!("{error:#}"));

@@ -15,6 +15,7 @@ mod layout;
 mod lives;
 mod pins;
 mod platform;
+mod poller_settings;
 mod ports;
 mod postgres;
 mod preview;
@@ -36,15 +37,15 @@ pub use layout::Layout;
 pub use platform::{
     Accounts, CORE, INTAKE, OPS, Platform, PlatformError, issued_settings, ops_plan, system_settings, tenant_row,
 };
+pub(crate) use poller_settings::{BusFile, PollerPorts, PollerTold, TlsFile, write_poller_settings, write_settings};
 pub use ports::{PortError, free_port};
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
-pub(crate) use site::{
-    BusFile, EndKeys, LeafSettings, PollerPorts, PollerTold, SiteError, SiteMaker, SitePlace, TlsFile,
-    ensure_batch_key, order_for, poller_folder, write_poller_settings, write_settings,
-};
 pub use site::{DeviceKeys, Site, leaf_config, leaf_users};
+pub(crate) use site::{
+    EndKeys, LeafSettings, SiteError, SiteMaker, SitePlace, ensure_batch_key, keeper, order_for, poller_folder,
+};
 pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};
 pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, find_tools};

@@ -13,7 +13,8 @@ use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
 
 use super::layout::Layout;
-use super::site::{SiteError, write_settings};
+use super::poller_settings::write_settings;
+use super::site::SiteError;
 use super::start::bus_file;
 use crate::certificates::{
     Authority, AuthorityName, CertificateError, CertificateFiles, ClientIdentity, Reason, Revocable, TrustDomain,

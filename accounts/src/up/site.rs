@@ -2,26 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
+use bulkhead_bus::question::{KEEPER_INBOX, server_leaves, server_reload};
 use bulkhead_bus::{BatchKey, EdgeRole, PollerName, SiteName, TenantSlug, edge_permissions};
 use bulkhead_claims::{KeyKind, SigningKey};
 use bulkhead_identity::{DeviceEnd, leaf_name};
 use rcgen::PublicKey;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::layout::Layout;
-use super::target::CheckSetting;
+use super::poller_settings::{PollerPorts, PollerTold, write_poller_settings};
 use crate::certificates::{Authority, CertificateError, CertificateFiles, ClientIdentity, IssuedCertificate, key_hash};
 use crate::files::{FileError, make_folder, remove_whole, write_public};
 use crate::keys::{KeyError, read_key, write_key};
 use crate::nats_config::{LeafConfig, LeafUser, RenderError};
-use crate::seal::seal;
 use crate::tenancy::Issued;
 
 /// What is spoken on a leaf and is not for the hub, nor from it.
 const KEPT: [&str; 4] = ["results.>", "$JS.>", "$KV.>", "$SYS.>"];
+/// Says whether the leaf links to the hub; its poller turns the link off and on (ADR 14).
+pub(super) const LINK_FILE: &str = "link/remote.conf";
+const LINK_ON: &str = "disabled: false\n";
 /// Enough of a leaf's key to tell machines of one site apart.
 const LEAF_LABEL_LENGTH: usize = 8;
 /// Both streams of a leaf, and room for their bookkeeping.
@@ -48,13 +49,6 @@ pub struct Site {
     pub tenant: TenantSlug,
     pub site: SiteName,
     pub pollers: Vec<PollerName>,
-}
-
-/// Where a poller finds its leaf, and where it is asked about its health.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PollerPorts {
-    pub leaf: u16,
-    pub health: u16,
 }
 
 /// Where a site's files are written, and how its configuration names them: the same paths, or paths relative to the site's
@@ -92,15 +86,6 @@ impl SitePlace {
     }
 }
 
-/// What a poller is told beside its names and ports.
-pub(crate) struct PollerTold<'a> {
-    pub checks: &'a [CheckSetting],
-    /// Where its machine's certificates are renewed; none where it does not do that.
-    pub renewal_urls: &'a [String],
-    /// The proxy on the way there.
-    pub proxy: Option<&'a str>,
-}
-
 /// A poller's files, within the site's folder.
 pub(crate) fn poller_folder(poller: &PollerName) -> PathBuf {
     Path::new("pollers").join(poller.as_str())
@@ -115,9 +100,15 @@ pub(crate) struct LeafSettings<'a> {
     pub proxy: Option<&'a str>,
 }
 
-/// The machine as a user of its own leaf, by the leaf's certificate: it may say that files were renewed.
-fn keeper(name: String) -> LeafUser {
-    LeafUser { name, publish: vec![server_reload("*")], subscribe: vec![format!("{KEEPER_INBOX}.>")] }
+/// The machine as a user of its own leaf, by the leaf's certificate: it may look at links, and say that files have changed.
+#[must_use]
+pub(crate) fn keeper(authority: &Authority, site: &Site) -> LeafUser {
+    let identity = ClientIdentity::Leaf { tenant: site.tenant.clone(), site: site.site.clone() };
+    LeafUser {
+        name: authority.dns_name(&identity),
+        publish: vec![server_leaves("*"), server_reload("*")],
+        subscribe: vec![format!("{KEEPER_INBOX}.>")],
+    }
 }
 
 /// A leaf that was written.
@@ -163,65 +154,6 @@ pub(crate) struct SiteMaker<'a> {
     pub keys: EndKeys<'a>,
 }
 
-#[derive(Serialize)]
-struct PollerFile<'a> {
-    log_format: &'static str,
-    log_filter: &'static str,
-    health_listen: String,
-    state_dir: PathBuf,
-    batch_key_file: PathBuf,
-    identity: PollerIdentity<'a>,
-    leaf: BusFile,
-    forwarder: ForwarderFile,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    renewal: Option<RenewalFile<'a>>,
-    checks: &'a [CheckSetting],
-}
-
-/// Where certificates are renewed, and the site's folder.
-#[derive(Serialize)]
-struct RenewalFile<'a> {
-    urls: &'a [String],
-    folder: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct PollerIdentity<'a> {
-    tenant: &'a TenantSlug,
-    site: &'a SiteName,
-    poller: &'a PollerName,
-}
-
-#[derive(Serialize)]
-struct ForwarderFile {
-    enabled: bool,
-    leaf: BusFile,
-}
-
-#[derive(Serialize)]
-pub(crate) struct BusFile {
-    pub urls: Vec<String>,
-    pub inbox_prefix: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub creds_file: Option<PathBuf>,
-    pub tls: TlsFile,
-}
-
-#[derive(Serialize)]
-pub(crate) struct TlsFile {
-    pub ca_file: PathBuf,
-    pub cert_file: PathBuf,
-    pub key_file: PathBuf,
-}
-
-impl TlsFile {
-    pub(crate) fn new(ca_file: PathBuf, files: CertificateFiles) -> Self {
-        Self { ca_file, cert_file: files.cert_file, key_file: files.key_file }
-    }
-}
-
 impl SiteMaker<'_> {
     fn client(
         &self,
@@ -265,8 +197,10 @@ impl SiteMaker<'_> {
         if let EndKeys::Device(keys) = self.keys {
             // Two machines of one site are two leaves: a server closes the older link of a name that comes twice.
             config.server_name = format!("{}.{}", config.server_name, &key_hash(&keys.leaf_tls)[..LEAF_LABEL_LENGTH]);
-            config.keeper = Some(keeper(self.authority.dns_name(&identity)));
         }
+        let link = folder.join(LINK_FILE);
+        make_folder(link.parent().unwrap_or(folder)).map_err(SiteError::File)?;
+        write_public(&link, LINK_ON.as_bytes()).map_err(SiteError::File)?;
         let path = folder.join("leaf.conf");
         let text = config.render().map_err(SiteError::Render)?;
         write_public(&path, text.as_bytes()).map_err(SiteError::File)?;
@@ -302,46 +236,6 @@ impl SiteMaker<'_> {
         self.client(&forwarder, &CertificateFiles::named(&folder, "forwarder"), DeviceEnd::Forwarder)?;
         Ok((path, key))
     }
-}
-
-/// Writes a poller's settings, which name its keys and certificates and hold none; returns their path.
-///
-/// # Errors
-/// [`SiteError`].
-pub(crate) fn write_poller_settings(
-    (site, place): (&Site, &SitePlace),
-    poller: &PollerName,
-    ports: PollerPorts,
-    told: &PollerTold<'_>,
-) -> Result<PathBuf, SiteError> {
-    let (folder, named) = (place.written.join(poller_folder(poller)), place.named.join(poller_folder(poller)));
-    make_folder(&folder).map_err(SiteError::File)?;
-    let listener = CertificateFiles::named(&place.named.join("tls"), "listener").cert_file;
-    let bus = |end: &str, user: &str| BusFile {
-        urls: vec![format!("tls://127.0.0.1:{}", ports.leaf)],
-        inbox_prefix: format!("_INBOX_{}.{user}", site.site),
-        creds_file: None,
-        tls: TlsFile::new(listener.clone(), CertificateFiles::named(&named, end)),
-    };
-    let file = PollerFile {
-        log_format: "text",
-        log_filter: "info",
-        health_listen: format!("127.0.0.1:{}", ports.health),
-        state_dir: place.named.join(place.poller_state_dir(poller)),
-        batch_key_file: named.join("batch.nk"),
-        identity: PollerIdentity { tenant: &site.tenant, site: &site.site, poller },
-        leaf: bus("poller", poller.as_str()),
-        forwarder: ForwarderFile { enabled: true, leaf: bus("forwarder", "fwd") },
-        renewal: (!told.renewal_urls.is_empty()).then(|| RenewalFile {
-            urls: told.renewal_urls,
-            folder: place.named.join("."),
-            proxy: told.proxy,
-        }),
-        checks: told.checks,
-    };
-    let path = folder.join("poller.toml");
-    write_settings(&path, &file)?;
-    Ok(path)
 }
 
 /// A poller that runs here has one key, that of its bundles: a rotation outlives the next start.
@@ -402,7 +296,8 @@ fn placed_leaf_config(
         listener_key_file: listener.key_file,
         tenant_intermediate_file: place.tenant_intermediate_file.clone(),
         users: leaf_users(authority, site),
-        keeper: None,
+        keeper: Some(keeper(authority, site)),
+        link_file: Some(LINK_FILE),
         proxy: None,
         hub_urls,
         reconnect: reconnect_of(&name),
@@ -449,15 +344,6 @@ pub(crate) fn order_for(index: usize, urls: &[String]) -> Vec<String> {
         others.reverse();
     }
     order
-}
-
-/// Writes a settings file that names secrets by path.
-///
-/// # Panics
-/// Never: settings are made of text, numbers and lists.
-pub(crate) fn write_settings(path: &Path, settings: &impl Serialize) -> Result<(), SiteError> {
-    let text = toml::to_string(settings).expect("settings serialize");
-    write_public(path, seal(&text).as_bytes()).map_err(SiteError::File)
 }
 
 #[cfg(test)]

@@ -18,12 +18,10 @@ use super::gatekeepers::Gatekeeper;
 use super::hub::{HubMaker, HubPlace, HubServer};
 use super::layout::Layout;
 use super::platform::{CORE, Platform};
+use super::poller_settings::{BusFile, PollerPorts, PollerTold, TlsFile, write_settings};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::site::{
-    BusFile, EndKeys, LeafSettings, PollerPorts, PollerTold, Site, SiteMaker, SitePlace, TlsFile, order_for,
-    settle_batch_key, write_settings,
-};
+use super::site::{EndKeys, LeafSettings, Site, SiteMaker, SitePlace, order_for, settle_batch_key};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
 use crate::files::{make_folder, read_secret, write_secret};

@@ -80,6 +80,12 @@ pub fn server_reload(server_id: &str) -> String {
     format!("$SYS.REQ.SERVER.{server_id}.RELOAD")
 }
 
+/// Asks one server, by its id, which leaf links it has.
+#[must_use]
+pub fn server_leaves(server_id: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server_id}.LEAFZ")
+}
+
 /// Where a site's machine hears what its own leaf answers.
 pub const KEEPER_INBOX: &str = "_INBOX_keeper";
 

@@ -9,6 +9,7 @@ use bulkhead_bus::{StreamName, StreamSpec};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::chain::Chain;
 use crate::credentials::{Credentials, CredentialsError};
@@ -16,7 +17,11 @@ use crate::headers::Headers;
 use crate::link::Link;
 use crate::listen::{Answerer, Listener};
 use crate::tls::{TlsError, TlsFiles, client_config};
+use crate::wait::Backoff;
 
+/// Pauses after a refusal that may be of the moment only.
+const REFUSED_FIRST: Duration = Duration::from_millis(25);
+const REFUSED_MOST: Duration = Duration::from_millis(500);
 pub(crate) const JETSTREAM_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where to connect and as whom.
@@ -206,6 +211,22 @@ impl Bus {
     /// When a file cannot be used or no server admits us now.
     pub async fn connect(settings: &BusSettings, name: &str) -> Result<Self, ConnectError> {
         Ok(Self { link: Link::connect(settings, name).await? })
+    }
+
+    /// Connects; a refusal is tried again until `limit`. Servers ask any gatekeeper, also one at a server that hangs, until
+    /// that is noticed, and gatekeepers hear of what is new in a moment.
+    ///
+    /// # Errors
+    /// As [`Bus::connect`]; a refusal when it was one at the end, too.
+    pub async fn connect_admitted(settings: &BusSettings, name: &str, limit: Duration) -> Result<Self, ConnectError> {
+        let end = Instant::now() + limit;
+        let mut backoff = Backoff::new(REFUSED_FIRST, REFUSED_MOST);
+        loop {
+            match Self::connect(settings, name).await {
+                Err(error) if error.is_refused() && Instant::now() < end => backoff.pause().await,
+                connected => return connected,
+            }
+        }
     }
 
     /// The client of now: another one takes its place when its task ends.

@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bulkhead_bus::question::server_identity;
-use bulkhead_runtime::Bus;
+use bulkhead_runtime::{Bus, eventually};
 use serde_json::Value;
 
-/// A server next door answers within a millisecond; the connection that asks waits meanwhile.
-const ANSWER_LIMIT: Duration = Duration::from_millis(200);
+/// A server answers within a millisecond; one that has just come may not be reached at once, and is asked again. The
+/// connection that asks waits meanwhile.
+const ANSWER_LIMIT: Duration = Duration::from_millis(100);
+const ASK_LIMIT: Duration = Duration::from_millis(300);
 /// Servers get a new key at each start; old ones are forgotten when there are too many.
 const KNOWN_MOST: usize = 1_000;
 
@@ -32,8 +34,11 @@ impl Servers {
         if self.known.lock().expect("no holder panics").contains(id) {
             return true;
         }
-        let answer = self.system.request(&server_identity(id), "{}".into(), ANSWER_LIMIT).await;
-        let said: Value = answer.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
+        let asked = eventually("an answer", ASK_LIMIT, || {
+            let subject = server_identity(id);
+            async move { self.system.request(&subject, "{}".into(), ANSWER_LIMIT).await }
+        });
+        let said: Value = asked.await.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
         let is_ours = said["server"]["id"] == id || said["id"] == id;
         if is_ours {
             let mut known = self.known.lock().expect("no holder panics");

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::batch::Identity;
 use crate::checks::{Check, parse_checks};
 use crate::forward::ForwarderSettings;
+use crate::keeper::KeeperSettings;
 use crate::key::BatchSigner;
 use crate::renewal::RenewalSettings;
 
@@ -25,6 +26,7 @@ const SPOOL_RESULTS: RangeInclusive<usize> = 1_000..=10_000_000;
 const CHECKS_AT_ONCE: RangeInclusive<usize> = 1..=10_000;
 /// No more than the leaf's consumer hands out unacknowledged.
 const WINDOW: RangeInclusive<usize> = 1..=500;
+const STUCK_AFTER_S: RangeInclusive<u64> = 1..=86_400;
 const BACKFILL_AFTER_S: RangeInclusive<u64> = 1..=86_400;
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +40,7 @@ struct RawConfig {
     identity: RawIdentity,
     leaf: Option<BusSettings>,
     forwarder: RawForwarder,
+    keeper: RawKeeper,
     renewal: Option<RawRenewal>,
     batch: RawBatch,
     spool: RawSpool,
@@ -60,6 +63,14 @@ struct RawForwarder {
     enabled: bool,
     window: usize,
     backfill_after_s: u64,
+    leaf: Option<BusSettings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKeeper {
+    stuck_after_s: u64,
+    link_file: Option<PathBuf>,
     leaf: Option<BusSettings>,
 }
 
@@ -108,6 +119,7 @@ pub struct Config {
     pub(crate) identity: Identity,
     pub(crate) leaf: BusSettings,
     pub(crate) forwarder: Option<ForwarderSettings>,
+    pub(crate) keeper: Option<KeeperSettings>,
     pub(crate) renewal: Option<RenewalSettings>,
     pub(crate) batch: BatchSettings,
     pub(crate) spool_results_most: usize,
@@ -162,7 +174,20 @@ impl Problems {
         Some(ForwarderSettings { leaf, window: raw.window, backfill_after })
     }
 
-    fn take_renewal(&mut self, raw: RawRenewal) -> RenewalSettings {
+    fn take_keeper(&mut self, raw: RawKeeper) -> Option<KeeperSettings> {
+        self.check_range("keeper.stuck_after_s", raw.stuck_after_s, &STUCK_AFTER_S);
+        let leaf = raw.leaf?;
+        self.check_connection("keeper.leaf", &leaf);
+        let link_file = self.require("keeper.link_file", raw.link_file)?;
+        Some(KeeperSettings { leaf, link_file, stuck_after: Duration::from_secs(raw.stuck_after_s) })
+    }
+
+    fn take_renewal(&mut self, raw: RawRenewal, has_keeper: bool) -> RenewalSettings {
+        if !has_keeper {
+            self.0.push(
+                "  keeper.leaf: is missing: without it nobody tells the leaf that certificates are new".to_owned(),
+            );
+        }
         if raw.urls.is_empty() {
             self.0.push("  renewal.urls: [] names nobody: write for example [\"https://hub.example:8443\"]".to_owned());
         }
@@ -202,7 +227,9 @@ impl Config {
             problems.check_connection("leaf", leaf);
         }
         let forwarder = problems.take_forwarder(raw.forwarder);
-        let renewal = raw.renewal.map(|raw| problems.take_renewal(raw));
+        let has_keeper = raw.keeper.leaf.is_some();
+        let keeper = problems.take_keeper(raw.keeper);
+        let renewal = raw.renewal.map(|raw| problems.take_renewal(raw, has_keeper));
         problems.check_range("batch.results_most", raw.batch.results_most, &(1..=RESULTS_PER_BATCH_MAX));
         problems.check_range("batch.linger_ms", raw.batch.linger_ms, &LINGER_MS);
         problems.check_range("spool.results_most", raw.spool.results_most, &SPOOL_RESULTS);
@@ -218,6 +245,7 @@ impl Config {
                 identity,
                 leaf,
                 forwarder,
+                keeper,
                 renewal,
                 batch: BatchSettings {
                     results_most: raw.batch.results_most,

@@ -27,6 +27,7 @@ mod forward;
 mod metrics;
 mod observe;
 
+mod keeper;
 mod renewal;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use crate::batch::BatchBuilder;
 use crate::boot::Boot;
 use crate::checks::Prober;
 use crate::edge::Edge;
+use crate::keeper::Keeper;
 use crate::live::LiveBoard;
 use crate::measure::Runner;
 use crate::observe::watch_disk;
@@ -74,10 +76,11 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     };
     let batches = BatchBuilder::new(config.identity.clone(), config.batch_key, config.batch.results_most, boot.number);
     let site = config.identity.site.clone();
-    let renewal = config.renewal.map(|settings| Renewal {
+    let keeper = config.keeper.map(|settings| Arc::new(Keeper { settings, metrics: Arc::clone(&metrics) }));
+    let renewal = config.renewal.zip(keeper.clone()).map(|(settings, keeper)| Renewal {
         settings,
         identity: config.identity.clone(),
-        leaf: config.leaf.clone(),
+        keeper,
         metrics: Arc::clone(&metrics),
     });
     let edge = Edge {
@@ -96,6 +99,9 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     tasks.spawn("checks", runner.run(readiness.clone(), stop.clone()));
     tasks.spawn("edge", edge.run(batches, readiness.clone(), stop.clone()));
     tasks.spawn("disk", watch_disk(config.state_dir, Arc::clone(&metrics), stop.clone()));
+    if let Some(keeper) = keeper {
+        tasks.spawn("keeper", keeper.watch(stop.clone()));
+    }
     if let Some(renewal) = renewal {
         tasks.spawn("renewal", renewal.run(stop.clone()));
     }

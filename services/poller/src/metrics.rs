@@ -103,6 +103,11 @@ bulkhead_runtime::metrics! {
         /// Whether the last attempt to forward a batch succeeded: 1 or 0.
         hub_open: Labelled<Lane, Gauge>,
 
+        /// Whether the leaf has its link to the hub: 1 or 0; 0 where nobody looks.
+        leaf_linked: Gauge,
+        /// Times that the leaf's link to the hub was made anew, because there had been none for long.
+        leaf_link_restarts: Counter,
+
         /// Connections to the leaf that are up.
         leaf_connections: Labelled<Connection, Gauge>,
         /// Batches that wait in the leaf's stream.

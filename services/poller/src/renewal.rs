@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::question::{KEEPER_INBOX, server_reload};
 use bulkhead_identity::{DeviceEnd, EnrolmentAnswer, RENEW_PATH, RenewalRequest, is_due_for_renewal};
-use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, TlsFiles, now_ms};
+use bulkhead_runtime::{Chain, Stop, now_ms};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 use x509_parser::extensions::GeneralName;
@@ -19,12 +17,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::batch::Identity;
 use crate::enroll::{AskError, DeskClient, FolderError, PUBLIC, SiteFolder};
+use crate::keeper::{Keeper, KeeperError};
 use crate::metrics::{Metrics, count};
 
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 const AGAIN_FIRST: Duration = Duration::from_secs(60);
 const AGAIN_MOST: Duration = Duration::from_secs(3_600);
-const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 /// What may come beside the certificates: whom to trust.
 const TRUSTED: [&str; 2] = ["tls/tenant.crt", "tls/hub-root.crt"];
 
@@ -52,12 +50,8 @@ enum RenewalError {
     Answer(String),
     #[error("write certificates")]
     Folder(#[source] FolderError),
-    #[error("connect to the leaf as its machine")]
-    Connect(#[source] ConnectError),
     #[error("have the leaf read its files")]
-    Reload(#[source] RequestError),
-    #[error("the leaf does not take its files: {0}")]
-    NotTaken(String),
+    Tell(#[source] KeeperError),
 }
 
 /// What a certificate of ours says.
@@ -111,8 +105,7 @@ impl Held {
 pub(crate) struct Renewal {
     pub(crate) settings: RenewalSettings,
     pub(crate) identity: Identity,
-    /// How the poller reaches its leaf.
-    pub(crate) leaf: BusSettings,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -158,7 +151,7 @@ impl Renewal {
             self.check(&answer, &due)?;
             // Whom to trust first, and until the leaf does: by a certificate of a new authority nobody is let in there before.
             self.place(&answer, |path| TRUSTED.contains(&path))?;
-            self.tell_leaf().await?;
+            self.keeper.have_files_read().await.map_err(RenewalError::Tell)?;
             *is_told = false;
             self.place(&answer, |path| !TRUSTED.contains(&path))?;
             count(&self.metrics.renewals, 1);
@@ -166,7 +159,7 @@ impl Renewal {
             self.due()?;
         }
         if !*is_told {
-            self.tell_leaf().await?;
+            self.keeper.have_files_read().await.map_err(RenewalError::Tell)?;
             *is_told = true;
         }
         Ok(())
@@ -237,27 +230,6 @@ impl Renewal {
             folder.put(&file.path, file.text.as_bytes(), PUBLIC).map_err(RenewalError::Folder)?;
         }
         Ok(())
-    }
-
-    /// By the leaf's own certificate, which may do that and nothing else there.
-    async fn tell_leaf(&self) -> Result<(), RenewalError> {
-        let settings = BusSettings {
-            inbox_prefix: KEEPER_INBOX.to_owned(),
-            tls: TlsFiles {
-                ca_file: self.leaf.tls.ca_file.clone(),
-                cert_file: self.file(DeviceEnd::Leaf, "crt"),
-                key_file: self.file(DeviceEnd::Leaf, "key"),
-            },
-            ..self.leaf.clone()
-        };
-        let bus = Bus::connect(&settings, "keeper").await.map_err(RenewalError::Connect)?;
-        let answer = bus.request(&server_reload(&bus.server_id()), "".into(), RELOAD_LIMIT).await;
-        let answer = answer.map_err(RenewalError::Reload)?;
-        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-        match answer.get("error") {
-            None | Some(Value::Null) => Ok(()),
-            Some(error) => Err(RenewalError::NotTaken(error.to_string())),
-        }
     }
 }
 

@@ -184,6 +184,7 @@ fn leaf_config(hub: &Hub, leaf: &Identity, hub_url: String) -> LeafConfig {
         tenant_intermediate_file: hub.platform.authority.tenant_intermediate_file(&tenant),
         users: vec![],
         keeper: None,
+        link_file: None,
         proxy: None,
         hub_urls: vec![hub_url],
         reconnect: "1s".to_owned(),

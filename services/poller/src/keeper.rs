@@ -1,0 +1,224 @@
+//! Looks after the leaf beside this poller, as the leaf's own machine: has it read its files again, and makes its link to the
+//! hub anew when there has been none for long.
+//!
+//! On bad links servers are known to stop looking for their hub until they are started again (facts: edge-and-identity
+//! section 1.6). Turning the remote off and on in its configuration starts it from inside, whatever runs the leaf (ADR 14).
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_bus::question::{server_leaves, server_reload};
+use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, Trouble};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
+
+use crate::edge::connect_patiently;
+use crate::metrics::{Metrics, count};
+
+const NAME: &str = "keeper";
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// A hub that is away for days is not looked for anew more often than that.
+const PAUSE_MOST: Duration = Duration::from_secs(3_600);
+/// What the file of the link says, which the leaf's configuration includes.
+const ON: &str = "disabled: false\n";
+const OFF: &str = "disabled: true\n";
+
+/// How the leaf is reached as its own machine, and what is done for it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeeperSettings {
+    pub(crate) leaf: BusSettings,
+    /// Says whether the leaf links to the hub.
+    pub(crate) link_file: PathBuf,
+    /// How long there may be no link before it is made anew.
+    pub(crate) stuck_after: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeeperError {
+    #[error("connect to the leaf as its machine")]
+    Connect(#[source] ConnectError),
+    #[error("ask the leaf")]
+    Ask(#[source] RequestError),
+    #[error("what the leaf answers about its links is not readable")]
+    Unreadable(#[source] serde_json::Error),
+    #[error("the leaf does not take its files: {0}")]
+    NotTaken(String),
+    #[error("write {path}")]
+    Write { path: String, source: std::io::Error },
+}
+
+/// What a server answers about its leaf links.
+#[derive(Deserialize)]
+struct Links {
+    data: LinkCount,
+}
+
+#[derive(Deserialize)]
+struct LinkCount {
+    leafnodes: usize,
+}
+
+/// For how long there has been no link.
+struct Absence {
+    since: Option<Instant>,
+    first: Duration,
+    pause: Duration,
+}
+
+impl Absence {
+    fn new(first: Duration) -> Self {
+        Self { since: None, first, pause: first }
+    }
+
+    /// Whether the link is to be made anew: after `first`, and then ever more rarely.
+    fn is_over(&mut self, has_link: bool, now: Instant) -> bool {
+        if has_link {
+            *self = Self::new(self.first);
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now - since < self.pause {
+            return false;
+        }
+        self.since = Some(now);
+        self.pause = (self.pause * 2).min(PAUSE_MOST.max(self.first));
+        true
+    }
+}
+
+/// Speaks to the leaf by the leaf's own certificate, which may do that and nothing else there.
+pub(crate) struct Keeper {
+    pub(crate) settings: KeeperSettings,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Keeper {
+    /// # Errors
+    /// When the leaf cannot be told, or does not take what it finds.
+    pub(crate) async fn have_files_read(&self) -> Result<(), KeeperError> {
+        let bus = Bus::connect(&self.settings.leaf, NAME).await.map_err(KeeperError::Connect)?;
+        reload(&bus).await
+    }
+
+    /// Until `stop`.
+    ///
+    /// # Errors
+    /// Never: what fails is tried again.
+    pub(crate) async fn watch(self: Arc<Self>, stop: Stop) -> anyhow::Result<()> {
+        let bus = tokio::select! {
+            bus = connect_patiently(&self.settings.leaf, NAME) => bus,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let mut ticks = tokio::time::interval(LOOK_EVERY.min(self.settings.stuck_after / 3));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut absence = Absence::new(self.settings.stuck_after);
+        // The last process may have ended between off and on.
+        let mut is_on = false;
+        let mut trouble = Trouble::new("look after the leaf's link".to_owned());
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            // A leaf that is away, or has just come, has no link because of that.
+            if !bus.is_connected() {
+                absence = Absence::new(self.settings.stuck_after);
+                continue;
+            }
+            match self.look(&bus, &mut absence, &mut is_on).await {
+                Ok(()) => trouble.end(),
+                Err(error) => trouble.begin(Chain(&error).to_string()),
+            };
+        }
+    }
+
+    async fn look(&self, bus: &Bus, absence: &mut Absence, is_on: &mut bool) -> Result<(), KeeperError> {
+        if !*is_on || !self.is_turned(ON) {
+            self.turn(ON)?;
+            reload(bus).await?;
+            *is_on = true;
+        }
+        let has_link = has_link(bus).await?;
+        self.metrics.leaf_linked.set(i64::from(has_link));
+        if absence.is_over(has_link, Instant::now()) {
+            warn!("the leaf has had no link to the hub for long: it is made anew");
+            count(&self.metrics.leaf_link_restarts, 1);
+            self.turn(OFF)?;
+            let off = reload(bus).await;
+            // On again whatever came of it; until the leaf has heard that, the next look says it.
+            *is_on = false;
+            self.turn(ON)?;
+            off?;
+            reload(bus).await?;
+            *is_on = true;
+        }
+        Ok(())
+    }
+
+    fn is_turned(&self, text: &str) -> bool {
+        std::fs::read_to_string(&self.settings.link_file).is_ok_and(|there| there == text)
+    }
+
+    fn turn(&self, text: &str) -> Result<(), KeeperError> {
+        if self.is_turned(text) {
+            return Ok(());
+        }
+        let path = &self.settings.link_file;
+        let write = || -> std::io::Result<()> {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let permissions = std::fs::Permissions::from_mode(crate::enroll::PUBLIC);
+            let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(path).map_err(|error| error.error)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(|source| KeeperError::Write { path: path.display().to_string(), source })
+    }
+}
+
+async fn reload(bus: &Bus) -> Result<(), KeeperError> {
+    let answer =
+        bus.request(&server_reload(&bus.server_id()), "".into(), ANSWER_LIMIT).await.map_err(KeeperError::Ask)?;
+    let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+    match answer.get("error") {
+        None | Some(Value::Null) => Ok(()),
+        Some(error) => Err(KeeperError::NotTaken(error.to_string())),
+    }
+}
+
+async fn has_link(bus: &Bus) -> Result<bool, KeeperError> {
+    let answer = bus.request(&server_leaves(&bus.server_id()), "{}".into(), ANSWER_LIMIT).await;
+    let links: Links = serde_json::from_slice(&answer.map_err(KeeperError::Ask)?).map_err(KeeperError::Unreadable)?;
+    Ok(links.data.leafnodes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_made_anew_after_a_while_and_then_ever_more_rarely() {
+        let begin = Instant::now();
+        let minute = |number: u64| begin + Duration::from_secs(60 * number);
+        let mut absence = Absence::new(Duration::from_secs(300));
+        let mut anew = Vec::new();
+        for number in 0..200 {
+            if absence.is_over(false, minute(number)) {
+                anew.push(number);
+            }
+        }
+        assert_eq!(anew, [5, 15, 35, 75, 135, 195]);
+        assert!(!absence.is_over(true, minute(200)));
+        assert!(!absence.is_over(false, minute(201)));
+        assert!(!absence.is_over(false, minute(205)));
+        assert!(absence.is_over(false, minute(206)), "a link that was there begins it anew");
+    }
+}

@@ -1,0 +1,81 @@
+//! A leaf that has stopped looking for its hub is set going again by the poller beside it.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use bulkhead_runtime::eventually;
+use bulkhead_testkit::{Exposition, LIMIT};
+use bulkhead_tests::machine::{Machine, Running, neighbouring_ports};
+
+use crate::device::Ground;
+use crate::story::{enroll, results_of, wait_for_more};
+
+const LEAF: usize = 0;
+const POLLER: usize = 1;
+const LOOKED_AT: &str = "stuck_after_s = 3\n";
+const LEFT_ALONE: &str = "stuck_after_s = 86400\n";
+
+/// Has the leaf read its configuration as it is in between, and puts it back: the server goes on by what nobody can read.
+async fn cut(machine: &Machine, running: &Running, file: &str, now: (&str, &str)) -> anyhow::Result<()> {
+    let path = machine.bundle.join(file);
+    let text = std::fs::read_to_string(&path)?;
+    ensure!(text.contains(now.0), "{file}: {text}");
+    let log =
+        || std::fs::read_to_string(machine.log(LEAF)).unwrap_or_default().matches("Disabled value is: true").count();
+    let before = log();
+    std::fs::write(&path, text.replace(now.0, now.1))?;
+    let reload = format!("reload={}", running.id(LEAF)?);
+    let told = machine.command(&["nats-server", "--signal", &reload].map(str::to_owned))?.output()?;
+    ensure!(told.status.success(), "{told:?}");
+    let turned = eventually("the link turned off", LIMIT, || async {
+        if log() > before { Ok(()) } else { Err(machine.logs()) }
+    });
+    turned.await?;
+    Ok(std::fs::write(&path, text)?)
+}
+
+fn set_patience(settings: &Path, patience: &str) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(settings)?.replace(LOOKED_AT, "").replace(LEFT_ALONE, "");
+    Ok(std::fs::write(settings, text.replace("[keeper]\n", &format!("[keeper]\n{patience}")))?)
+}
+
+#[tokio::test]
+async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
+    let ground = Ground::start().await?;
+    let witness = ground.deployment.witness().await?;
+    let machine = Machine::new("site")?;
+    let (folder, health) = (machine.bundle.clone(), neighbouring_ports(1)?);
+    let ports = [neighbouring_ports(1)?, health].map(|port| port.to_string());
+    let add = ["poller", "add", "acme-corp/bergen/p1", "--leaf-port", &ports[0], "--health-port", &ports[1]];
+    let (added, _) = ground.operator().expect(0, &add).await?;
+    let (code, _, error) = enroll(&machine, &folder, &[added[0]["token"].as_str().context("a token")?]).await?;
+    ensure!(code == Some(0), "{error}");
+    let settings = folder.join("pollers/p1/poller.toml");
+    set_patience(&settings, LOOKED_AT)?;
+    let mut running = machine.start()?;
+    wait_for_more(&witness, &machine, "p1").await?;
+
+    cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
+    wait_for_more(&witness, &machine, "p1").await?;
+    let page = Exposition::parse(&bulkhead_testkit::scrape::get(health, "/metrics").await?.1)?;
+    let restarts = page.value("poller_leaf_link_restarts_total", &[]).unwrap_or_default();
+    ensure!(restarts >= 1.0, "it came back by itself: {}", machine.logs());
+
+    // The control: nobody looks at it.
+    set_patience(&settings, LEFT_ALONE)?;
+    running.restart(&machine, POLLER).await?;
+    wait_for_more(&witness, &machine, "p1").await?;
+    cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
+    ground.deployment.wait_for_results(&witness).await?;
+    let had = results_of(&witness, "p1").await?;
+    for _ in 0..4 {
+        ground.deployment.wait_for_results(&witness).await?;
+    }
+    ensure!(results_of(&witness, "p1").await? == had, "it came back by itself");
+
+    // A poller that was killed between off and on: the next one turns it on.
+    std::fs::write(folder.join("link/remote.conf"), "disabled: true\n")?;
+    running.restart(&machine, POLLER).await?;
+    wait_for_more(&witness, &machine, "p1").await?;
+    ground.deployment.stop().await
+}
