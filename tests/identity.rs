@@ -12,5 +12,7 @@ mod hub;
 mod lax;
 #[path = "identity/look.rs"]
 mod look;
+#[path = "identity/storm.rs"]
+mod storm;
 #[path = "identity/withdrawing.rs"]
 mod withdrawing;

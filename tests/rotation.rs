@@ -100,6 +100,52 @@ async fn a_role_of_sites_is_rotated(deployment: TestDeployment) -> anyhow::Resul
     Ok(deployment)
 }
 
+async fn serial_of(operator: &Operator<'_>, person: &str) -> anyhow::Result<String> {
+    let (issued, _) = operator.expect(0, &["ca", "show", "tenant/acme-corp"]).await?;
+    let is_theirs = |row: &&Value| row["identity"].as_str().is_some_and(|identity| identity.ends_with(person));
+    Ok(issued.iter().find(is_theirs).with_context(|| format!("{issued:?}"))?["serial"]
+        .as_str()
+        .context("serial")?
+        .to_owned())
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_opens_nothing_from_then_on() -> anyhow::Result<()> {
+    let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1"], &[]).await?;
+    let operator = Operator { home: deployment.home() };
+    let folder = tempfile::tempdir()?;
+    let of = |name: &str| folder.path().join(name);
+    for name in ["alice", "bob"] {
+        let to = of(name).display().to_string();
+        operator.expect(0, &["tenant", "user", "add", "acme-corp", name, "--to", &to]).await?;
+    }
+    let (alice, bob) = (enter(&deployment, &of("alice")).await?, enter(&deployment, &of("bob")).await?);
+    let revoke = async |operator: &Operator<'_>, code: i32, serial: &str, more: &[&str]| {
+        operator.expect(code, &[&["ca", "revoke", serial, "--reason", "key-compromise"], more].concat()).await
+    };
+    let serial = serial_of(&operator, "/alice").await?;
+    for only in ["--dry-run", "--offline"] {
+        revoke(&operator, 0, &serial, &[only]).await?;
+        enter(&deployment, &of("alice")).await.with_context(|| format!("the gatekeepers know of it after {only}"))?;
+    }
+    revoke(&operator, 0, &serial, &[]).await?;
+    alice.wait_closed(LIMIT).await?;
+    ensure!(enter(&deployment, &of("alice")).await.is_err(), "she comes back");
+    bob.flush().await.context("the control: nobody else is concerned")?;
+
+    // Nobody can be told, and what is written down is not lost.
+    let serial = serial_of(&operator, "/bob").await?;
+    let stopped = deployment.pause().await?;
+    let (_, said) = revoke(&Operator { home: stopped.home() }, 5, &serial, &[]).await?;
+    ensure!(said.contains("written down here") && said.contains("`bulkhead push`"), "{said}");
+    let deployment = stopped.start().await?;
+    let operator = Operator { home: deployment.home() };
+    operator.expect(0, &["push", "acme-corp"]).await?;
+    ensure!(enter(&deployment, &of("bob")).await.is_err(), "he comes back");
+    enter(&deployment, &of("alice")).await.map(drop).err().context("she comes back after a start")?;
+    deployment.stop().await
+}
+
 #[tokio::test]
 async fn the_key_of_a_role_is_replaced_and_everybody_moves_to_the_new_one() -> anyhow::Result<()> {
     let deployment = TestDeployment::start_with(&["acme-corp enterprise oslo/p1"], &[]).await?;

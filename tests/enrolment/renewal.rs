@@ -77,7 +77,6 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     let trusted = || std::fs::read_to_string(folder.join("tls/tenant.crt"));
     let before = trusted()?;
     ground.operator().expect(0, &["ca", "rotate", "tenant/acme-corp"]).await?;
-    ground.operator().expect(0, &["push", "acme-corp"]).await?;
     let mut running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
     let fresh = (OffsetDateTime::now_utc() + Duration::days(80)).unix_timestamp() as f64;

@@ -51,7 +51,7 @@ pub(crate) struct GateHub {
     pub(crate) sent: AccountRecord,
     pub(crate) client: SocketAddr,
     pub(crate) leaf: SocketAddr,
-    _hub: Child,
+    pub(crate) server: Child,
     pub(crate) gatekeepers: Vec<Child>,
     /// How provisioning reaches AUTH.
     pub(crate) writer: Bus,
@@ -149,7 +149,7 @@ impl GateHub {
             sent,
             client,
             leaf,
-            _hub: hub,
+            server: hub,
             gatekeepers: vec![],
             writer,
             sender,

@@ -172,6 +172,20 @@ impl Authority {
         if was_issued { Ok(found) } else { Err(CertificateError::NeverIssued { what: what.shown() }) }
     }
 
+    /// Who has issued it.
+    ///
+    /// # Errors
+    /// When a book cannot be read.
+    pub fn issuers_of(&self, what: &Revocable) -> Result<BTreeSet<AuthorityName>, CertificateError> {
+        let mut issuers = BTreeSet::new();
+        for name in self.list_authorities()? {
+            if self.list_issued(&name)?.iter().any(|record| what.is(record)) {
+                issuers.insert(name);
+            }
+        }
+        Ok(issuers)
+    }
+
     /// Revokes what is good of it and brings the lists up to date. Once more does no more, but finishes what was cut off.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! Commands about the authorities of a deployment: what they are, what they issued, revoking, replacing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use bulkhead_bus::TenantSlug;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::desk::{counter, open};
 use super::exit::Failure;
 use super::show::{Row, age, print_rows, write_lines};
 use crate::certificates::{
@@ -28,12 +31,12 @@ pub(super) enum CaCommand {
     },
     /// Replace an authority: both are trusted until --finish.
     #[command(
-        after_help = "Examples:\n  bulkhead ca rotate tenant/acme-corp --dry-run\n  bulkhead ca rotate tenant/acme-corp\n  bulkhead ca rotate tenant/acme-corp --finish\n\nReload every server after each step: they read the files of whom they trust when they are reloaded.\nWithout --force, --finish and --abandon are refused (exit code 7) while certificates would be cut off."
+        after_help = "Examples:\n  bulkhead ca rotate tenant/acme-corp --dry-run\n  bulkhead ca rotate tenant/acme-corp\n  bulkhead ca rotate tenant/acme-corp --finish\n\nReload every server after each step: they read the files of whom they trust when they are reloaded. The gatekeepers are told\nwhom a tenant's, the platform's or the clients' authorities vouch for; exit code 5 when they could not be.\nWithout --force, --finish and --abandon are refused (exit code 7) while certificates would be cut off."
     )]
     Rotate(RotateArgs),
     /// Revoke a certificate, or all that a name has, and bring the lists up to date.
     #[command(
-        after_help = "Examples:\n  bulkhead ca revoke p1.oslo.acme-corp.serviceradar --reason key-compromise\n  bulkhead ca revoke 5f0c2a9be1d34c778a90b1c2d3e4f506 --dry-run\n\nThe list alone keeps nobody out of nats-server, which reads no lists."
+        after_help = "Examples:\n  bulkhead ca revoke p1.oslo.acme-corp.serviceradar --reason key-compromise\n  bulkhead ca revoke 5f0c2a9be1d34c778a90b1c2d3e4f506 --dry-run\n\nnats-server reads no lists: the gatekeepers are told, and close whoever is in with it. Exit code 5 when they could not be."
     )]
     Revoke(RevokeArgs),
     /// The lists of revoked certificates: where they are and what is on them.
@@ -58,6 +61,9 @@ pub(super) struct RotateArgs {
     /// Cut off certificates that rest on what goes.
     #[arg(long)]
     force: bool,
+    /// Do not tell the gatekeepers: `bulkhead push` does it later.
+    #[arg(long)]
+    offline: bool,
     /// Show what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -70,6 +76,9 @@ pub(super) struct RevokeArgs {
     /// Why.
     #[arg(long, value_enum, default_value = "unspecified")]
     reason: Reason,
+    /// Do not tell the gatekeepers: `bulkhead push` does it later.
+    #[arg(long)]
+    offline: bool,
     /// Show what would be revoked.
     #[arg(long)]
     dry_run: bool,
@@ -216,7 +225,7 @@ impl Asked {
     }
 }
 
-pub(super) fn run(home: &Path, command: &CaCommand, is_json: bool) -> Result<(), Failure> {
+pub(super) async fn run(home: &Path, command: &CaCommand, is_json: bool) -> Result<(), Failure> {
     let layout = Layout::new(home.to_owned());
     let domain = PlatformSettings::trust_domain(&layout).map_err(|error| Failure::invalid("platform", error))?;
     let asked =
@@ -224,8 +233,8 @@ pub(super) fn run(home: &Path, command: &CaCommand, is_json: bool) -> Result<(),
     match command {
         CaCommand::List => list(&asked),
         CaCommand::Show { name } => show(&asked, name),
-        CaCommand::Rotate(args) => rotate(&asked, args),
-        CaCommand::Revoke(args) => revoke(&asked, args),
+        CaCommand::Rotate(args) => rotate(home, &asked, args).await,
+        CaCommand::Revoke(args) => revoke(home, &asked, args).await,
         CaCommand::Crl { renew } => lists(&asked, *renew),
     }
 }
@@ -255,7 +264,7 @@ fn show(asked: &Asked, name: &AuthorityName) -> Result<(), Failure> {
     asked.print(&rows)
 }
 
-fn rotate(asked: &Asked, args: &RotateArgs) -> Result<(), Failure> {
+async fn rotate(home: &Path, asked: &Asked, args: &RotateArgs) -> Result<(), Failure> {
     let step = match (args.finish, args.abandon) {
         (true, _) => RotationStep::Finish,
         (false, true) => RotationStep::Abandon,
@@ -284,10 +293,8 @@ fn rotate(asked: &Asked, args: &RotateArgs) -> Result<(), Failure> {
     if args.dry_run || rotation.changes.is_empty() {
         return Ok(());
     }
-    asked.say(
-        "Done. Reload every server, so that it reads whom to trust now, and tell the gatekeepers whose members these \
-         authorities vouch for: `bulkhead push`.",
-    )
+    asked.say("Done. Reload every server, so that it reads whom to trust now.")?;
+    if args.offline { Ok(()) } else { tell(home, &[args.name.clone()].into(), asked.is_json).await }
 }
 
 /// Whom the step would cut off.
@@ -297,7 +304,7 @@ fn print_blocked(asked: &Asked, rotation: &Rotation) -> Result<(), Failure> {
     asked.print(&rotation.blocked_by.iter().map(row).collect::<Vec<_>>())
 }
 
-fn revoke(asked: &Asked, args: &RevokeArgs) -> Result<(), Failure> {
+async fn revoke(home: &Path, asked: &Asked, args: &RevokeArgs) -> Result<(), Failure> {
     let found = if args.dry_run {
         asked.authority.plan_revocation(&args.what, args.reason, asked.now)?
     } else {
@@ -305,10 +312,48 @@ fn revoke(asked: &Asked, args: &RevokeArgs) -> Result<(), Failure> {
     };
     let row = |(authority, revoked)| RevokedRow { authority, revoked, is_dry_run: args.dry_run };
     asked.print(&found.into_iter().map(row).collect::<Vec<_>>())?;
-    if args.dry_run {
+    if args.dry_run || args.offline {
         return Ok(());
     }
-    asked.say("Written down. `bulkhead push` tells the gatekeepers, who close whoever shows one of these.")
+    // Also what was revoked before, which nobody may have been told.
+    tell(home, &asked.authority.issuers_of(&args.what)?, asked.is_json).await
+}
+
+/// Whether the gatekeepers decide about an account's members by what this authority has issued.
+fn vouches_for(authority: &AuthorityName, account: &str) -> bool {
+    match authority {
+        AuthorityName::ClientRoot => true,
+        AuthorityName::Platform => account.parse::<TenantSlug>().is_err(),
+        AuthorityName::Tenant(slug) => slug.as_str() == account,
+        AuthorityName::ServerRoot | AuthorityName::RouteRoot => false,
+    }
+}
+
+/// Tells the gatekeepers whom these authorities vouch for now; done when nobody is in who is let in no more.
+async fn tell(home: &Path, authorities: &BTreeSet<AuthorityName>, is_json: bool) -> Result<(), Failure> {
+    let told = async {
+        let tenancy = open(home)?;
+        let operator = &tenancy.platform.operator;
+        let is_meant = |name: &String| authorities.iter().any(|authority| vouches_for(authority, name));
+        let names: Vec<String> = operator.account_names().into_iter().filter(is_meant).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let _lock = tenancy.lock()?;
+        let links = tenancy.connect().await?;
+        let progress = counter(is_json, names.len(), "accounts told to the gatekeepers");
+        for (done, name) in names.iter().enumerate() {
+            progress(done);
+            tenancy.narrow(&links, name).await?;
+        }
+        Ok(())
+    };
+    told.await.map_err(|failure: Failure| {
+        let why = failure.message();
+        Failure::not_ready(format!(
+            "written down here, and not all the gatekeepers were told: {why}; then `bulkhead push`"
+        ))
+    })
 }
 
 fn lists(asked: &Asked, renew: bool) -> Result<(), Failure> {
@@ -342,7 +387,9 @@ mod tests {
 
     fn run_line(home: &Path, line: &str) -> Result<(), Failure> {
         let parsed = Line::try_parse_from(["ca"].into_iter().chain(line.split(' ')));
-        run(home, &parsed.unwrap_or_else(|error| panic!("{line}: {error}")).command, true)
+        let command = parsed.unwrap_or_else(|error| panic!("{line}: {error}")).command;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(home, &command, true))
     }
 
     fn code(result: Result<(), Failure>) -> u8 {
@@ -366,14 +413,14 @@ mod tests {
             ("crl --renew", exit::DONE),
             ("rotate platform --finish", exit::INVALID),
             ("rotate platform --dry-run", exit::DONE),
-            ("rotate platform", exit::DONE),
+            ("rotate platform --offline", exit::DONE),
             ("rotate platform --finish --dry-run", exit::DONE),
-            ("rotate platform --finish", exit::REFUSED),
+            ("rotate platform --finish --offline", exit::REFUSED),
             ("revoke nobody.at.all", exit::INVALID),
             ("revoke core.platform.serviceradar --dry-run", exit::DONE),
             ("rotate platform --finish", exit::REFUSED),
-            ("revoke core.platform.serviceradar --reason superseded", exit::DONE),
-            ("rotate platform --finish", exit::DONE),
+            ("revoke core.platform.serviceradar --reason superseded --offline", exit::DONE),
+            ("rotate platform --finish --offline", exit::DONE),
         ] {
             assert_eq!(code(run_line(home.path(), line)), expected, "{line}");
         }

@@ -313,7 +313,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Man(args) => shell::write_manual(&args, cli.json),
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),
-        Command::Ca(command) => ca::run(&home, &command, cli.json),
+        Command::Ca(command) => ca::run(&home, &command, cli.json).await,
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Backup(args) => backup::run_backup(home, args, cli.json).await,
         Command::Restore(args) => backup::run_restore(home, args, cli.json).await,

@@ -122,6 +122,17 @@ impl Tenancy {
         Ok(body)
     }
 
+    /// Tells the gatekeepers what is to be known of an account, by its name; done when nobody is in whom they let in no more.
+    ///
+    /// # Errors
+    /// When it cannot be signed, the hub does not take it, or somebody stays.
+    pub async fn narrow(&self, links: &Links, name: &str) -> Result<(), TenancyError> {
+        let account = self.account_named(name)?;
+        let Some(body) = self.gate_of(&account)? else { return Ok(()) };
+        self.tell(links, &account, &body).await?;
+        self.wait_until_gone(links, &account, &body).await
+    }
+
     pub(super) fn account_named(&self, name: &str) -> Result<AccountRecord, TenancyError> {
         let account = self.platform.operator.account(name).map_err(TenancyError::Operator)?;
         let missing = || TenancyError::Operator(crate::operator::OperatorError::NoAccount(name.to_owned()));

@@ -83,6 +83,12 @@ impl ConnectError {
         let Self::Connect { source, .. } = self else { return false };
         source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation || source.to_string().contains(NO_PLACE)
     }
+
+    /// Whether it may be of the moment. A server that is busy with too many handshakes says so in the place of its own.
+    fn may_pass(&self) -> bool {
+        let is_cut_short = |source: &async_nats::ConnectError| source.kind() == async_nats::ConnectErrorKind::Tls;
+        self.is_refused() || matches!(self, Self::Connect { source, .. } if is_cut_short(source))
+    }
 }
 
 /// Why a message was not published.
@@ -214,7 +220,7 @@ impl Bus {
     }
 
     /// Connects; a refusal is tried again until `limit`. Servers ask any gatekeeper, also one at a server that hangs, until
-    /// that is noticed, and gatekeepers hear of what is new in a moment.
+    /// that is noticed, gatekeepers hear of what is new in a moment, and of many who come at once some are turned away.
     ///
     /// # Errors
     /// As [`Bus::connect`]; a refusal when it was one at the end, too.
@@ -223,7 +229,7 @@ impl Bus {
         let mut backoff = Backoff::new(REFUSED_FIRST, REFUSED_MOST);
         loop {
             match Self::connect(settings, name).await {
-                Err(error) if error.is_refused() && Instant::now() < end => backoff.pause().await,
+                Err(error) if error.may_pass() && Instant::now() < end => backoff.pause().await,
                 connected => return connected,
             }
         }

@@ -53,6 +53,11 @@ pub struct StoppedDeployment {
 }
 
 impl StoppedDeployment {
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// Starts it again from what it has left.
     ///
     /// # Errors

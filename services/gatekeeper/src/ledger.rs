@@ -70,8 +70,11 @@ impl Ledger {
             match self.send(text.clone(), STREAM_LIMIT).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
+                    // Many may have waited for it together.
+                    if !self.is_held_off() {
+                        warn!(error = %Chain(&error), "decisions go to the spool: their stream does not take them");
+                    }
                     *self.failed.lock().expect("no holder panics") = Some(Instant::now());
-                    warn!(error = %Chain(&error), "decisions go to the spool: their stream does not take them");
                 }
             }
         }

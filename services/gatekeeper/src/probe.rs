@@ -1,8 +1,9 @@
 //! Ends the process when it hangs: a replica that takes questions and does not answer them is worse than none, because
 //! servers go on asking it.
 //!
-//! The pulse is a message of its own, there and back through the server. Whoever watches it is a thread, which goes on
-//! when the runtime does not. A server that says nothing at all is not our hang: nobody would be asked through it either,
+//! The pulse is a message of its own, there and back through the server: however late it comes back, what hangs sends none.
+//! In a storm of connections a server takes seconds for it, and ending the replicas then would keep everybody out. Whoever
+//! watches it is a thread, which goes on when the runtime does not. A server that says nothing at all is not our hang: nobody would be asked through it either,
 //! and ending all replicas at it would only make its return later.
 
 use std::process::abort;
@@ -52,7 +53,6 @@ pub async fn keep_pulse(bus: Bus, system: Bus, gatekeeper: &str, stop: Stop) -> 
     watch(Arc::downgrade(&pulse))?;
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut number = 0_u64;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -63,14 +63,15 @@ pub async fn keep_pulse(bus: Bus, system: Bus, gatekeeper: &str, stop: Stop) -> 
             pulse.beat();
             continue;
         }
-        number += 1;
-        let text = number.to_string();
-        if let Err(error) = bus.publish(&subject, text.clone().into()).await {
+        // Those that came late do not stand for those to come.
+        while tokio::time::timeout(Duration::ZERO, heard.next()).await.is_ok() {
+            pulse.beat();
+        }
+        if let Err(error) = bus.publish(&subject, "".into()).await {
             warn!(error = %Chain(&error), "probe not sent");
             continue;
         }
-        let back = async { while heard.next().await.body != text.as_bytes() {} };
-        if tokio::time::timeout(PROBE_LIMIT, back).await.is_ok() || !is_there(&system).await {
+        if tokio::time::timeout(PROBE_LIMIT, heard.next()).await.is_ok() || !is_there(&system).await {
             pulse.beat();
         }
     }

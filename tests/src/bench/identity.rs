@@ -2,13 +2,15 @@
 //! the same hub in the same run, and a storm of reconnects.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use bulkhead_accounts::hub_files::HUB_CONFIG;
 use bulkhead_accounts::hub_size::HubSize;
-use bulkhead_runtime::Backoff;
-use bulkhead_testkit::{Endpoint, Identity, RawClient, TestDeployment};
+use bulkhead_runtime::{Backoff, eventually};
+use bulkhead_testkit::{Endpoint, Identity, LIMIT, RawClient, TestDeployment};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -16,6 +18,7 @@ use super::accounts::Times;
 use super::report::machine;
 
 const TENANT: &str = "first";
+const RATE_LIMIT: &str = "connection_rate_limit:";
 /// More than a storm has.
 const CONNECTIONS_MOST: i64 = 20_000;
 /// Within which everybody is to be in again after a storm.
@@ -85,12 +88,16 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
     say("starting a deployment");
     let home = TestDeployment::home_folder()?;
     let line = format!("{TENANT} enterprise site/p1");
-    let deployment =
+    let mut deployment =
         TestDeployment::start_in(home, &[&line], |options| options.hub_servers = Some(HubSize::One)).await?;
     let direct = Way { hub: deployment.hub(), identity: deployment.unrestricted_identity("auth").await? };
     let gated = Way { hub: deployment.hub(), identity: deployment.person_identity(&format!("{TENANT}-admin"))? };
     for account in ["auth", TENANT] {
         deployment.change_account(account, |body| body.limits.conn = CONNECTIONS_MOST).await?;
+    }
+    let limit = lift_limit(&mut deployment)?;
+    for way in [&direct, &gated] {
+        entered(way).await?;
     }
     let mut rounds = Vec::new();
     for &at_once in &plan.at_once {
@@ -101,12 +108,48 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
             rounds.push(Round { at_once, direct, gated });
         }
     }
+    limit.put_back(&mut deployment)?;
+    for way in [&direct, &gated] {
+        entered(way).await?;
+    }
     say(&format!("{} at once, by credentials", plan.storm));
     let direct_storm = storm(&direct, plan.storm).await?;
     say(&format!("{} at once, by certificate", plan.storm));
     let gated_storm = storm(&gated, plan.storm).await?;
     deployment.stop().await?;
     Ok(IdentityMeasured { rounds, direct_storm, gated_storm })
+}
+
+/// The hub's configuration with its limit on new connections.
+struct LimitedHub {
+    config: PathBuf,
+    text: String,
+}
+
+/// Starts the hub anew without its limit on new connections, which is far below what is measured.
+fn lift_limit(deployment: &mut TestDeployment) -> anyhow::Result<LimitedHub> {
+    let config = deployment.up.layout.hub().join(HUB_CONFIG);
+    let text = std::fs::read_to_string(&config)?;
+    let lifted: String =
+        text.lines().filter(|line| !line.contains(RATE_LIMIT)).map(|line| format!("{line}\n")).collect();
+    ensure!(lifted.lines().count() + 1 == text.lines().count(), "the hub has no limit on new connections");
+    std::fs::write(&config, lifted)?;
+    deployment.up.hub_child(0).context("the hub")?.restart()?;
+    Ok(LimitedHub { config, text })
+}
+
+impl LimitedHub {
+    fn put_back(self, deployment: &mut TestDeployment) -> anyhow::Result<()> {
+        std::fs::write(&self.config, self.text)?;
+        Ok(deployment.up.hub_child(0).context("the hub")?.restart()?)
+    }
+}
+
+async fn entered(way: &Way) -> anyhow::Result<()> {
+    let entered = eventually("somebody let in", LIMIT, || async {
+        RawClient::connect(&way.hub, &way.identity).await.map_err(|error| format!("{error:?}"))
+    });
+    Ok(entered.await.map(drop)?)
 }
 
 /// On a runtime of its own: the main thread looks after the deployment.
