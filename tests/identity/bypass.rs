@@ -125,7 +125,7 @@ async fn a_certificate_is_good_for_its_kind_of_connection_and_its_site_only() ->
         let decided = hub.decided(outcome, |one| one.outcome == outcome).await?;
         assert_eq!(decided.expected.as_deref(), Some(ACME));
     }
-    Ok(())
+    hub.expect_recorded_in_time().await
 }
 
 /// An authority of the deployment; its key lies beside its certificate.
@@ -175,7 +175,7 @@ async fn a_misissued_certificate_is_whose_authority_signed_it_or_nobodys() -> an
         assert!(hub.connect(&forged(&hub, &loose, name, uri, file)?).await.is_err(), "{name} {uri}");
     }
     hub.decided("names of nobody", |one| one.outcome == "no_identity").await?;
-    Ok(())
+    hub.expect_recorded_in_time().await
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn a_revoked_certificate_and_no_certificate_open_nothing() -> anyhow::Resu
     assert!(hub.connect(&hub.nobody()).await.is_err());
     assert!(hub.link(&hub.nobody(), "leaf-acme-corp-oslo").await.is_err());
     hub.connect(&hub.certificate(&poller(ACME, "oslo", "p1"))?).await.context("control: another certificate of p1")?;
-    Ok(())
+    hub.expect_recorded_in_time().await
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use bulkhead_accounts::certificates::{CertificateFiles, ClientIdentity};
 use bulkhead_accounts::files::{make_folder, write_secret};
 use bulkhead_accounts::render::DECISIONS_LOG;
 use bulkhead_bus::gate::DECISIONS;
-use bulkhead_bus::payload::Decision;
+use bulkhead_bus::payload::{ADMITTED, Decision};
 use bulkhead_claims::{
     Claims, KeyKind, PermissionSet, SigningKey, UserBody, credentials_text, encode, parse_credentials,
 };
@@ -13,8 +13,12 @@ use bulkhead_runtime::{Bus, BusSettings, LogSpec, TlsFiles, eventually};
 use bulkhead_testkit::Exposition;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::hub::{GateHub, LIMIT};
+
+/// From its decision to its being in the stream.
+const RECORDED_WITHIN_MS: i64 = 5_000;
 
 impl GateHub {
     /// In which account and as which user a connection is, by its INFO.
@@ -65,6 +69,25 @@ impl GateHub {
 
     /// Every decision that is in the stream, oldest first.
     pub(crate) async fn decisions(&self) -> anyhow::Result<Vec<Decision>> {
+        Ok(self.stored_decisions().await?.into_iter().map(|(decision, _)| decision).collect())
+    }
+
+    /// What was refused until now was in the stream within the time that is promised.
+    pub(crate) async fn expect_recorded_in_time(&self) -> anyhow::Result<()> {
+        let refused: Vec<_> =
+            self.stored_decisions().await?.into_iter().filter(|(decision, _)| decision.outcome != ADMITTED).collect();
+        anyhow::ensure!(!refused.is_empty(), "nothing was refused");
+        for (decision, stored_ms) in refused {
+            anyhow::ensure!(
+                (0..RECORDED_WITHIN_MS).contains(&(stored_ms - decision.at_ms)),
+                "{stored_ms}: {decision:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Every decision, and when its stream took it.
+    async fn stored_decisions(&self) -> anyhow::Result<Vec<(Decision, i64)>> {
         let reader = self.reader().await?;
         let mut found = Vec::new();
         for sequence in 1.. {
@@ -73,7 +96,10 @@ impl GateHub {
             let answer = reader.request(&subject, question.into(), LIMIT).await?;
             let answer: Value = serde_json::from_slice(&answer)?;
             let Some(data) = answer["message"]["data"].as_str() else { break };
-            found.push(serde_json::from_slice(&data_encoding::BASE64.decode(data.as_bytes())?)?);
+            let stored = answer["message"]["time"].as_str().context("when it was stored")?;
+            let stored_ms = OffsetDateTime::parse(stored, &Rfc3339)?.unix_timestamp_nanos() / 1_000_000;
+            let decision = serde_json::from_slice(&data_encoding::BASE64.decode(data.as_bytes())?)?;
+            found.push((decision, i64::try_from(stored_ms)?));
         }
         Ok(found)
     }
