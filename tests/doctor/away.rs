@@ -13,6 +13,7 @@ fn wrong_only(said: &Said, expected: &[&str]) {
 
 pub(crate) async fn leaf_core_database_and_hub(patient: &mut Patient) -> anyhow::Result<()> {
     a_leaf(patient).await?;
+    the_desk(patient).await?;
     core(patient).await?;
     database(patient).await?;
     everything_hangs(patient).await?;
@@ -32,6 +33,16 @@ async fn a_leaf(patient: &mut Patient) -> anyhow::Result<()> {
     assert_eq!(said.level("certificate-served", "leaf acme-corp/oslo")?, "skip");
     patient.deployment.up.leaves[0].1.restart()?;
     patient.is_well(&[]).await?;
+    Ok(())
+}
+
+async fn the_desk(patient: &mut Patient) -> anyhow::Result<()> {
+    patient.deployment.up.desk.child.kill()?;
+    let said = patient.has(&["links", "certificates"], &["fail process-runs enrolment-desk"]).await?;
+    assert_eq!(said.level("certificate-served", "enrolment desk")?, "skip");
+    patient.deployment.up.desk.child.restart()?;
+    let said = patient.is_well(&[]).await?;
+    assert_eq!(said.level("certificate-served", "enrolment desk")?, "ok");
     Ok(())
 }
 

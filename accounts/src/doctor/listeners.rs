@@ -23,7 +23,7 @@ use super::home::{Home, HubFolder};
 use super::trust::Certificate;
 use crate::certificates::CertificateFiles;
 use crate::profile::Profile;
-use crate::up::Site;
+use crate::up::{DESK_PORT, Site};
 
 static SERVED: Look = Look {
     area: Area::Certificates,
@@ -198,6 +198,18 @@ fn leaf_listener(home: &Home, site: &Site) -> Option<Listener> {
     })
 }
 
+/// The enrolment desk asks for no certificate, so that it does not matter which one the visitor has.
+fn desk_listener(home: &Home) -> Option<Listener> {
+    let person = Profile::read(&home.layout.profile("ops")).ok()?;
+    Some(Listener {
+        subject: "enrolment desk".to_owned(),
+        address: format!("127.0.0.1:{}", home.ports.get(DESK_PORT)?),
+        handshake: Handshake::First,
+        cert_file: CertificateFiles::named(&home.layout.enrolment_desk(), "desk").cert_file,
+        visitor: CertificateFiles { cert_file: person.cert_file, key_file: person.key_file },
+    })
+}
+
 /// Where the links are looked at, a listener that does not answer is a finding among them.
 async fn listener_finding(home: &Home, has_links: bool, listener: Listener) -> Finding {
     let subject = &listener.subject;
@@ -222,8 +234,9 @@ pub(super) async fn look(home: &Home, areas: &[Area]) -> Vec<Finding> {
     let hub = hub_listeners(home);
     let unasked = hub.as_ref().err().map(|why| SERVED.fail("hub", why, home.restart_advice()));
     let leaves = home.sites.iter().filter_map(|site| leaf_listener(home, site));
+    let others = leaves.chain(desk_listener(home));
     let looking =
-        hub.unwrap_or_default().into_iter().chain(leaves).map(|listener| listener_finding(home, has_links, listener));
+        hub.unwrap_or_default().into_iter().chain(others).map(|listener| listener_finding(home, has_links, listener));
     let mut findings: Vec<Finding> = futures_util::stream::iter(looking).buffered(AT_ONCE).collect().await;
     findings.extend(unasked);
     findings

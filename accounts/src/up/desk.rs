@@ -8,7 +8,7 @@ use super::lives::Lives;
 use super::start::{Starter, child_spec};
 
 /// The name of its port.
-pub(super) const DESK_PORT: &str = "enrolment";
+pub(crate) const DESK_PORT: &str = "enrolment";
 const PROCESS: &str = "enrolment-desk";
 
 /// How long one that does not come up is left alone.

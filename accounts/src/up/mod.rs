@@ -29,6 +29,7 @@ mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
+pub(crate) use desk::DESK_PORT;
 pub use desk::EnrolmentDesk;
 pub use gatekeepers::Gatekeeper;
 pub(crate) use hub::remember_size;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use bulkhead_accounts::hub_files::HUB_CONFIG;
 use bulkhead_accounts::hub_size::HubSize;
+use bulkhead_claims::AccountBody;
 use bulkhead_runtime::{Backoff, eventually};
-use bulkhead_testkit::{Endpoint, Identity, LIMIT, RawClient, TestDeployment};
+use bulkhead_testkit::{ConnectError, Endpoint, Identity, LIMIT, RawClient, RawLeaf, TestDeployment};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -18,6 +19,7 @@ use super::accounts::Times;
 use super::report::machine;
 
 const TENANT: &str = "first";
+const SITE: &str = "site";
 const RATE_LIMIT: &str = "connection_rate_limit:";
 /// More than a storm has.
 const CONNECTIONS_MOST: i64 = 20_000;
@@ -26,6 +28,8 @@ const STORM_LIMIT: Duration = Duration::from_secs(120);
 /// Whoever was refused waits, longer each time and less at random, as our own clients do.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
+/// As leaves do, which wait from 1 to 3 s.
+const LEAF_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is to be measured.
 #[derive(Debug, Clone)]
@@ -71,6 +75,7 @@ pub struct IdentityMeasured {
     pub rounds: Vec<Round>,
     pub direct_storm: Storm,
     pub gated_storm: Storm,
+    pub leaf_storm: Storm,
 }
 
 /// Who comes, and where to.
@@ -87,13 +92,17 @@ struct Way {
 pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Result<IdentityMeasured> {
     say("starting a deployment");
     let home = TestDeployment::home_folder()?;
-    let line = format!("{TENANT} enterprise site/p1");
+    let line = format!("{TENANT} enterprise {SITE}/p1");
     let mut deployment =
         TestDeployment::start_in(home, &[&line], |options| options.hub_servers = Some(HubSize::One)).await?;
     let direct = Way { hub: deployment.hub(), identity: deployment.unrestricted_identity("auth").await? };
     let gated = Way { hub: deployment.hub(), identity: deployment.person_identity(&format!("{TENANT}-admin"))? };
+    let leaf = Way { hub: deployment.hub_for_leaves(), identity: deployment.leaf_identity(TENANT, SITE)? };
     for account in ["auth", TENANT] {
-        deployment.change_account(account, |body| body.limits.conn = CONNECTIONS_MOST).await?;
+        let widen = |body: &mut AccountBody| {
+            (body.limits.conn, body.limits.leaf) = (CONNECTIONS_MOST, CONNECTIONS_MOST);
+        };
+        deployment.change_account(account, widen).await?;
     }
     let limit = lift_limit(&mut deployment)?;
     for way in [&direct, &gated] {
@@ -113,11 +122,13 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
         entered(way).await?;
     }
     say(&format!("{} at once, by credentials", plan.storm));
-    let direct_storm = storm(&direct, plan.storm).await?;
+    let direct_storm = client_storm(&direct, plan.storm).await?;
     say(&format!("{} at once, by certificate", plan.storm));
-    let gated_storm = storm(&gated, plan.storm).await?;
+    let gated_storm = client_storm(&gated, plan.storm).await?;
+    say(&format!("{} leaves at once", plan.storm));
+    let leaf_storm = leaf_storm(&leaf, plan.storm).await?;
     deployment.stop().await?;
-    Ok(IdentityMeasured { rounds, direct_storm, gated_storm })
+    Ok(IdentityMeasured { rounds, direct_storm, gated_storm, leaf_storm })
 }
 
 /// The hub's configuration with its limit on new connections.
@@ -190,17 +201,22 @@ async fn enter_many(way: &Way, connects: usize, at_once: usize) -> anyhow::Resul
     .await
 }
 
-async fn storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
-    let way = way.clone();
+/// So many who come at once, each with pauses between its attempts from `pace.0` to `pace.1`, until all are in.
+async fn storm<C, F, E>(clients: usize, pace: (Duration, Duration), enter: E) -> anyhow::Result<Storm>
+where
+    C: Inside + Send + 'static,
+    F: Future<Output = Result<C, ConnectError>> + Send,
+    E: Fn(usize) -> F + Clone + Send + 'static,
+{
     beside(async move {
         let began = Instant::now();
         let mut entering = JoinSet::new();
-        for _ in 0..clients {
-            let way = way.clone();
+        for number in 0..clients {
+            let enter = enter.clone();
             entering.spawn(async move {
-                let (mut failed, mut pace) = (0, Backoff::new(PAUSE_FIRST, PAUSE_MOST));
+                let (mut failed, mut pace) = (0, Backoff::new(pace.0, pace.1));
                 loop {
-                    match RawClient::connect(&way.hub, &way.identity).await {
+                    match enter(number).await {
                         Ok(client) => return Ok((client, failed)),
                         Err(error) if began.elapsed() > STORM_LIMIT => return Err(error),
                         Err(_) => failed += 1,
@@ -216,10 +232,46 @@ async fn storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
             failed += attempts;
         }
         let all_in = began.elapsed();
-        ensure!(inside.iter().all(|client| !client.is_closed()), "somebody who was in is out");
+        ensure!(inside.iter().all(|client| !client.is_out()), "somebody who was in is out");
         Ok(Storm { clients, all_in, failed })
     })
     .await
+}
+
+/// Who was let in, and may be put out again.
+trait Inside {
+    fn is_out(&self) -> bool;
+}
+
+impl Inside for RawClient {
+    fn is_out(&self) -> bool {
+        self.is_closed()
+    }
+}
+
+impl Inside for RawLeaf {
+    fn is_out(&self) -> bool {
+        self.is_closed()
+    }
+}
+
+async fn client_storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
+    let way = Arc::new(way.clone());
+    let enter = move |_| {
+        let way = Arc::clone(&way);
+        async move { RawClient::connect(&way.hub, &way.identity).await }
+    };
+    storm(clients, (PAUSE_FIRST, PAUSE_MOST), enter).await
+}
+
+/// Machines of one site, each a leaf with a name of its own.
+async fn leaf_storm(way: &Way, leaves: usize) -> anyhow::Result<Storm> {
+    let way = Arc::new(way.clone());
+    let enter = move |number| {
+        let way = Arc::clone(&way);
+        async move { RawLeaf::connect(&way.hub, &way.identity, &format!("leaf-{TENANT}-{SITE}.{number}")).await }
+    };
+    storm(leaves, (LEAF_PAUSE, LEAF_PAUSE), enter).await
 }
 
 fn ratio(round: &Round) -> f64 {
@@ -248,7 +300,11 @@ pub fn render_identity(measured: &IdentityMeasured) -> String {
         );
     }
     page.push_str("\n| Storm | Clients | All in after | Attempts that failed |\n|---|---|---|---|\n");
-    for (name, storm) in [("direct", &measured.direct_storm), ("by certificate", &measured.gated_storm)] {
+    for (name, storm) in [
+        ("direct", &measured.direct_storm),
+        ("by certificate", &measured.gated_storm),
+        ("leaves, by certificate", &measured.leaf_storm),
+    ] {
         let Storm { clients, all_in, failed } = storm;
         let _ = writeln!(page, "| {name} | {clients} | {:.1} s | {failed} |", all_in.as_secs_f64());
     }
