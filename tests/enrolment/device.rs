@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use bulkhead_accounts::certificates::CertificateFiles;
+use bulkhead_accounts::tenancy::Tenancy;
 use bulkhead_bus::gate::{ENROLMENT_DESK, decision_subject};
 use bulkhead_bus::payload::Decision;
 use bulkhead_identity::{
@@ -14,6 +16,10 @@ use bulkhead_tests::operator::Operator;
 use data_encoding::BASE64;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use serde_json::Value;
+use time::{Duration, OffsetDateTime};
+
+/// Of every certificate of a device.
+const LIFE: Duration = Duration::days(90);
 
 /// Of the product, with two tenants, and somebody who hears every decision.
 pub(crate) struct Ground {
@@ -52,6 +58,32 @@ impl Ground {
     }
 }
 
+/// Issues certificates for the keys of a poller that has enrolled, as long before `end` as all are: they are due.
+pub(crate) fn age(
+    ground: &Ground,
+    enrolee: &Enrolee,
+    end: OffsetDateTime,
+    of: impl Fn(DeviceEnd) -> anyhow::Result<(KeyPair, CertificateFiles)>,
+) -> anyhow::Result<()> {
+    let tenancy = Tenancy::open(ground.deployment.home().to_owned())?;
+    let _lock = tenancy.lock()?;
+    let mut record = tenancy.records.get(&enrolee.tenant)?;
+    let site = record.sites.get_mut(&enrolee.site).context("the site")?;
+    for kind in DeviceEnd::ALL {
+        let (key, files) = of(kind)?;
+        let authority = &tenancy.platform.authority;
+        let issued = authority.certify_client(&enrolee.identity(kind), &key, &files, end - LIFE)?;
+        match kind {
+            DeviceEnd::Leaf => site.leaf.serials.push(issued.serial),
+            DeviceEnd::Forwarder | DeviceEnd::Poller => {
+                let poller = site.pollers.get_mut(&enrolee.poller).context("the poller")?;
+                poller.issued.serials.push(issued.serial);
+            }
+        }
+    }
+    Ok(tenancy.records.write(&record)?)
+}
+
 /// Keys of one device.
 pub(crate) struct Device {
     leaf: KeyPair,
@@ -79,6 +111,19 @@ fn csr(key: &KeyPair, enrolee: &Enrolee, end: DeviceEnd) -> anyhow::Result<Strin
 }
 
 impl Device {
+    /// As if its certificates had been issued for long.
+    pub(crate) fn age(&self, ground: &Ground, name: &str) -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        age(ground, &Enrolee::parse(name)?, OffsetDateTime::now_utc() + Duration::days(1), |end| {
+            let key = match end {
+                DeviceEnd::Leaf => &self.leaf,
+                DeviceEnd::Forwarder => &self.forwarder,
+                DeviceEnd::Poller => &self.poller,
+            };
+            Ok((KeyPair::from_pem(&key.serialize_pem())?, CertificateFiles::named(folder.path(), "aged")))
+        })
+    }
+
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             leaf: KeyPair::generate()?,

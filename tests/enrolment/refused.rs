@@ -91,6 +91,38 @@ async fn a_thief_does_not_come_back(ground: &Ground) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A key that was taken back stays so: whoever has stolen it would be let in with whomever enrols by it again.
+async fn keys_that_were_revoked_stay_out(ground: &Ground) -> anyhow::Result<()> {
+    let (poller, operator) = ("acme-corp/bergen/p8", ground.operator());
+    let enrolled = async |device: &Device| -> anyhow::Result<(String, EnrolmentClaims, Said)> {
+        let token = ground.token(poller).await?;
+        let desk = EnrolmentClaims::read(&token)?;
+        let said = ask(&desk, &device.request(&token, poller)?).await?;
+        Ok((token, desk, said))
+    };
+    // Of a poller that was taken back, and of one whose certificate was.
+    for end in [&["poller", "remove", poller][..], &["ca", "revoke"]] {
+        let device = Device::new()?;
+        ensure!(enrolled(&device).await?.2.status == 200, "it is not enrolled");
+        let (token, desk, said) = enrolled(&device).await?;
+        ensure!(said.status == 200, "the control: by another token with the same keys: {said:?}");
+        device.age(ground, poller)?;
+        let (shown, _) = operator.expect(0, &["poller", "show", poller]).await?;
+        let serials = shown[0]["record"]["issued"]["serials"].as_array().context("serials")?;
+        let serial = serials.last().and_then(serde_json::Value::as_str).context("a serial")?;
+        let line = if end == ["ca", "revoke"] { [end, &[serial]].concat() } else { end.to_vec() };
+        operator.expect(0, &line).await?;
+        let again = ask(&desk, &device.request(&token, poller)?).await?;
+        let code = if end == ["ca", "revoke"] { "csr_key_revoked" } else { "token_withdrawn" };
+        refused(&again, code)?;
+        refused(&enrolled(&device).await?.2, "csr_key_revoked")?;
+        ground.recorded("csr_key_revoked", Some("acme-corp"), Some("acme-corp")).await?;
+        refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_current")?;
+    }
+    ensure!(enrolled(&Device::new()?).await?.2.status == 200, "the control: new keys");
+    Ok(())
+}
+
 /// While decisions cannot be written down nobody gets anything, and nothing is used up.
 async fn nothing_without_a_record(ground: &Ground) -> anyhow::Result<()> {
     let poller = "acme-corp/bergen/p7";
@@ -204,6 +236,9 @@ async fn renewals(ground: &Ground) -> anyhow::Result<()> {
     let mut twice = leaf_of(&device, poller)?;
     twice.csrs.extend(twice.csrs.clone());
     refused(&renew(&desk, &twice).await?, "csr_keys")?;
+    // What it got by its token is good for long.
+    refused(&renew(&desk, &device.renewal(poller)?).await?, "renewal_not_due")?;
+    device.age(ground, poller)?;
     // With the one that it got by its token: five within a day.
     let said = renew(&desk, &leaf_of(&device, poller)?).await?;
     ensure!(said.status == 200, "the control: {said:?}");
@@ -221,9 +256,8 @@ async fn renewals(ground: &Ground) -> anyhow::Result<()> {
     let next = Device::new()?;
     ensure!(ask(&desk, &next.request(&token, poller)?).await?.status == 200, "it is not enrolled");
     refused(&renew(&desk, &leaf_of(&device, poller)?).await?, "renewal_not_current")?;
-    let said = renew(&desk, &leaf_of(&next, poller)?).await?;
-    ensure!(said.status == 200, "the control: {said:?}");
-    Ok(())
+    // The control: that one is believed, and has to wait.
+    refused(&renew(&desk, &leaf_of(&next, poller)?).await?, "renewal_not_due")
 }
 
 /// Whoever is suspended, removed or somebody else by now gets nothing with what was given out before.
@@ -269,6 +303,7 @@ async fn whoever_has_no_good_token_for_exactly_this_name_gets_nothing() -> anyho
     a_race(&ground).await.context("a race")?;
     other_names_and_keys(&ground).await.context("names and keys")?;
     a_thief_does_not_come_back(&ground).await.context("a thief")?;
+    keys_that_were_revoked_stay_out(&ground).await.context("revoked keys")?;
     nothing_without_a_record(&ground).await.context("without a record")?;
     the_key_is_deleted(&ground).await.context("without the key")?;
     renewals(&ground).await.context("renewals")?;

@@ -2,47 +2,31 @@
 
 use anyhow::{Context, ensure};
 use bulkhead_accounts::certificates::CertificateFiles;
-use bulkhead_accounts::tenancy::Tenancy;
-use bulkhead_identity::{DeviceEnd, Enrolee};
+use bulkhead_identity::Enrolee;
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{Exposition, LIMIT};
 use bulkhead_tests::machine::{Machine, neighbouring_ports};
 use rcgen::KeyPair;
 use time::{Duration, OffsetDateTime};
 
-use crate::device::Ground;
+use crate::device::{Ground, age};
 use crate::story::{SITE, enroll, results_of, wait_for_more};
 
 /// What a leaf says whose certificate the hub does not take.
 const TURNED_AWAY: &str = "Leafnode connection closed: Read Error";
-const LIFE: Duration = Duration::days(90);
 
 fn enrolee() -> anyhow::Result<Enrolee> {
     Ok(Enrolee::parse(&format!("acme-corp/{SITE}/p1"))?)
 }
 
 /// Puts certificates for the machine's keys in place that end at `end`, issued as long before as all are.
-fn age(ground: &Ground, machine: &Machine, end: OffsetDateTime) -> anyhow::Result<()> {
-    let tenancy = Tenancy::open(ground.deployment.home().to_owned())?;
-    let _lock = tenancy.lock()?;
+fn age_machine(ground: &Ground, machine: &Machine, end: OffsetDateTime) -> anyhow::Result<()> {
     let enrolee = enrolee()?;
-    let mut record = tenancy.records.get(&enrolee.tenant)?;
-    let site = record.sites.get_mut(&enrolee.site).context("the site")?;
-    for kind in DeviceEnd::ALL {
+    age(ground, &enrolee, end, |kind| {
         let path = machine.bundle.join(kind.path(&enrolee.poller));
         let key = KeyPair::from_pem(&std::fs::read_to_string(path.with_extension("key"))?)?;
-        let files = CertificateFiles { cert_file: path.with_extension("crt"), key_file: path.with_extension("key") };
-        let authority = &tenancy.platform.authority;
-        let issued = authority.certify_client(&enrolee.identity(kind), &key, &files, end - LIFE)?;
-        match kind {
-            DeviceEnd::Leaf => site.leaf.serials.push(issued.serial),
-            DeviceEnd::Forwarder | DeviceEnd::Poller => {
-                let poller = site.pollers.get_mut(&enrolee.poller).context("the poller")?;
-                poller.issued.serials.push(issued.serial);
-            }
-        }
-    }
-    Ok(tenancy.records.write(&record)?)
+        Ok((key, CertificateFiles { cert_file: path.with_extension("crt"), key_file: path.with_extension("key") }))
+    })
 }
 
 async fn until(moment: OffsetDateTime) -> anyhow::Result<()> {
@@ -72,7 +56,7 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     ensure!(code == Some(0), "{error}");
 
     let end = OffsetDateTime::now_utc() + Duration::seconds(35);
-    age(&ground, &machine, end)?;
+    age_machine(&ground, &machine, end)?;
     // The next ones are signed by another intermediate, of which the running leaf has not heard.
     let trusted = || std::fs::read_to_string(folder.join("tls/tenant.crt"));
     let before = trusted()?;
@@ -112,7 +96,7 @@ async fn certificates_are_renewed_before_they_end_and_nothing_is_interrupted() -
     let told = text.split("[renewal]").next().context("settings")?.to_owned() + &checks_of(&text)?;
     std::fs::write(&settings, told)?;
     let end = OffsetDateTime::now_utc() + Duration::seconds(20);
-    age(&ground, &machine, end)?;
+    age_machine(&ground, &machine, end)?;
     let _running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
     until(end).await?;

@@ -34,6 +34,11 @@ async fn cut(machine: &Machine, running: &Running, file: &str, now: (&str, &str)
     Ok(std::fs::write(&path, text)?)
 }
 
+async fn restarts(health: u16) -> anyhow::Result<f64> {
+    let page = Exposition::parse(&bulkhead_testkit::scrape::get(health, "/metrics").await?.1)?;
+    Ok(page.value("poller_leaf_link_restarts_total", &[]).unwrap_or_default())
+}
+
 fn set_patience(settings: &Path, patience: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(settings)?.replace(LOOKED_AT, "").replace(LEFT_ALONE, "");
     Ok(std::fs::write(settings, text.replace("[keeper]\n", &format!("[keeper]\n{patience}")))?)
@@ -57,9 +62,27 @@ async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
 
     cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
     wait_for_more(&witness, &machine, "p1").await?;
-    let page = Exposition::parse(&bulkhead_testkit::scrape::get(health, "/metrics").await?.1)?;
-    let restarts = page.value("poller_leaf_link_restarts_total", &[]).unwrap_or_default();
-    ensure!(restarts >= 1.0, "it came back by itself: {}", machine.logs());
+    let before = restarts(health).await?;
+    ensure!(before >= 1.0, "it came back by itself: {}", machine.logs());
+
+    // What cannot be written is no restart, and is done as soon as it can be.
+    std::fs::rename(folder.join("link"), folder.join("link.away"))?;
+    cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
+    let said = eventually("the poller says that it cannot", LIMIT, || async {
+        let log = std::fs::read_to_string(machine.log(POLLER)).unwrap_or_default();
+        if log.contains("write ") && log.contains("link/remote.conf") { Ok(()) } else { Err(log) }
+    });
+    said.await?;
+    for _ in 0..4 {
+        ground.deployment.wait_for_results(&witness).await?;
+    }
+    ensure!(restarts(health).await? <= before, "it counts what it has not done");
+    let log = std::fs::read_to_string(machine.log(POLLER))?;
+    let last = log.lines().rfind(|line| line.contains("look after the leaf's link")).unwrap_or_default();
+    ensure!(!last.contains("works again"), "{last}");
+    std::fs::rename(folder.join("link.away"), folder.join("link"))?;
+    wait_for_more(&witness, &machine, "p1").await?;
+    ensure!(restarts(health).await? > before, "it came back by itself: {}", machine.logs());
 
     // The control: nobody looks at it.
     set_patience(&settings, LEFT_ALONE)?;

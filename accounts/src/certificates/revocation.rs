@@ -172,6 +172,16 @@ impl Authority {
         if was_issued { Ok(found) } else { Err(CertificateError::NeverIssued { what: what.shown() }) }
     }
 
+    /// The keys of which an authority has revoked a certificate, as SHA-256: whoever has taken one back trusts its key no more.
+    ///
+    /// # Errors
+    /// When a book cannot be read.
+    pub fn revoked_keys(&self, issuer: &AuthorityName) -> Result<BTreeSet<String>, CertificateError> {
+        let revoked: BTreeSet<String> = self.list_revoked(issuer)?.into_iter().map(|one| one.serial).collect();
+        let issued = self.list_issued(issuer)?.into_iter().filter(|one| revoked.contains(&one.serial));
+        Ok(issued.map(|one| one.key_fingerprint).collect())
+    }
+
     /// Who has issued it.
     ///
     /// # Errors

@@ -22,8 +22,12 @@ pub enum Refusal {
     OtherName,
     /// Keys of the wrong kind, or without their private halves.
     Keys,
+    /// A key of which a certificate was revoked.
+    KeyRevoked,
     /// A renewal of what was not issued, is revoked, or has ended.
     NotCurrent,
+    /// A renewal before two thirds of a life are over.
+    NotDue,
     /// A renewal of what was renewed several times today.
     TooOften,
     /// Nothing that a device of this release says.
@@ -32,7 +36,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, for the documentation's test.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::TokenForeign,
         Self::TokenExpired,
         Self::TokenUsed,
@@ -42,7 +46,9 @@ impl Refusal {
         Self::PollerClosed,
         Self::OtherName,
         Self::Keys,
+        Self::KeyRevoked,
         Self::NotCurrent,
+        Self::NotDue,
         Self::TooOften,
         Self::Unreadable,
     ];
@@ -60,7 +66,9 @@ impl Refusal {
             Self::PollerClosed => "token_poller_closed",
             Self::OtherName => "csr_other_name",
             Self::Keys => "csr_keys",
+            Self::KeyRevoked => "csr_key_revoked",
             Self::NotCurrent => "renewal_not_current",
+            Self::NotDue => "renewal_not_due",
             Self::TooOften => "renewal_too_often",
             Self::Unreadable => "request_unreadable",
         }
@@ -152,6 +160,16 @@ impl Refused {
         let problem =
             format!("the token was answered {answers} times, and the machine does not keep what it gets: {ASK}");
         Self::new(Refusal::TokenUsed, problem)
+    }
+
+    #[must_use]
+    pub fn key_revoked(end: DeviceEnd) -> Self {
+        let problem = format!(
+            "the key of the {} was revoked, or was of a poller or site that was removed: say `bulkhead-poller enroll` with \
+             --new-keys and a token that nobody has used",
+            end_name(end)
+        );
+        Self::new(Refusal::KeyRevoked, problem)
     }
 
     #[must_use]

@@ -274,6 +274,10 @@ impl<'a> Checked<'a> {
             }
             let missing = standing.missing(known);
             if missing.is_empty() {
+                // Memories are asked beside the queue of changes: what somebody else stored right behind ours is on the disk
+                // before it is there.
+                let disks = self.look_at_disks(system, known, known.count()).await?;
+                self.check_base(system, disks).await?;
                 return Ok(PushReport { servers: reports(&standing), took: started.elapsed() });
             }
             let waits = match patience {

@@ -203,6 +203,12 @@ impl Tenancy {
                 return Err(Refused::used_up(*answers).into());
             }
         }
+        // What was taken back is not given out again for asking: whoever has stolen it would come along.
+        let revoked = self.platform.authority.revoked_keys(&AuthorityName::Tenant(enrolee.tenant.clone()));
+        let revoked = revoked.map_err(TenancyError::Certificate)?;
+        if let Some(end) = DeviceEnd::ALL.into_iter().find(|&end| revoked.contains(&key_hash(keys.keys.tls(end)))) {
+            return Err(Refused::key_revoked(end).into());
+        }
         Ok(GrantedEnrolment { enrolee, token, record, keys, beside: request.beside.clone() })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bulkhead_identity::{DeviceEnd, Enrolee, EnrolmentAnswer, EnrolmentFile, RenewalRequest};
+use bulkhead_identity::{DeviceEnd, Enrolee, EnrolmentAnswer, EnrolmentFile, RenewalRequest, is_due_for_renewal};
 use rcgen::PublicKey;
 use serde_json::json;
 
@@ -17,6 +17,8 @@ use crate::files::read_text;
 /// Of one key within a day; more is a device that does not keep what it gets.
 const RENEWALS_MOST: usize = 5;
 const DAY_S: i64 = 86_400;
+/// A device's clock may be ahead of ours.
+const CLOCK_SLACK_S: i64 = 3_600;
 /// Behind the certificates, because they may have changed since: whom the device trusts.
 const TRUSTED: [&str; 2] = ["tls/tenant.crt", "tls/hub-root.crt"];
 
@@ -82,7 +84,7 @@ impl Tenancy {
         let issuer = AuthorityName::Tenant(enrolee.tenant.clone());
         let authority = &self.platform.authority;
         let issued = authority.list_issued(&issuer).map_err(TenancyError::Certificate)?;
-        let revoked = authority.list_revoked(&issuer).map_err(TenancyError::Certificate)?;
+        let revoked = authority.revoked_keys(&issuer).map_err(TenancyError::Certificate)?;
         let poller = record.sites.get(&enrolee.site).and_then(|site| site.pollers.get(&enrolee.poller));
         let poller = poller.filter(|poller| poller.is_enrolled && poller.standing == Standing::Active);
         let poller = poller.ok_or_else(|| not_current("there is no such poller that has enrolled and is let in"))?;
@@ -94,11 +96,22 @@ impl Tenancy {
             }
             let of_key: Vec<&IssuedRecord> =
                 issued.iter().filter(|one| one.subject == subject && one.key_fingerprint == hash).collect();
-            let is_good = |one: &&IssuedRecord| {
-                one.not_after > self.platform.now && !revoked.iter().any(|revoked| revoked.serial == one.serial)
-            };
-            if !of_key.iter().any(is_good) {
+            if revoked.contains(&hash) {
+                return Err(not_current(format!("a certificate of the key for {subject} was revoked")).into());
+            }
+            let good: Vec<_> = of_key.iter().filter(|one| one.not_after > self.platform.now).collect();
+            if good.is_empty() {
                 return Err(not_current(format!("no certificate of {subject} is good now")).into());
+            }
+            // An answer may have been lost: then the device shows the one before, which is due.
+            let soon = self.now_s() + CLOCK_SLACK_S;
+            let is_due = |one: &&&IssuedRecord| {
+                is_due_for_renewal(one.not_before.unix_timestamp(), one.not_after.unix_timestamp(), soon)
+            };
+            if !good.iter().any(is_due) {
+                let problem =
+                    format!("the certificate of {subject} is good for long: it is renewed at two thirds of its life");
+                return Err(Refused::new(Refusal::NotDue, problem).into());
             }
             let young = of_key.iter().filter(|one| one.not_before.unix_timestamp() > self.now_s() - DAY_S).count();
             if young >= RENEWALS_MOST {

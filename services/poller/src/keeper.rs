@@ -77,19 +77,19 @@ impl Absence {
         Self { since: None, first, pause: first }
     }
 
-    /// Whether the link is to be made anew: after `first`, and then ever more rarely.
+    /// Whether the link is to be made anew.
     fn is_over(&mut self, has_link: bool, now: Instant) -> bool {
         if has_link {
             *self = Self::new(self.first);
             return false;
         }
-        let since = *self.since.get_or_insert(now);
-        if now - since < self.pause {
-            return false;
-        }
+        now - *self.since.get_or_insert(now) >= self.pause
+    }
+
+    /// It was made anew: the next time after twice as long.
+    fn begin_again(&mut self, now: Instant) {
         self.since = Some(now);
         self.pause = (self.pause * 2).min(PAUSE_MOST.max(self.first));
-        true
     }
 }
 
@@ -140,16 +140,15 @@ impl Keeper {
     }
 
     async fn look(&self, bus: &Bus, absence: &mut Absence, is_on: &mut bool) -> Result<(), KeeperError> {
+        let has_link = has_link(bus).await?;
+        self.metrics.leaf_linked.set(i64::from(has_link));
         if !*is_on || !self.is_turned(ON) {
             self.turn(ON)?;
             reload(bus).await?;
             *is_on = true;
         }
-        let has_link = has_link(bus).await?;
-        self.metrics.leaf_linked.set(i64::from(has_link));
         if absence.is_over(has_link, Instant::now()) {
-            warn!("the leaf has had no link to the hub for long: it is made anew");
-            count(&self.metrics.leaf_link_restarts, 1);
+            // What fails is due again at the next look, and counts for nothing.
             self.turn(OFF)?;
             let off = reload(bus).await;
             // On again whatever came of it; until the leaf has heard that, the next look says it.
@@ -158,6 +157,9 @@ impl Keeper {
             off?;
             reload(bus).await?;
             *is_on = true;
+            absence.begin_again(Instant::now());
+            count(&self.metrics.leaf_link_restarts, 1);
+            warn!("the leaf had no link to the hub for long: it was made anew");
         }
         Ok(())
     }
@@ -212,6 +214,8 @@ mod tests {
         let mut anew = Vec::new();
         for number in 0..200 {
             if absence.is_over(false, minute(number)) {
+                assert!(absence.is_over(false, minute(number)), "what failed is not due again");
+                absence.begin_again(minute(number));
                 anew.push(number);
             }
         }
