@@ -239,7 +239,8 @@ impl GateHub {
         Ok(())
     }
 
-    fn gatekeeper_settings(&self, number: usize) -> anyhow::Result<(PathBuf, u16)> {
+    /// `hub`: where it finds AUTH; SYS it finds at the server itself.
+    fn gatekeeper_settings(&self, number: usize, hub: SocketAddr) -> anyhow::Result<(PathBuf, u16)> {
         let name = format!("gatekeeper-{number}");
         let folder = self.path().join(&name);
         make_folder(&folder)?;
@@ -254,9 +255,9 @@ impl GateHub {
         write_secret(&folder.join("answer.nk"), answer.seed()?.as_bytes())?;
         write_secret(&folder.join("own.xk"), self.xkey.seed()?.as_bytes())?;
         write_public(&folder.join("operator.jwt"), self.platform.operator.token.as_bytes())?;
-        let bus = |settings: BusSettings| {
+        let bus = |urls: Vec<String>, settings: BusSettings| {
             json!({
-                "urls": settings.urls, "creds_file": settings.creds_file, "inbox_prefix": settings.inbox_prefix,
+                "urls": urls, "creds_file": settings.creds_file, "inbox_prefix": settings.inbox_prefix,
                 "tls": { "ca_file": settings.tls.ca_file, "cert_file": settings.tls.cert_file, "key_file": settings.tls.key_file },
             })
         };
@@ -272,8 +273,8 @@ impl GateHub {
             "sentinel_account": self.sent.key.as_str(),
             "cache_dir": folder.join("cache"),
             "spool_dir": folder.join("spool"),
-            "bus": bus(issue(AUTH, Role::Gatekeeper, "auth")?),
-            "system_bus": bus(issue("sys", Role::GateWatch, "sys")?),
+            "bus": bus(vec![format!("tls://{hub}")], issue(AUTH, Role::Gatekeeper, "auth")?),
+            "system_bus": bus(self.platform.hub_urls.clone(), issue("sys", Role::GateWatch, "sys")?),
         });
         let path = folder.join("gatekeeper.toml");
         write_public(&path, toml::to_string(&settings)?.as_bytes())?;
@@ -281,7 +282,12 @@ impl GateHub {
     }
 
     pub(crate) async fn start_gatekeeper(&mut self, number: usize) -> anyhow::Result<()> {
-        let (settings, health) = self.gatekeeper_settings(number)?;
+        self.start_gatekeeper_at(number, self.client).await
+    }
+
+    /// With something between it and AUTH.
+    pub(crate) async fn start_gatekeeper_at(&mut self, number: usize, hub: SocketAddr) -> anyhow::Result<()> {
+        let (settings, health) = self.gatekeeper_settings(number, hub)?;
         let args = ["--config", &settings.display().to_string()];
         let name = format!("gatekeeper-{number}");
         let mut child = Child::start(spec(

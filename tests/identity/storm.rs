@@ -5,16 +5,33 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use bulkhead_bus::payload::ADMITTED;
 use bulkhead_runtime::Backoff;
-use bulkhead_testkit::{Identity, RawClient};
+use bulkhead_testkit::{Identity, Link, RawClient, TcpProxy};
 use futures_util::future::try_join_all;
 
-use crate::entering::poller;
+use crate::entering::{poller, soon_in};
 use crate::hub::{ACME, GateHub, LIMIT};
 
 const CROWD: usize = 500;
 /// As our own clients pause after a refusal.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
+
+/// A probe may take longer than it waits for one, as in a storm: what comes back late has not hung.
+#[tokio::test]
+async fn a_replica_whose_messages_are_late_goes_on() -> anyhow::Result<()> {
+    let mut hub = GateHub::start(0).await?;
+    let link = TcpProxy::start(hub.client_endpoint().addr).await?;
+    hub.start_gatekeeper_at(1, link.addr).await?;
+    link.set(Link::Slow(Duration::from_millis(400)));
+    // Longer than a replica may be silent.
+    let mut ticks = tokio::time::interval(Duration::from_secs(12));
+    ticks.tick().await;
+    ticks.tick().await;
+    hub.gatekeepers[0].check_running().context("it has taken that for a hang")?;
+    link.set(Link::Up);
+    soon_in(&hub, &hub.certificate(&poller(ACME, "oslo", "p1"))?).await?;
+    Ok(())
+}
 
 async fn enter(hub: &GateHub, identity: &Identity) -> anyhow::Result<RawClient> {
     let (began, mut pace) = (Instant::now(), Backoff::new(PAUSE_FIRST, PAUSE_MOST));
