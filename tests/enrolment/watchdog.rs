@@ -15,13 +15,16 @@ const POLLER: usize = 1;
 const LOOKED_AT: &str = "stuck_after_s = 3\n";
 const LEFT_ALONE: &str = "stuck_after_s = 86400\n";
 
+fn leaf_log(machine: &Machine) -> String {
+    std::fs::read_to_string(machine.log(LEAF)).unwrap_or_default()
+}
+
 /// Has the leaf read its configuration as it is in between, and puts it back: the server goes on by what nobody can read.
 async fn cut(machine: &Machine, running: &Running, file: &str, now: (&str, &str)) -> anyhow::Result<()> {
     let path = machine.bundle.join(file);
     let text = std::fs::read_to_string(&path)?;
     ensure!(text.contains(now.0), "{file}: {text}");
-    let log =
-        || std::fs::read_to_string(machine.log(LEAF)).unwrap_or_default().matches("Disabled value is: true").count();
+    let log = || leaf_log(machine).matches("Disabled value is: true").count();
     let before = log();
     std::fs::write(&path, text.replace(now.0, now.1))?;
     let reload = format!("reload={}", running.id(LEAF)?);
@@ -46,7 +49,7 @@ fn set_patience(settings: &Path, patience: &str) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
-    let ground = Ground::start().await?;
+    let mut ground = Ground::start().await?;
     let witness = ground.deployment.witness().await?;
     let machine = Machine::new("site")?;
     let (folder, health) = (machine.bundle.clone(), neighbouring_ports(1)?);
@@ -60,6 +63,17 @@ async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
     let mut running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
 
+    // While the hub is away the remote is turned off and on: whatever became of the server's own search, it begins anew.
+    let turned = |to: &str| leaf_log(&machine).matches(&format!("Disabled value is: {to}")).count();
+    ground.deployment.up.hub_child(0).context("the hub")?.kill()?;
+    let anew = eventually("the link turned off and on", LIMIT, || {
+        let seen = (turned("true"), turned("false"));
+        std::future::ready(if seen.0 > 0 && seen.1 > 0 { Ok(()) } else { Err(format!("{seen:?}")) })
+    });
+    anew.await.with_context(|| machine.logs())?;
+    ground.deployment.up.hub_child(0).context("the hub")?.restart()?;
+    wait_for_more(&witness, &machine, "p1").await?;
+
     cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
     wait_for_more(&witness, &machine, "p1").await?;
     let before = restarts(health).await?;
@@ -70,7 +84,7 @@ async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
     cut(&machine, &running, "leaf.conf", ("include \"link/remote.conf\"", "disabled: true")).await?;
     let said = eventually("the poller says that it cannot", LIMIT, || async {
         let log = std::fs::read_to_string(machine.log(POLLER)).unwrap_or_default();
-        if log.contains("write ") && log.contains("link/remote.conf") { Ok(()) } else { Err(log) }
+        if log.contains("turn the link: write ") { Ok(()) } else { Err(log) }
     });
     said.await?;
     for _ in 0..4 {

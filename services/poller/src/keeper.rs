@@ -4,10 +4,7 @@
 //! On bad links servers are known to stop looking for their hub until they are started again (facts: edge-and-identity
 //! section 1.6). Turning the remote off and on in its configuration starts it from inside, whatever runs the leaf (ADR 14).
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use crate::edge::connect_patiently;
+use crate::enroll::{FolderError, PUBLIC, put_whole};
 use crate::metrics::{Metrics, count};
 
 const NAME: &str = "keeper";
@@ -50,8 +48,8 @@ pub(crate) enum KeeperError {
     Unreadable(#[source] serde_json::Error),
     #[error("the leaf does not take its files: {0}")]
     NotTaken(String),
-    #[error("write {path}")]
-    Write { path: String, source: std::io::Error },
+    #[error("turn the link")]
+    Folder(#[source] FolderError),
 }
 
 /// What a server answers about its leaf links.
@@ -172,17 +170,7 @@ impl Keeper {
         if self.is_turned(text) {
             return Ok(());
         }
-        let path = &self.settings.link_file;
-        let write = || -> std::io::Result<()> {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let permissions = std::fs::Permissions::from_mode(crate::enroll::PUBLIC);
-            let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
-            File::open(folder)?.sync_all()
-        };
-        write().map_err(|source| KeeperError::Write { path: path.display().to_string(), source })
+        put_whole(&self.settings.link_file, text.as_bytes(), PUBLIC).map_err(KeeperError::Folder)
     }
 }
 

@@ -43,6 +43,23 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::
     move |source| FolderError::Io { action, path, source }
 }
 
+/// Writes a file whole, so that it is there after a power cut.
+///
+/// # Errors
+/// When it cannot be written; then what was there still is.
+pub(crate) fn put_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).permissions(permissions).tempfile_in(parent)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        File::open(parent)?.sync_all()
+    };
+    write().map_err(failed("write", path))
+}
+
 /// A folder that is this site's.
 pub(crate) struct SiteFolder {
     pub(super) path: PathBuf,
@@ -156,17 +173,7 @@ impl SiteFolder {
 
     /// Writes a file whole, so that it is there after a power cut.
     pub(crate) fn put(&self, relative: &str, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
-        let path = self.path.join(relative);
-        let parent = path.parent().unwrap_or(&self.path);
-        let write = || -> std::io::Result<()> {
-            let permissions = std::fs::Permissions::from_mode(mode);
-            let mut file = tempfile::Builder::new().prefix(TEMPORARY).permissions(permissions).tempfile_in(parent)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            File::open(parent)?.sync_all()
-        };
-        write().map_err(failed("write", &path))
+        put_whole(&self.path.join(relative), bytes, mode)
     }
 
     /// The enrolment is done.

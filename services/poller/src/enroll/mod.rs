@@ -20,7 +20,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 pub(crate) use ask::{AskError, DeskClient};
-pub(crate) use folder::{FolderError, PUBLIC, SiteFolder};
+pub(crate) use folder::{FolderError, PUBLIC, SiteFolder, put_whole};
 use keys::KeysError;
 use place::PlaceError;
 pub(crate) use place::check_certificate;
