@@ -15,7 +15,8 @@ use crate::certificates::{
     Authority, AuthorityName, AuthorityState, Change, IssuedRecord, Objections, Reason, Revocable, RevokedRecord,
     Rotation, RotationStep, TrustedCertificate,
 };
-use crate::tenancy::PlatformSettings;
+use crate::provisioning_lock::ProvisioningLock;
+use crate::tenancy::{LOCK_LIMIT, PlatformSettings, TenancyError};
 use crate::up::Layout;
 
 #[derive(Debug, Subcommand)]
@@ -308,6 +309,8 @@ async fn revoke(home: &Path, asked: &Asked, args: &RevokeArgs) -> Result<(), Fai
     let found = if args.dry_run {
         asked.authority.plan_revocation(&args.what, args.reason, asked.now)?
     } else {
+        // Nobody enrols, or renews, by a key that is just being taken back.
+        let _lock = ProvisioningLock::take(home, LOCK_LIMIT).map_err(TenancyError::Lock)?;
         asked.authority.revoke(&args.what, args.reason, asked.now)?
     };
     let row = |(authority, revoked)| RevokedRow { authority, revoked, is_dry_run: args.dry_run };

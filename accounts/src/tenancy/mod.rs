@@ -68,7 +68,7 @@ pub use wanted::{Prune, Step, WantedError, WantedTenant, WantedTenants, steps};
 pub(crate) use waves::waves;
 
 /// How long a command waits for another one to end.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// The platform of a home, with everything that tenants are made from.
 pub struct Tenancy {
