@@ -1,6 +1,8 @@
 //! A hub of three servers: the same results, whichever of its servers dies, and one that is lost for good is replaced.
 //! Accounts, their limits and who may join the hub hold on all three.
 
+#[path = "cluster/alone.rs"]
+mod alone;
 #[path = "cluster/asking.rs"]
 mod asking;
 #[path = "cluster/doors.rs"]

@@ -196,6 +196,32 @@ async fn who_is_put_out_while_no_gatekeeper_runs_is_said_to_be_in_and_goes_when_
     deployment.stop().await
 }
 
+/// What is taken away is written down whoever is away, and in force once they are back.
+#[tokio::test]
+async fn what_is_taken_away_while_hub_or_database_are_away_is_written_down() -> anyhow::Result<()> {
+    let mut deployment = TestDeployment::start().await?;
+    let home = deployment.home().to_owned();
+    let operator = Operator { home: &home };
+    deployment.up.postgres.child.kill()?;
+    let admin = RawClient::connect(&deployment.hub(), &deployment.person_identity("acme-corp-admin")?).await?;
+    operator.expect(0, &["tenant", "user", "revoke", "acme-corp", "admin"]).await?;
+    admin.wait_closed(LIMIT).await.context("the database was needed to put a person out")?;
+    let (_, said) = operator.expect(5, &["tenant", "suspend", "acme-corp"]).await?;
+    anyhow::ensure!(said.contains("written down here"), "{said}");
+    deployment.up.hub_servers[0].child.kill()?;
+    let (_, said) = operator.expect(5, &["tenant", "user", "revoke", "xyz-inc", "admin"]).await?;
+    anyhow::ensure!(said.contains("written down here") && said.contains("the hub cannot be reached"), "{said}");
+    let (people, said) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
+    anyhow::ensure!(people[0]["state"] == "revoked", "{people:?}");
+    anyhow::ensure!(said.contains("revoke-person of xyz-inc/admin was begun and is not done"), "{said}");
+    deployment.up.restart_hub_server(1)?;
+    operator.expect(0, &["push"]).await?;
+    let (_, said) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
+    anyhow::ensure!(!said.contains("revoke-person"), "a push has told everybody: {said}");
+    let profile = home.join("profiles/xyz-inc-admin.toml").display().to_string();
+    operator.expect(7, &["results", "list", "--profile", &profile]).await.map(drop)
+}
+
 /// Killed at any step, an onboarding is completed by the same command, or undone without a trace.
 #[tokio::test]
 async fn an_onboarding_that_is_killed_is_completed_or_undone() -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use bulkhead_identity::EnrolmentClaims;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::LIMIT;
 use bulkhead_tests::machine::{Machine, neighbouring_ports};
+use bulkhead_tests::operator::Operator;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -82,6 +83,21 @@ fn keys_are_only_there(folder: &Path, home: &Path, poller: &str) -> anyhow::Resu
     Ok(())
 }
 
+/// Of a machine elsewhere the doctor knows what hub and core have of it.
+async fn doctor_calls_it(operator: &Operator<'_>, level: &str) -> anyhow::Result<()> {
+    let output = operator.run(&["doctor", "--area", "links", "--area", "lag"]).await?;
+    let text = String::from_utf8(output.stdout)?;
+    let found: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    for (look, subject) in
+        [("site-linked", format!("acme-corp/{SITE}")), ("poller-heard", format!("acme-corp/{SITE}/p1"))]
+    {
+        let row = found.iter().find(|row| row["look"] == look && row["subject"] == subject.as_str());
+        let row = row.with_context(|| format!("{look} of {subject}: {text}"))?;
+        ensure!(row["level"] == level, "{level}: {row}");
+    }
+    Ok(())
+}
+
 fn batch_seed(machine: &Machine) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(machine.bundle.join("pollers/p1/batch.nk"))?)
 }
@@ -140,8 +156,10 @@ async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     let (code, said, error) = enroll(&machine, &folder, &["--token-file", &token_file]).await?;
     ensure!(code == Some(0) && said["enrolled"] == path("p1"), "{code:?} {said} {error}");
     keys_are_only_there(&folder, ground.deployment.home(), "p1")?;
+    doctor_calls_it(&operator, "warn").await?;
     let running = machine.start()?;
     wait_for_more(&witness, &machine, "p1").await?;
+    doctor_calls_it(&operator, "ok").await?;
 
     let seed = batch_seed(&machine)?;
     nobody_else_gets_anything(&ground, &machine, &token_file).await?;

@@ -5,7 +5,7 @@ use bulkhead_accounts::certificates::AuthorityName;
 use bulkhead_bus::payload::Decision;
 use bulkhead_identity::GateBody;
 use bulkhead_runtime::eventually;
-use bulkhead_testkit::{Identity, RawClient, RawLeaf};
+use bulkhead_testkit::{Identity, RawClient, RawLeaf, scrape};
 
 use crate::entering::{leaf, person, poller, soon_in};
 use crate::hub::{ACME, GateHub, LIMIT, XYZ};
@@ -150,5 +150,31 @@ async fn a_certificate_that_is_revoked_and_an_account_that_is_closed_end_who_is_
     let again = hub.certificate(&poller(ACME, "oslo", "p1"))?;
     soon_in(&hub, &again).await.context("another certificate of the same poller")?;
     ensure!(hub.connect(&shown.p1).await.is_err(), "it is revoked");
+    Ok(())
+}
+
+/// Neither what a bucket does not keep is lost, nor the end of a replica a way back in.
+#[tokio::test]
+async fn who_is_put_out_while_the_bucket_takes_nothing_is_closed_and_stays_out() -> anyhow::Result<()> {
+    let mut hub = GateHub::start(1).await?;
+    let shown = Shown::issue(&hub)?;
+    let crowd = Crowd::gather(&hub, &shown).await?;
+    hub.drop_bucket().await?;
+    let port = hub.health_ports[0];
+    let unwatched = eventually("a bucket that nobody watches", LIMIT, || async move {
+        let (_, page) = scrape::get(port, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+        if page.contains("gatekeeper_bucket_watched 0") { Ok(()) } else { Err("it is watched".to_owned()) }
+    });
+    unwatched.await?;
+    let kept = hub.put_record(ACME, |body| drop(body.people.remove("ann"))).await;
+    ensure!(kept.is_err(), "there is a bucket");
+    crowd.expect_closed(&hub, &["ann"]).await?;
+    ensure!(hub.connect(&shown.ann).await.is_err(), "she is in again");
+    hub.connect(&shown.vic).await.context("control: somebody else of the tenant")?;
+    hub.gatekeepers[0].kill()?;
+    hub.gatekeepers.clear();
+    hub.start_gatekeeper(1).await?;
+    soon_in(&hub, &shown.vic).await?;
+    ensure!(hub.connect(&shown.ann).await.is_err(), "a replica that starts lets her in");
     Ok(())
 }

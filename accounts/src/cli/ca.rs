@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::desk::{counter, open};
 use super::exit::Failure;
-use super::show::{Row, age, print_rows, write_lines};
+use super::show::{Row, age, print_rows, print_rows_or, write_lines};
 use crate::certificates::{
     Authority, AuthorityName, AuthorityState, Change, IssuedRecord, Objections, Reason, Revocable, RevokedRecord,
     Rotation, RotationStep, TrustedCertificate,
@@ -32,7 +32,7 @@ pub(super) enum CaCommand {
     },
     /// Replace an authority: both are trusted until --finish.
     #[command(
-        after_help = "Examples:\n  bulkhead ca rotate tenant/acme-corp --dry-run\n  bulkhead ca rotate tenant/acme-corp\n  bulkhead ca rotate tenant/acme-corp --finish\n\nReload every server after each step: they read the files of whom they trust when they are reloaded. The gatekeepers are told\nwhom a tenant's, the platform's or the clients' authorities vouch for; exit code 5 when they could not be.\nWithout --force, --finish and --abandon are refused (exit code 7) while certificates would be cut off."
+        after_help = "Examples:\n  bulkhead ca rotate tenant/acme-corp --dry-run\n  bulkhead ca rotate tenant/acme-corp\n  bulkhead ca rotate tenant/acme-corp --finish\n\nAfter each step of a root reload every server: they read the files of whom they trust when they are reloaded. The gatekeepers are told\nwhom a tenant's, the platform's or the clients' authorities vouch for; exit code 5 when they could not be.\nWithout --force, --finish and --abandon are refused (exit code 7) while certificates would be cut off."
     )]
     Rotate(RotateArgs),
     /// Revoke a certificate, or all that a name has, and bring the lists up to date.
@@ -216,9 +216,12 @@ struct Asked {
 }
 
 impl Asked {
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+    }
+
     fn print<T: Row>(&self, rows: &[T]) -> Result<(), Failure> {
-        let now_ms = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        print_rows(rows, self.is_json, now_ms)
+        print_rows(rows, self.is_json, self.now_ms())
     }
 
     fn say(&self, text: &str) -> Result<(), Failure> {
@@ -294,8 +297,20 @@ async fn rotate(home: &Path, asked: &Asked, args: &RotateArgs) -> Result<(), Fai
     if args.dry_run || rotation.changes.is_empty() {
         return Ok(());
     }
-    asked.say("Done. Reload every server, so that it reads whom to trust now.")?;
+    asked.say(if is_read_by_servers(&args.name) {
+        "Done. Reload every server, so that it reads whom to trust now."
+    } else {
+        "Done. No server reads it: who is issued something new shows it, and the gatekeepers are told whom to believe."
+    })?;
     if args.offline { Ok(()) } else { tell(home, &[args.name.clone()].into(), asked.is_json).await }
+}
+
+/// Servers trust roots; what comes between is shown to them by whoever connects.
+fn is_read_by_servers(authority: &AuthorityName) -> bool {
+    match authority {
+        AuthorityName::ClientRoot | AuthorityName::ServerRoot | AuthorityName::RouteRoot => true,
+        AuthorityName::Platform | AuthorityName::Tenant(_) => false,
+    }
 }
 
 /// Whom the step would cut off.
@@ -314,7 +329,8 @@ async fn revoke(home: &Path, asked: &Asked, args: &RevokeArgs) -> Result<(), Fai
         asked.authority.revoke(&args.what, args.reason, asked.now)?
     };
     let row = |(authority, revoked)| RevokedRow { authority, revoked, is_dry_run: args.dry_run };
-    asked.print(&found.into_iter().map(row).collect::<Vec<_>>())?;
+    let rows: Vec<RevokedRow> = found.into_iter().map(row).collect();
+    print_rows_or("all of it was revoked before", &rows, asked.is_json, asked.now_ms())?;
     if args.dry_run || args.offline {
         return Ok(());
     }

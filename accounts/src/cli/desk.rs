@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bulkhead_bus::Role;
 use serde::Serialize;
@@ -10,8 +10,11 @@ use serde_json::Value;
 
 use super::exit::{FAILED, Failure, INVALID, NOT_READY, UNREACHABLE};
 use super::show::{json_lines, write_lines};
-use crate::tenancy::{Links, Preview, Tenancy, TenancyError};
+use crate::tenancy::{Act, Links, Preview, Tenancy, TenancyError};
 use crate::up::PlatformError;
+
+/// What takes longer says so.
+const QUIET_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a command is to behave.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +46,65 @@ pub(super) fn open(home: &Path) -> Result<Tenancy, Failure> {
     let tenancy = Tenancy::open(home.to_owned())?;
     for act in tenancy.journal.under_way().map_err(TenancyError::Journal)? {
         let Some((first, last)) = act.first().zip(act.last()) else { continue };
-        let line =
-            format!("{} of {} was begun and is not done (last step: {})", first.act.as_str(), first.about, last.step);
-        note(&line);
+        note(&format!(
+            "{} of {} was begun and is not done (last step: {}): {}",
+            first.act.as_str(),
+            first.about,
+            last.step,
+            way_out(first.act)
+        ));
     }
     Ok(tenancy)
+}
+
+/// What ends an act that was cut short.
+fn way_out(act: Act) -> &'static str {
+    match act {
+        Act::AddTenant => "say it again, or with --undo",
+        Act::AddPerson => "say it again, or revoke the person",
+        Act::RevokePerson => "say it again, or `bulkhead push`",
+        Act::PushAccounts => "`bulkhead push`",
+        Act::EnrolPoller | Act::RenewPoller => {
+            "its machine does when it asks again; revoking or removing the poller ends it"
+        }
+        Act::InvitePoller | Act::AddPoller => "say it again, or remove the poller",
+        Act::UndoTenant
+        | Act::ChangeTenant
+        | Act::SuspendTenant
+        | Act::ResumeTenant
+        | Act::OffboardTenant
+        | Act::RestoreTenant
+        | Act::PurgeTenant
+        | Act::RotateRole
+        | Act::AddSite
+        | Act::RemoveSite
+        | Act::ChangePoller
+        | Act::RemovePoller => "say it again",
+    }
+}
+
+/// What takes something away is written down before anybody is told: whoever is away hears of it later.
+pub(super) async fn taken_away<T>(doing: impl Future<Output = Result<T, TenancyError>>) -> Result<T, Failure> {
+    let mut doing = std::pin::pin!(doing);
+    let done = match tokio::time::timeout(QUIET_LIMIT, doing.as_mut()).await {
+        Ok(done) => done,
+        Err(_) => {
+            note("it is written down; waiting for the hub and the database to take it");
+            doing.await
+        }
+    };
+    done.map_err(|error| {
+        let is_away = matches!(error, TenancyError::Rows(_) | TenancyError::Platform(PlatformError::Admit(..)));
+        let failure = Failure::from(error);
+        if !is_away {
+            return failure;
+        }
+        let why = failure.message();
+        Failure::not_ready(format!(
+            "it is written down here, and not in force everywhere: {why}; say it again when that is there (`bulkhead push` tells \
+             the hub, too)"
+        ))
+    })
 }
 
 /// Says something beside what is asked for; nobody may be listening.

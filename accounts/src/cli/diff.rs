@@ -35,7 +35,7 @@ struct Seen {
 }
 
 async fn look(links: &Links, keys: &[String]) -> Result<Seen, Failure> {
-    let system = &links.system;
+    let system = links.system().await?;
     let listed = list(system, links.known.count()).await.map_err(|error| not_asked(&error))?;
     let silent = links.known.absent(listed.keys());
     let answering = listed.len();

@@ -85,7 +85,6 @@ impl Failure {
         Self { code: NOT_READY, message }
     }
 
-    #[cfg(test)]
     pub(super) fn code(&self) -> u8 {
         self.code
     }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{open, say, show_preview};
+use super::desk::{open, say, show_preview, taken_away};
 use super::exit::Failure;
 use super::show::{Row, print_rows};
 use crate::certificates::ClientIdentity;
@@ -26,7 +26,9 @@ pub(super) enum UserCommand {
     #[command(after_help = "Example:\n  bulkhead tenant user list acme-corp --json")]
     List { tenant: TenantSlug },
     /// Put a person out, at once.
-    #[command(after_help = "Example:\n  bulkhead tenant user revoke acme-corp alice")]
+    #[command(
+        after_help = "Example:\n  bulkhead tenant user revoke acme-corp alice\n\nIt is written down first. With the hub away it ends with 5: say it again, or `bulkhead push`, when that is back."
+    )]
     Revoke {
         tenant: TenantSlug,
         user: UserName,
@@ -177,8 +179,7 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
                 return show_preview(&tenancy.preview_person(&links, &tenant, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.revoke_person(&links, &tenant, &user).await?;
+            taken_away(tenancy.revoke_person(&tenancy.links()?, &tenant, &user)).await?;
             let text = format!("{user} of {tenant} is put out");
             say(is_json, &text, &json!({"tenant": tenant, "revoked": user}))
         }
@@ -222,8 +223,7 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
                 return show_preview(&tenancy.preview_platform_person(&links, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.revoke_platform_person(&links, &user).await?;
+            taken_away(tenancy.revoke_platform_person(&tenancy.links()?, &user)).await?;
             say(is_json, &format!("{user} of the platform is put out"), &json!({"revoked": user}))
         }
     }

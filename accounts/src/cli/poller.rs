@@ -1,17 +1,19 @@
 //! `bulkhead poller`: tokens with which pollers enrol, and the bundles of those that do not.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtime::now_ms;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tempfile::NamedTempFile;
 
-use super::desk::{note, open, say};
+use super::desk::{note, open, say, taken_away};
 use super::exit::Failure;
 use super::show::moment;
 use super::site::would;
 use super::{Scope, whole};
-use crate::files::write_secret;
+use crate::certificates::AuthorityName;
 use crate::tenancy::{
     BundleOrder, GivenToken, PollerPath, SiteOrder, Standing, Tenancy, TenancyError, WrittenBundle, host_and_port,
 };
@@ -168,24 +170,58 @@ async fn add(home: &Path, args: &AddArgs, is_json: bool) -> Result<(), Failure> 
     let _lock = tenancy.lock()?;
     let links = tenancy.connect().await?;
     let Some(to) = &args.to else {
+        // Before the token that the poller has is void: where the new one cannot be put it would be lost.
+        let place = args.token_file.as_deref().map(TokenPlace::reserve).transpose()?;
         let life_s = args.valid_hours * 3_600;
         let given = tenancy.invite_poller(&links, path, &args.set_up.order(), life_s).await?;
-        return show_token(&given, path, args.token_file.as_deref(), is_json);
+        return show_token(&given, path, place, is_json);
     };
     let order = BundleOrder { to: to.clone(), site: args.set_up.order() };
     let bundle = tenancy.add_poller(&links, path, &order).await?;
     written(&bundle, &format!("poller {path} is there"), is_json)
 }
 
+/// Where a token is put that is not to be shown.
+struct TokenPlace {
+    file: PathBuf,
+    /// Beside it, readable by its owner only.
+    written: NamedTempFile,
+}
+
+impl TokenPlace {
+    fn reserve(file: &Path) -> Result<Self, Failure> {
+        let folder = match file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            Some(_) | None => Path::new("."),
+        };
+        let refused = |why: String| {
+            let problem = format!("--token-file {}: {why}; nothing was given out", file.display());
+            Failure::refused_change(problem)
+        };
+        if file.is_dir() {
+            return Err(refused("it is a folder".to_owned()));
+        }
+        let written = NamedTempFile::new_in(folder).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { file: file.to_owned(), written })
+    }
+
+    fn put(mut self, token: &str) -> std::io::Result<PathBuf> {
+        writeln!(self.written, "{token}")?;
+        self.written.as_file().sync_all()?;
+        self.written.persist(&self.file)?;
+        Ok(self.file)
+    }
+}
+
 /// The one secret that is shown: it is made to be handed on, once.
-fn show_token(given: &GivenToken, path: &PollerPath, file: Option<&Path>, is_json: bool) -> Result<(), Failure> {
+fn show_token(given: &GivenToken, path: &PollerPath, place: Option<TokenPlace>, is_json: bool) -> Result<(), Failure> {
     let (record, token) = (&given.record, given.token.as_str());
     let ends = moment(record.expires_at * 1_000, now_ms());
     let folder = format!("/etc/bulkhead/{}/{}", path.tenant, path.site);
     let mut value = json!({"poller": record.poller, "id": record.id, "expires_at": record.expires_at});
-    let text = match file {
-        Some(file) => {
-            write_secret(file, format!("{token}\n").as_bytes()).map_err(Failure::failed)?;
+    let text = match place {
+        Some(place) => {
+            let file = place.put(token).map_err(Failure::failed)?;
             value["token_file"] = json!(file);
             let file = file.display();
             format!(
@@ -233,8 +269,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
                 return would_change(&tenancy, &args.poller, text, is_json);
             }
             let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.revoke_poller(&links, &args.poller).await?;
+            taken_away(tenancy.revoke_poller(&tenancy.links()?, &args.poller)).await?;
             let text = format!(
                 "what poller {} signs is refused; write its site a bundle without it, or enrol another one there",
                 args.poller
@@ -248,8 +283,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
                 return would_change(&tenancy, &args.poller, text, is_json);
             }
             let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.remove_poller(&links, &args.poller).await?;
+            taken_away(tenancy.remove_poller(&tenancy.links()?, &args.poller)).await?;
             say(is_json, &format!("poller {} is removed", args.poller), &json!({"removed": args.poller.to_string()}))
         }
     }
@@ -268,16 +302,23 @@ fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
         note(&format!("a token to enrol anew is open until {ends} UTC"));
     }
     let poller = tenancy.poller(&record, path)?;
+    let issuer = AuthorityName::Tenant(path.tenant.clone());
+    let revoked = tenancy.platform.authority.list_revoked(&issuer).map_err(TenancyError::Certificate)?;
+    let is_revoked = |serial: &&String| revoked.iter().any(|one| one.serial == **serial);
+    let revoked: Vec<&String> = poller.issued.serials.iter().filter(is_revoked).collect();
+    let shown =
+        |serial: &String| if revoked.contains(&serial) { format!("{serial} (revoked)") } else { serial.clone() };
+    let serials: Vec<String> = poller.issued.serials.iter().map(shown).collect();
     let state = if poller.standing == Standing::Active { "active" } else { "revoked" };
     let text = format!(
         "poller        {path}\nstate         {state}\nkeys          {}\nbatch key     {}\ncertificates  {}\nexpires       {}",
         if poller.is_enrolled { "made by its machine" } else { "made here" },
         poller.batch_key,
-        if poller.issued.serials.is_empty() { "by `bulkhead up`".to_owned() } else { poller.issued.serials.join(", ") },
+        if serials.is_empty() { "by `bulkhead up`".to_owned() } else { serials.join(", ") },
         match poller.issued.certificates_expire {
             0 => "-".to_owned(),
             end => moment(end * 1_000, now_ms()),
         },
     );
-    say(is_json, &text, &json!({"poller": path.to_string(), "record": poller}))
+    say(is_json, &text, &json!({"poller": path.to_string(), "record": poller, "revoked": revoked}))
 }

@@ -75,7 +75,7 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
     let tenancy = open(home)?;
     check_names(&tenancy, &args.accounts)?;
     let _lock = tenancy.lock()?;
-    let links = tenancy.connect().await?;
+    let links = tenancy.links()?;
     let rendered = tenancy.render_asked(&|name| is_wanted(&args.accounts, name))?;
     let wanted: Vec<&AccountRecord> = rendered.accounts.iter().collect();
     let overwrite = if args.force { Overwrite::Force } else { Overwrite::Refuse };
@@ -97,7 +97,7 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
     say(is_json, &text, &json!({"in_force": pushed.in_force, "unchanged": pushed.unchanged, "failed": failed}))?;
     if failed.is_empty() {
         // Of a hub that is new, or lost its disks: what is there already stays.
-        let gate = links.gate(&tenancy.platform).await?;
+        let gate = links.gate().await?;
         ensure_gate(gate, tenancy.settings.hub_servers).await?;
         if args.accounts.is_empty() {
             let progress = counter(is_json, wanted.len(), "accounts told to the gatekeepers");
@@ -107,6 +107,7 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
                 tenancy.tell_gate(&links, account).await?;
             }
         }
+        tenancy.complete_revocations(&links).await?;
         tenancy.platform.ensure_streams(tenancy.settings.hub_servers).await.map_err(TenancyError::Platform)?;
         // Whatever has become of the marks: every tenant gets its place.
         tenancy.mark_misplaced()?;
@@ -123,7 +124,7 @@ pub(super) fn not_asked(error: &crate::resolver::NotAsked) -> Failure {
 pub(super) async fn run_pull(home: &Path, args: &PullArgs, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     let links = tenancy.connect().await?;
-    let held = pull(&links.system, links.known.count()).await.map_err(|error| not_asked(&error))?;
+    let held = pull(links.system().await?, links.known.count()).await.map_err(|error| not_asked(&error))?;
     if let Some(folder) = &args.to {
         for (key, account) in &held {
             // Where servers disagree each token has its own file: none is lost.

@@ -9,7 +9,7 @@ use bulkhead_bus::{CoreVerb, UserName};
 use bulkhead_runtime::{Bus, now_ms};
 use serde::de::DeserializeOwned;
 
-use super::exit::Failure;
+use super::exit::{Failure, UNREACHABLE};
 use super::show::{Row, json_lines, print_rows, table, write_lines};
 use super::{Filter, Scope};
 use crate::client::query;
@@ -123,13 +123,22 @@ fn print_tail<T: Row>(rows: &[T], is_json: bool, is_first: bool) -> Result<(), F
     write_lines(if is_first { &text } else { body })
 }
 
-pub(super) async fn tail_results(home: &Path, filter: &Filter, source: Source, is_json: bool) -> Result<(), Failure> {
-    let session = Session::open(home, &filter.scope).await?;
-    let mut shown = Shown::default();
-    let mut ticks = tokio::time::interval(TAIL_EVERY);
-    let mut is_first = true;
-    loop {
-        ticks.tick().await;
+/// What a tail goes on with from one look to the next.
+#[derive(Default)]
+struct Tail {
+    shown: Shown,
+    has_begun: bool,
+}
+
+impl Tail {
+    fn print<T: Row>(&mut self, rows: &[T], is_json: bool) -> Result<(), Failure> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        print_tail(rows, is_json, !std::mem::replace(&mut self.has_begun, true))
+    }
+
+    async fn look(&mut self, session: &Session, filter: &Filter, source: Source, is_json: bool) -> Result<(), Failure> {
         let asked = about_results(filter);
         match source {
             Source::Stored => {
@@ -137,23 +146,37 @@ pub(super) async fn tail_results(home: &Path, filter: &Filter, source: Source, i
                 let asked = Query { since_ms: Some(since), limit: Some(1_000), ..asked };
                 let mut rows: Vec<ResultRow> = session.ask(CoreVerb::ListResults, &asked).await?;
                 let key = |row: &ResultRow| format!("{} {} {} {}", row.tenant, row.check, row.site, row.slot_ms);
-                rows.retain(|row| shown.is_new(key(row)));
+                rows.retain(|row| self.shown.is_new(key(row)));
                 rows.sort_by_key(|row| row.slot_ms);
-                if !rows.is_empty() {
-                    print_tail(&rows, is_json, std::mem::take(&mut is_first))?;
-                }
+                self.print(&rows, is_json)
             }
             Source::Live => {
                 let mut rows: Vec<LiveRow> = session.ask(CoreVerb::ListLive, &asked).await?;
                 let key = |row: &LiveRow| {
                     format!("{} {} {} {}", row.tenant, row.measured.check, row.site, row.measured.slot_ms)
                 };
-                rows.retain(|row| shown.is_new(key(row)));
+                rows.retain(|row| self.shown.is_new(key(row)));
                 rows.sort_by_key(|row| row.received_ms);
-                if !rows.is_empty() {
-                    print_tail(&rows, is_json, std::mem::take(&mut is_first))?;
-                }
+                self.print(&rows, is_json)
             }
+        }
+    }
+}
+
+pub(super) async fn tail_results(home: &Path, filter: &Filter, source: Source, is_json: bool) -> Result<(), Failure> {
+    let mut session = Session::open(home, &filter.scope).await?;
+    let mut tail = Tail::default();
+    let mut ticks = tokio::time::interval(TAIL_EVERY);
+    loop {
+        ticks.tick().await;
+        match tail.look(&session, filter, source, is_json).await {
+            Ok(()) => {}
+            Err(failure) if failure.code() == UNREACHABLE => {
+                // Whoever was put out meanwhile hears that, and a hub that is back goes on with it.
+                session = Session::open(home, &filter.scope).await?;
+                tail.look(&session, filter, source, is_json).await?;
+            }
+            Err(failure) => return Err(failure),
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{open, say, show_preview};
+use super::desk::{open, say, show_preview, taken_away};
 use super::exit::Failure;
 use super::show::{Row, moment, print_rows};
 use crate::tenancy::{FileState, SitePath, Standing, Tenancy, TenancyError, TenantRecord};
@@ -132,8 +132,7 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
                 return show_preview(&preview, is_json);
             }
             let _lock = tenancy.lock()?;
-            let links = tenancy.connect().await?;
-            tenancy.remove_site(&links, &args.site, with).await?;
+            taken_away(tenancy.remove_site(&tenancy.links()?, &args.site, with)).await?;
             say(is_json, &format!("site {} is removed", args.site), &json!({"removed": args.site.to_string()}))
         }
     }

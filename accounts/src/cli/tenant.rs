@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Scope;
-use super::desk::{Manner, announcer, check_disconnects, note, open, reconcile, say, show_preview};
+use super::desk::{Manner, announcer, check_disconnects, note, open, reconcile, say, show_preview, taken_away};
 use super::exit::Failure;
 use super::show::{Row, json_lines, print_rows, write_lines};
 use crate::operator::OperatorError;
@@ -359,16 +359,15 @@ async fn change_plan(home: &Path, args: &PlanArgs, is_json: bool) -> Result<(), 
 async fn set_stage(home: &Path, args: &ChangeArgs, stage: TenantStage, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     let _lock = if args.dry_run { None } else { Some(tenancy.lock()?) };
-    let links = tenancy.connect().await?;
     if args.dry_run {
         let record = tenancy.records.get(&args.slug).map_err(TenancyError::Record)?;
-        let preview = tenancy.preview(&links, &TenantRecord { stage, ..record }).await?;
+        let preview = tenancy.preview(&tenancy.connect().await?, &TenantRecord { stage, ..record }).await?;
         return show_preview(&preview, is_json);
     }
     let record = if stage == TenantStage::Suspended {
-        tenancy.suspend(&links, &args.slug).await?
+        taken_away(tenancy.suspend(&tenancy.links()?, &args.slug)).await?
     } else {
-        tenancy.resume(&links, &args.slug).await?
+        tenancy.resume(&tenancy.connect().await?, &args.slug).await?
     };
     done(is_json, &format!("tenant {} is {}", args.slug, record.stage.as_str()), &record)
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_bus::{PollerName, SiteName, TenantSlug};
 use time::OffsetDateTime;
 
+use super::elsewhere::{FarSite, far_sites};
 use super::finding::{Finding, Level};
 use crate::certificates::Authority;
 use crate::files::read_text;
@@ -40,6 +41,8 @@ pub(super) struct Home {
     pub(super) ports: BTreeMap<String, u16>,
     pub(super) hubs: Vec<HubFolder>,
     pub(super) sites: Vec<Site>,
+    /// Those whose machines are elsewhere, as the records have them.
+    pub(super) far_sites: Vec<FarSite>,
     /// Where each tenant is in its life, of those whose record can be read.
     stages: BTreeMap<TenantSlug, TenantStage>,
 }
@@ -53,7 +56,8 @@ impl Home {
         let records = TenantRecords::new(&layout);
         let stage = |slug: TenantSlug| Some((slug.clone(), records.find(&slug).ok()??.stage));
         let stages = records.slugs().unwrap_or_default().into_iter().filter_map(stage).collect();
-        Self { layout, now, up, ports: ports.unwrap_or_default(), hubs, sites, stages }
+        let far_sites = far_sites(&layout);
+        Self { layout, now, up, ports: ports.unwrap_or_default(), hubs, sites, far_sites, stages }
     }
 
     /// Why nobody of a tenant is admitted, where that is wanted.

@@ -232,7 +232,7 @@ async fn connected_findings(home: &Home, system: &Bus, servers: usize, known: &K
 }
 
 /// Who hung on a server that is away looks for another one, and waits for the streams there.
-fn excused(finding: Finding, lost: Option<&str>) -> Finding {
+pub(super) fn excused(finding: Finding, lost: Option<&str>) -> Finding {
     match lost {
         Some(why) if finding.level > Level::Skip => finding.look.skip(&finding.subject, why),
         Some(_) | None => finding,

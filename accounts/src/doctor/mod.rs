@@ -9,6 +9,7 @@ mod disks;
 mod drift;
 mod drift_files;
 mod durability;
+mod elsewhere;
 mod finding;
 mod grants;
 mod home;
@@ -84,6 +85,7 @@ pub fn looks() -> Vec<&'static Look> {
         drift_files::LOOKS,
         permissions::LOOKS,
         row_security::LOOKS,
+        elsewhere::LOOKS,
         grants::LOOKS,
         rights::LOOKS,
     ];
@@ -152,7 +154,11 @@ impl Seen<'_> {
     async fn look_at(&self, area: Area, programs: &Programs) -> Vec<Finding> {
         let Self { home, sources, hub, streams, known, core_answers, areas } = *self;
         match area {
-            Area::Links => links::look(home, sources, hub, known.as_ref().ok()).await,
+            Area::Links => {
+                let known = known.as_ref().ok();
+                [links::look(home, sources, hub, known).await, elsewhere::look_at_links(home, sources, hub, known)]
+                    .concat()
+            }
             Area::Versions => versions::look(home, sources, hub, programs).await,
             Area::Clock => clock::look(sources, hub).await,
             Area::Certificates => {
@@ -160,7 +166,10 @@ impl Seen<'_> {
             }
             Area::Disks => [disks::look(home, sources, hub, streams), durability::look(sources).await].concat(),
             Area::Streams => streams::look(home, sources, hub, streams).await,
-            Area::Lag => lag::look(home, sources, streams, core_answers).await,
+            Area::Lag => {
+                let here = lag::look(home, sources, streams, core_answers).await;
+                [here, elsewhere::look_at_lag(home, sources, core_answers).await].concat()
+            }
             Area::Drift => {
                 let accounts = drift::look(home, sources, hub, known).await;
                 [accounts, drift_files::look(home, &hub.settings, known.as_ref().ok()).await].concat()

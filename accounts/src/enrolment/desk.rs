@@ -260,9 +260,10 @@ impl Desk {
         };
         let (tenancy, _lock) = self.open_alone().await?;
         let granted = tenancy.check_enrolment(&claims, &request)?;
-        let database = tenancy.connect_database().await?;
+        let links = tenancy.links()?;
+        let database = links.database().await?;
         self.record(ENROLLED, None, asked, host).await?;
-        Ok(tenancy.enrol(database.as_ref(), granted, host).await?)
+        Ok(tenancy.enrol(database, granted, host).await?)
     }
 
     async fn renew(&self, body: &[u8], host: &str, asked: &mut Asked) -> Result<EnrolmentAnswer, NotEnrolled> {

@@ -85,7 +85,7 @@ impl Tenancy {
         record.removed_sites.remove(&path.site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
+        if let Some(database) = links.database().await? {
             database.put_site(&tenant, &path.site).await.map_err(TenancyError::Rows)?;
         }
         self.tell_tenant(links, &record).await?;
@@ -120,6 +120,7 @@ impl Tenancy {
                 "`bulkhead up` runs poller {path} on this machine, with keys of its own: name another poller"
             )));
         }
+        self.refuse_bundled(&record, path)?;
         if self.settings.enrolment_urls.is_empty() {
             return Err(TenancyError::Invalid(format!(
                 "nobody says where devices enrol: write enrolment_urls = [\"https://host:port\"] into {} and run \
@@ -128,6 +129,27 @@ impl Tenancy {
             )));
         }
         Ok(record)
+    }
+
+    /// Where somebody enrols no bundle is written any more, so that pollers of a bundle would end with it.
+    fn refuse_bundled(&self, record: &TenantRecord, path: &PollerPath) -> Result<(), TenancyError> {
+        let place = |poller: &PollerName| PollerPath { poller: poller.clone(), ..path.clone() };
+        let pollers = record.sites.get(&path.site).into_iter().flat_map(|site| &site.pollers);
+        let bundled = pollers.filter(|(name, poller)| {
+            let is_of_bundle = !poller.is_enrolled && poller.standing == Standing::Active;
+            is_of_bundle && **name != path.poller && !self.runs_here(&place(name))
+        });
+        let bundled: Vec<&str> = bundled.map(|(name, _)| name.as_str()).collect();
+        if bundled.is_empty() {
+            return Ok(());
+        }
+        let site = &path.site;
+        Err(TenancyError::Invalid(format!(
+            "site {}/{site} has pollers of a bundle ({}), which could not be written anew beside one that has enrolled: say \
+             --to DIR to add this one to the bundle, remove those first, or name another site",
+            record.slug,
+            bundled.join(", ")
+        )))
     }
 
     fn give_token(&self, record: &TenantRecord, path: &PollerPath, life_s: i64) -> Result<GivenToken, TenancyError> {

@@ -56,6 +56,11 @@ pub enum TenancyError {
     #[error("the hub does not keep what the gatekeepers are told: say it again when its servers are there")]
     NotTold(#[source] StoreError),
     #[error(
+        "nobody is in {account} who is let in no more, and the gatekeepers that run know it; the hub does not keep it for \
+         others, because too few of its servers are there: `bulkhead push` once they are"
+    )]
+    NotKept { account: String, source: StoreError },
+    #[error(
         "the gatekeepers let somebody of {account} in no more, who is still connected: see whether a gatekeeper runs \
          (`bulkhead doctor`), and say it again"
     )]
@@ -184,6 +189,7 @@ impl TenancyError {
             Self::StillConnected { .. }
             | Self::StillIn { .. }
             | Self::NotTold(_)
+            | Self::NotKept { .. }
             | Self::NoBucket(_)
             | Self::NotProved { .. }
             | Self::NotGone { .. }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
 use bulkhead_bus::{AccountKey, TenantSlug};
 use bulkhead_claims::Claims;
-use bulkhead_identity::{GateBody, GateRecord, Withdrawal};
+use bulkhead_identity::{GateBody, GateRecord, GateSite, Withdrawal};
 use bulkhead_runtime::{Bus, Chain, eventually, now_ms};
 use bytes::Bytes;
 
@@ -128,9 +128,29 @@ impl Tenancy {
     /// When it cannot be signed, the hub does not take it, or somebody stays.
     pub async fn narrow(&self, links: &Links, name: &str) -> Result<(), TenancyError> {
         let account = self.account_named(name)?;
-        let Some(body) = self.gate_of(&account)? else { return Ok(()) };
-        self.tell(links, &account, &body).await?;
-        self.wait_until_gone(links, &account, &body).await
+        match self.gate_of(&account)? {
+            Some(body) => self.put_out(links, &account, &body).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The gatekeepers hear a record on its way to the bucket: without a quorum of servers it is not kept there, and nobody is
+    /// in any more all the same.
+    pub(super) async fn put_out(
+        &self,
+        links: &Links,
+        account: &AccountRecord,
+        body: &GateBody,
+    ) -> Result<(), TenancyError> {
+        let told = self.tell(links, account, body).await;
+        if !matches!(told, Ok(()) | Err(TenancyError::NotTold(_))) {
+            return told;
+        }
+        self.wait_until_gone(links, account, body).await?;
+        match told {
+            Err(TenancyError::NotTold(source)) => Err(TenancyError::NotKept { account: account.name.clone(), source }),
+            told => told,
+        }
     }
 
     pub(super) fn account_named(&self, name: &str) -> Result<AccountRecord, TenancyError> {
@@ -145,7 +165,7 @@ impl Tenancy {
     /// When it cannot be signed, or the hub does not take it.
     pub async fn tell(&self, links: &Links, account: &AccountRecord, body: &GateBody) -> Result<(), TenancyError> {
         let told = self.to_tell(account, body)?;
-        let gate = links.gate(&self.platform).await?;
+        let gate = links.gate().await?;
         self.put_keys(gate, account, &told).await?;
         put(gate, &GateKey::Record(account.key.clone()), told.record.into_bytes()).await
     }
@@ -196,7 +216,7 @@ impl Tenancy {
         accounts: &[&AccountRecord],
         progress: &dyn Fn(usize),
     ) -> Result<usize, TenancyError> {
-        let gate = links.gate(&self.platform).await?;
+        let gate = links.gate().await?;
         let (entries, _) = gate.watch_bucket(GATE_BUCKET, READ_LIMIT).await.map_err(TenancyError::Bucket)?;
         let held: BTreeMap<String, Bytes> =
             entries.into_iter().filter_map(|entry| Some((entry.key, entry.value?))).collect();
@@ -236,7 +256,7 @@ impl Tenancy {
     ) -> Result<(), TenancyError> {
         // First: whoever comes back after half of this is told anew.
         GateBook::new(&self.platform.layout).end(slug.as_str()).map_err(TenancyError::Gate)?;
-        let gate = links.gate(&self.platform).await?;
+        let gate = links.gate().await?;
         for key in [GateKey::Record(account.clone()), GateKey::Keys(account.clone())] {
             remove(gate, &key).await?;
         }
@@ -274,8 +294,7 @@ impl Tenancy {
         account: &AccountRecord,
         (now, wanted): (&GateBody, &GateBody),
     ) -> Result<Preview, TenancyError> {
-        let json = |body: &GateBody| serde_json::json!({ "gate": body });
-        let fields = field_differences(&json(wanted), &json(now));
+        let fields = field_differences(&shown(wanted), &shown(now));
         let record = read_body(account, wanted)?;
         let roles = |key: &str| record.keys.iter().find(|(_, known)| *known == key).map(|(role, _)| role.name());
         let open = links.connections(account.key.as_str()).await?;
@@ -286,6 +305,17 @@ impl Tenancy {
         });
         Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
     }
+}
+
+/// A record for people to read: what a site says nothing of would be no difference.
+fn shown(body: &GateBody) -> serde_json::Value {
+    let mut value = serde_json::json!({ "gate": body });
+    for (name, site) in &body.sites {
+        if *site == GateSite::default() {
+            value["gate"]["sites"][name] = "from anywhere".into();
+        }
+    }
+    value
 }
 
 async fn put(gate: &Bus, key: &GateKey, value: Vec<u8>) -> Result<(), TenancyError> {

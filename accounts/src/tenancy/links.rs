@@ -1,6 +1,7 @@
 //! What provisioning talks to: the hub's servers over SYS, and the database.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bulkhead_runtime::Bus;
@@ -20,15 +21,16 @@ use crate::up::Platform;
 /// For each account that is pushed together with others.
 const EACH_LIMIT: Duration = Duration::from_secs(15);
 
-/// Connections of one command.
+/// Connections of one command, each made when it is needed first.
 pub struct Links {
-    pub system: Bus,
-    /// `None` where the platform's settings name no database.
-    pub database: Option<Provisioning>,
     /// The servers that have to show a change.
     pub known: KnownServers,
     pushed: PushedTokens,
-    /// To AUTH; made when something is told there, because AUTH is not there before the first push.
+    platform: Platform,
+    database_url_file: Option<PathBuf>,
+    system: OnceCell<Bus>,
+    database: OnceCell<Option<Provisioning>>,
+    /// To AUTH, which is not there before the first push.
     gate: OnceCell<Bus>,
 }
 
@@ -51,21 +53,40 @@ pub struct Pushed {
 }
 
 impl Tenancy {
-    /// Connects to SYS and to the database.
+    /// Connects to SYS and to the database: for what is not to be begun while one of them is away.
     ///
     /// # Errors
     /// When one of them cannot be reached.
     pub async fn connect(&self) -> Result<Links, TenancyError> {
-        let system = async { self.platform.connect_system().await.map_err(TenancyError::Platform) };
-        let (system, database) = tokio::try_join!(system, self.connect_database())?;
-        Ok(self.link(system, database))
+        let links = self.links()?;
+        tokio::try_join!(links.system(), links.database())?;
+        Ok(links)
     }
 
-    /// Over connections that are there already.
-    #[must_use]
-    pub fn link(&self, system: Bus, database: Option<Provisioning>) -> Links {
-        let known = KnownServers::of(self.settings.hub_servers);
-        Links { system, database, known, pushed: PushedTokens::new(&self.platform.layout), gate: OnceCell::new() }
+    /// Connections that are made once they are needed: for what takes something away, which is written down first, whoever
+    /// is away.
+    ///
+    /// # Errors
+    /// When the platform's files cannot be read.
+    pub fn links(&self) -> Result<Links, TenancyError> {
+        Ok(Links {
+            known: KnownServers::of(self.settings.hub_servers),
+            pushed: PushedTokens::new(&self.platform.layout),
+            platform: self.platform.reopen().map_err(TenancyError::Platform)?,
+            database_url_file: self.settings.database_url_file.clone(),
+            system: OnceCell::new(),
+            database: OnceCell::new(),
+            gate: OnceCell::new(),
+        })
+    }
+
+    /// Over a connection to SYS that is there already, and without a database.
+    ///
+    /// # Errors
+    /// When the platform's files cannot be read.
+    pub fn link(&self, system: Bus) -> Result<Links, TenancyError> {
+        let (system, database) = (OnceCell::from(system), OnceCell::from(None));
+        Ok(Links { system, database, ..self.links()? })
     }
 
     /// Remembers what was put in force by other means, over whatever the servers held.
@@ -79,16 +100,6 @@ impl Tenancy {
         }
         Ok(())
     }
-
-    /// Connects to the database, if there is one.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
-    pub async fn connect_database(&self) -> Result<Option<Provisioning>, TenancyError> {
-        let Some(path) = &self.settings.database_url_file else { return Ok(None) };
-        let url = read_secret(path).map_err(TenancyError::DatabaseUrl)?;
-        Provisioning::connect(url.trim()).await.map(Some).map_err(TenancyError::Rows)
-    }
 }
 
 fn failed(account: &str) -> impl Fn(PushError) -> TenancyError {
@@ -97,12 +108,34 @@ fn failed(account: &str) -> impl Fn(PushError) -> TenancyError {
 }
 
 impl Links {
+    /// The connection over which servers are asked and told.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub async fn system(&self) -> Result<&Bus, TenancyError> {
+        let connect = || async { self.platform.connect_system().await.map_err(TenancyError::Platform) };
+        self.system.get_or_try_init(connect).await
+    }
+
+    /// The database; `None` where the platform's settings name none.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn database(&self) -> Result<Option<&Provisioning>, TenancyError> {
+        let connect = || async {
+            let Some(path) = &self.database_url_file else { return Ok(None) };
+            let url = read_secret(path).map_err(TenancyError::DatabaseUrl)?;
+            Provisioning::connect(url.trim()).await.map(Some).map_err(TenancyError::Rows)
+        };
+        self.database.get_or_try_init(connect).await.map(Option::as_ref)
+    }
+
     /// The connection over which gatekeepers are told something.
     ///
     /// # Errors
     /// When the hub does not admit us to AUTH.
-    pub async fn gate(&self, platform: &Platform) -> Result<&Bus, TenancyError> {
-        let connect = || async { platform.connect_gate().await.map_err(TenancyError::Platform) };
+    pub async fn gate(&self) -> Result<&Bus, TenancyError> {
+        let connect = || async { self.platform.connect_gate().await.map_err(TenancyError::Platform) };
         self.gate.get_or_try_init(connect).await
     }
 
@@ -111,14 +144,15 @@ impl Links {
     /// # Errors
     /// When a server refuses it, does not show it in time, or holds somebody else's change.
     pub async fn push(&self, account: &AccountRecord) -> Result<(), TenancyError> {
+        let system = self.system().await?;
         let begun = self.pushed.begin(&account.name, &account.token).map_err(TenancyError::File)?;
         let mut bases = begun.bases().into_iter();
-        let mut outcome = self.push_from(account, bases.next().unwrap_or(Base::Absent)).await;
+        let mut outcome = self.push_from(system, account, bases.next().unwrap_or(Base::Absent)).await;
         for base in bases {
             if !matches!(outcome, Err(PushError::Changed { .. })) {
                 break;
             }
-            outcome = self.push_from(account, base).await;
+            outcome = self.push_from(system, account, base).await;
         }
         self.settle(account, &begun, outcome.as_ref().err())?;
         outcome.map_err(failed(&account.name))
@@ -135,9 +169,9 @@ impl Links {
         settled.map_err(TenancyError::File)
     }
 
-    async fn push_from(&self, account: &AccountRecord, base: Base) -> Result<(), PushError> {
+    async fn push_from(&self, system: &Bus, account: &AccountRecord, base: Base) -> Result<(), PushError> {
         let order = Order { name: &account.name, account: &account.key, token: &account.token, base };
-        push_order(&self.system, &order, &self.known, Patience::default()).await.map(drop)
+        push_order(system, &order, &self.known, Patience::default()).await.map(drop)
     }
 
     /// Pushes many accounts, some at a time and each after those that it imports from; `progress` hears how many are done.
@@ -169,6 +203,7 @@ impl Links {
         overwrite: Overwrite,
         progress: &dyn Fn(usize),
     ) -> Result<Pushed, TenancyError> {
+        let system = self.system().await?;
         let begin = |account: &&AccountRecord| self.pushed.begin(&account.name, &account.token);
         let begun = accounts.iter().map(begin).collect::<Result<Vec<_>, _>>().map_err(TenancyError::File)?;
         let base_of = |begun: &Begun| match overwrite {
@@ -180,7 +215,7 @@ impl Links {
             let base = base_of(begun);
             orders.push(Order { name: &account.name, account: &account.key, token: &account.token, base });
         }
-        let done = push_many(&self.system, &orders, &self.known, EACH_LIMIT, progress).await;
+        let done = push_many(system, &orders, &self.known, EACH_LIMIT, progress).await;
         let mut done = done.map_err(TenancyError::NotAsked)?;
         for (account, begun) in accounts.iter().zip(&begun) {
             // One whose push was cut short before has two bases.
@@ -190,7 +225,7 @@ impl Links {
                 {
                     break;
                 }
-                if self.push_from(account, base).await.is_ok() {
+                if self.push_from(system, account, base).await.is_ok() {
                     done.failed.remove(&account.name);
                     done.in_force += 1;
                 }
@@ -205,7 +240,7 @@ impl Links {
     /// # Errors
     /// When the servers cannot be asked.
     pub async fn connections(&self, account: &str) -> Result<Vec<ConnectionFacts>, TenancyError> {
-        let all = connections(&self.system, Some(account), self.known.count()).await;
+        let all = connections(self.system().await?, Some(account), self.known.count()).await;
         all.map_err(TenancyError::NotAsked)
     }
 

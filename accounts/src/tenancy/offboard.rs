@@ -152,7 +152,7 @@ impl Tenancy {
     ) -> Result<DeletionReport, TenancyError> {
         let Some(account) = &record.account else { return Ok(DeletionReport::default()) };
         let signer = self.platform.operator.signer().map_err(TenancyError::Operator)?;
-        let report = ensure_stays_deleted(&links.system, account, signer.as_ref(), &links.known, watched).await;
+        let report = ensure_stays_deleted(links.system().await?, account, signer.as_ref(), &links.known, watched).await;
         let report = report.map_err(TenancyError::Deletion)?;
         if report.is_gone() {
             return Ok(report);
@@ -165,7 +165,7 @@ impl Tenancy {
         links: &Links,
         record: &TenantRecord,
     ) -> Result<BTreeMap<String, u64>, TenancyError> {
-        let Some(database) = &links.database else { return Ok(BTreeMap::new()) };
+        let Some(database) = links.database().await? else { return Ok(BTreeMap::new()) };
         let tenant = tenant_row(record, &self.plan_of(record)?);
         let Some(account) = &record.account else { return Ok(BTreeMap::new()) };
         if database.tenant_by_account(account).await.map_err(TenancyError::Rows)?.is_none() {

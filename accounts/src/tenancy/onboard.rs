@@ -163,7 +163,7 @@ impl Tenancy {
         record.account = Some(account.key.clone());
         act.step_with("account", json!({"account": account.key}), now).map_err(TenancyError::Journal)?;
         let proof = self.prepare_proof(&record)?;
-        if let Some(database) = &links.database {
+        if let Some(database) = links.database().await? {
             announce("writing the tenant to the database");
             let written = self.platform.write_tenant_row(database, &record, &plan, &account.key).await;
             written.map_err(TenancyError::Platform)?;
@@ -207,7 +207,7 @@ impl Tenancy {
     ) -> Result<(), TenancyError> {
         let issued = proof.0.await.expect("issuing a user does not panic");
         let (settings, _folder) = issued.map_err(TenancyError::Platform)?;
-        let outcome = probe(&links.system, &settings, account.key.as_str(), &links.known).await;
+        let outcome = probe(links.system().await?, &settings, account.key.as_str(), &links.known).await;
         if outcome.is_proved() { Ok(()) } else { Err(TenancyError::NotProved { slug: record.slug.clone(), outcome }) }
     }
 

@@ -10,7 +10,8 @@ impl Tenancy {
     /// # Errors
     /// [`TenancyError::UnknownKey`] names the servers.
     pub async fn check_trusted(&self, links: &Links, key: &str) -> Result<(), TenancyError> {
-        let servers = servers_without_key(&links.system, key, &links.known).await.map_err(TenancyError::NotAsked)?;
+        let servers =
+            servers_without_key(links.system().await?, key, &links.known).await.map_err(TenancyError::NotAsked)?;
         if servers.is_empty() { Ok(()) } else { Err(TenancyError::UnknownKey { key: key.to_owned(), servers }) }
     }
 
@@ -19,8 +20,9 @@ impl Tenancy {
     /// # Errors
     /// [`TenancyError::KeyHeld`] names the accounts, [`TenancyError::ServersAway`] the servers.
     pub async fn check_unused(&self, links: &Links, key: &str) -> Result<(), TenancyError> {
-        let there =
-            crate::resolver::servers(&links.system, links.known.count()).await.map_err(TenancyError::NotAsked)?;
+        let there = crate::resolver::servers(links.system().await?, links.known.count())
+            .await
+            .map_err(TenancyError::NotAsked)?;
         let away = links.known.absent(&there);
         if !away.is_empty() {
             return Err(TenancyError::ServersAway(away));
@@ -33,7 +35,9 @@ impl Tenancy {
             names.insert(account.key.to_string(), name);
         }
         let keys: Vec<String> = names.keys().cloned().collect();
-        let held = accounts_signed_by(&links.system, &keys, key, &links.known).await.map_err(TenancyError::NotAsked)?;
+        let held = accounts_signed_by(links.system().await?, &keys, key, &links.known)
+            .await
+            .map_err(TenancyError::NotAsked)?;
         let accounts: Vec<String> = held.iter().filter_map(|key| names.get(key).cloned()).collect();
         if accounts.is_empty() { Ok(()) } else { Err(TenancyError::KeyHeld { key: key.to_owned(), accounts }) }
     }

@@ -114,8 +114,24 @@ impl Tenancy {
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         self.records.write(&record).map_err(TenancyError::Record)?;
         self.void_all(&AuthorityName::Tenant(slug.clone()), &issued, &earlier)?;
+        self.journal.forget(Act::AddPerson, &format!("{slug}/{name}")).map_err(TenancyError::Journal)?;
         self.follow_tenant(links, &record).await?;
         act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Completes what was written down of people who were put out while the hub was away, once it is told everything.
+    ///
+    /// # Errors
+    /// When the hub cannot be told, or somebody stays.
+    pub async fn complete_revocations(&self, links: &Links) -> Result<(), TenancyError> {
+        for lines in self.journal.under_way().map_err(TenancyError::Journal)? {
+            let Some(first) = lines.first().filter(|line| line.act == Act::RevokePerson) else { continue };
+            let Some((account, _)) = first.about.split_once('/') else { continue };
+            self.narrow(links, account).await?;
+            let act = self.begin(Act::RevokePerson, &first.about, json!({}))?;
+            act.finish(json!({"completed_by": "push"}), self.now_s()).map_err(TenancyError::Journal)?;
+        }
+        Ok(())
     }
 
     /// Lets a person of the platform in; returns the profile's path.
@@ -134,7 +150,7 @@ impl Tenancy {
         if let Some(known) = known.filter(|known| known.standing == Standing::Active) {
             self.void_all(&AuthorityName::Platform, &known.issued, &known.earlier)?;
         }
-        self.follow_ops(links).await?;
+        self.narrow(links, OPS).await?;
         act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(path)
     }
@@ -151,7 +167,8 @@ impl Tenancy {
         let (issued, earlier) = (person.issued.clone(), person.earlier.clone());
         write_platform_people(&self.platform.layout, &people)?;
         self.void_all(&AuthorityName::Platform, &issued, &earlier)?;
-        self.follow_ops(links).await?;
+        self.journal.forget(Act::AddPerson, &format!("{OPS}/{name}")).map_err(TenancyError::Journal)?;
+        self.narrow(links, OPS).await?;
         act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)
     }
 
@@ -247,17 +264,9 @@ impl Tenancy {
 
     /// Tells the gatekeepers of a tenant as it is now, and waits until nobody is in who is let in no more.
     pub(super) async fn follow_tenant(&self, links: &Links, record: &TenantRecord) -> Result<(), TenancyError> {
-        let body = self.tell_tenant(links, record).await?;
-        self.wait_until_gone(links, &self.account_named(record.slug.as_str())?, &body).await
-    }
-
-    async fn follow_ops(&self, links: &Links) -> Result<(), TenancyError> {
-        let account = self.account_named(OPS)?;
-        self.tell_gate(links, &account).await?;
-        match self.gate_of(&account)? {
-            Some(body) => self.wait_until_gone(links, &account, &body).await,
-            None => Ok(()),
-        }
+        let account = self.account_named(record.slug.as_str())?;
+        let body = self.gate_of_tenant(record, &account)?;
+        self.put_out(links, &account, &body).await
     }
 }
 

@@ -61,8 +61,10 @@ impl Tenancy {
     /// # Errors
     /// When it is refused, or cannot be said now.
     pub fn check_renewal(&self, request: &RenewalRequest) -> Result<GrantedRenewal, NotEnrolled> {
-        let enrolee = Enrolee::parse(&request.poller)
-            .map_err(|error| Refused::new(Refusal::Unreadable, format!("{:?}: {error}", request.poller)))?;
+        let shown: String = request.poller.chars().take(100).collect();
+        let unreadable =
+            || Refused::new(Refusal::Unreadable, format!("{shown:?} is no poller: write tenant/site/poller"));
+        let enrolee = Enrolee::parse(&request.poller).map_err(|_| unreadable())?;
         let found = self.records.find(&enrolee.tenant).map_err(TenancyError::Record)?;
         let record = found.ok_or_else(|| not_current("there is no such tenant"))?;
         // Whoever is suspended may come back; what it gets opens nothing until then.

@@ -132,7 +132,7 @@ impl Tenancy {
             let watched = (book.key.as_str(), previous.as_str());
             // By credentials somebody would come back by the same key.
             let how = if account == SYSTEM || account == AUTH { Draining::Wait } else { Draining::Close };
-            let drained = drain(&links.system, watched, links.known.count(), (how, limit), progress).await;
+            let drained = drain(links.system().await?, watched, links.known.count(), (how, limit), progress).await;
             drained.map_err(|error: DrainError| TenancyError::NotDrained { role: role.name(), source: error })?;
         }
         let act =

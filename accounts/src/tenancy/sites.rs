@@ -140,11 +140,6 @@ impl Tenancy {
         }
         known_poller(&record, path)?;
         let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "revoked"}))?;
-        let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
-            let place = (&path.site, &path.poller);
-            database.set_poller_state(&tenant, place, PollerState::Revoked).await.map_err(TenancyError::Rows)?;
-        }
         if let Some(poller) = record.sites.get_mut(&path.site).and_then(|site| site.pollers.get_mut(&path.poller)) {
             poller.standing = Standing::Revoked;
             self.platform
@@ -153,8 +148,18 @@ impl Tenancy {
         }
         self.records.write(&record).map_err(TenancyError::Record)?;
         self.withdraw_tokens(path, "its poller was revoked")?;
+        // One of them away keeps the other from nothing.
+        let refused = self.refuse_poller(links, &record, path).await;
         self.follow_tenant(links, &record).await?;
+        refused?;
         act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    /// Core refuses what it signs.
+    async fn refuse_poller(&self, links: &Links, record: &TenantRecord, path: &PollerPath) -> Result<(), TenancyError> {
+        let Some(database) = links.database().await? else { return Ok(()) };
+        let (tenant, place) = (self.tenant_of(record)?, (&path.site, &path.poller));
+        database.set_poller_state(&tenant, place, PollerState::Revoked).await.map_err(TenancyError::Rows)
     }
 
     /// Takes a poller off the lists; what it has measured stays.
@@ -173,12 +178,6 @@ impl Tenancy {
         }
         known_poller(&record, path)?;
         let act = self.begin(Act::RemovePoller, &path.to_string(), json!({}))?;
-        let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
-            let removed = database.remove_poller(&tenant, &path.site, &path.poller).await;
-            removed.map_err(TenancyError::Rows)?;
-        }
-        self.destroy_batch_key(path)?;
         if let Some(site) = record.sites.get_mut(&path.site)
             && let Some(poller) = site.pollers.remove(&path.poller)
         {
@@ -186,9 +185,25 @@ impl Tenancy {
                 .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
                 .map_err(TenancyError::Platform)?;
         }
-        self.records.write(&record).map_err(TenancyError::Record)?;
+        // One of them away keeps the other from nothing.
+        let removed = self.remove_poller_rows(links, &record, path).await;
         self.follow_tenant(links, &record).await?;
+        removed?;
+        self.destroy_batch_key(path)?;
+        // Last: as long as the poller is in it, a removal that was cut short can be said again.
+        self.records.write(&record).map_err(TenancyError::Record)?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
+    }
+
+    async fn remove_poller_rows(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        path: &PollerPath,
+    ) -> Result<(), TenancyError> {
+        let Some(database) = links.database().await? else { return Ok(()) };
+        let tenant = self.tenant_of(record)?;
+        database.remove_poller(&tenant, &path.site, &path.poller).await.map_err(TenancyError::Rows)
     }
 
     /// Whether `bulkhead up` runs this poller.
@@ -215,7 +230,7 @@ impl Tenancy {
         self.check_sites(&record, &path.site)?;
         let act = self.begin(Act::AddSite, &path.to_string(), json!({}))?;
         let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
+        if let Some(database) = links.database().await? {
             database.put_site(&tenant, &path.site).await.map_err(TenancyError::Rows)?;
         }
         record.sites.entry(path.site.clone()).or_default();
@@ -250,7 +265,7 @@ impl Tenancy {
         record.removed_sites.insert(path.site.clone());
         self.follow_tenant(links, &record).await?;
         let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
+        if let Some(database) = links.database().await? {
             let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
             removed.map_err(TenancyError::Rows)?;
         }
@@ -336,7 +351,7 @@ impl Tenancy {
         record.removed_sites.remove(site);
         self.records.write(&record).map_err(TenancyError::Record)?;
         let tenant = self.tenant_of(&record)?;
-        if let Some(database) = &links.database {
+        if let Some(database) = links.database().await? {
             database.put_site(&tenant, site).await.map_err(TenancyError::Rows)?;
             for poller in &made.manifest.pollers {
                 let put = database.put_poller(&tenant, site, &poller.poller, &poller.batch_key).await;

@@ -148,7 +148,7 @@ impl Tenancy {
     }
 
     pub(super) async fn write_row(&self, links: &Links, record: &TenantRecord) -> Result<(), TenancyError> {
-        let (Some(database), Some(account)) = (&links.database, &record.account) else { return Ok(()) };
+        let (Some(database), Some(account)) = (links.database().await?, &record.account) else { return Ok(()) };
         let plan = self.plan_of(record)?;
         let written = self.platform.write_tenant_row(database, record, &plan, account).await;
         written.map(|_| ()).map_err(TenancyError::Platform)
@@ -160,7 +160,7 @@ impl Tenancy {
         record: &TenantRecord,
         state: TenantState,
     ) -> Result<(), TenancyError> {
-        let Some(database) = &links.database else { return Ok(()) };
+        let Some(database) = links.database().await? else { return Ok(()) };
         let tenant = tenant_row(record, &self.plan_of(record)?);
         database.set_tenant_state(&tenant, state).await.map(|_| ()).map_err(TenancyError::Rows)
     }

@@ -79,8 +79,8 @@ impl Starter<'_> {
         let in_force = accounts.all().chain([&system_account]);
         tenancy.remember_pushed(in_force).map_err(DeploymentError::tenancy)?;
         (self.announce)("starting the gatekeepers");
-        let links = tenancy.link(system.clone(), None);
-        let gate = links.gate(platform).await.map_err(DeploymentError::tenancy)?;
+        let links = tenancy.link(system.clone()).map_err(DeploymentError::tenancy)?;
+        let gate = links.gate().await.map_err(DeploymentError::tenancy)?;
         ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
         let told: Vec<_> = accounts.all().collect();
         tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;

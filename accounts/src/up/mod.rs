@@ -43,7 +43,7 @@ pub use ports::{PortError, free_port};
 pub use postgres::{Postgres, PostgresError, SUPERUSER as POSTGRES_SUPERUSER, database_folder};
 pub use preview::Source;
 pub use rebuild::{Rebuild, RebuiltDatabase, RebuiltHub, unfinished_restore};
-pub use site::{DeviceKeys, Site, leaf_config, leaf_users};
+pub use site::{DeviceKeys, KEPT, Site, leaf_config, leaf_users};
 pub(crate) use site::{
     EndKeys, LeafSettings, SiteError, SiteMaker, SitePlace, ensure_batch_key, keeper, order_for, poller_folder,
 };

@@ -60,7 +60,7 @@ pub enum PlatformError {
     Gate(#[source] GateError),
     #[error("push claims")]
     Push(#[source] PushError),
-    #[error("the hub did not admit {0}")]
+    #[error("the hub cannot be reached, or does not admit {0}")]
     Admit(&'static str, #[source] LimitReached),
     #[error("the servers of the hub do not find each other")]
     Apart(#[source] LimitReached),

@@ -118,8 +118,8 @@ impl RebuiltDatabase {
         let system = while_running(children(&mut hub), platform.connect_hub(size)).await?;
         let accounts = all_accounts(platform)?;
         while_running(children(&mut hub), push_all(&accounts, &system, size)).await?;
-        let links = tenancy.link(system.clone(), None);
-        let gate = links.gate(platform).await.map_err(DeploymentError::tenancy)?;
+        let links = tenancy.link(system.clone()).map_err(DeploymentError::tenancy)?;
+        let gate = links.gate().await.map_err(DeploymentError::tenancy)?;
         ensure_gate(gate, size).await.map_err(DeploymentError::tenancy)?;
         let told: Vec<&AccountRecord> = accounts.iter().collect();
         tenancy.tell_gate_all(&links, &told, &|_| {}).await.map_err(DeploymentError::tenancy)?;
@@ -158,7 +158,7 @@ impl RebuiltHub {
         remember_people(&self.layout, &people, now).map_err(DeploymentError::tenancy)?;
         let places: Vec<HubPlace> = self.hub.iter().map(|server| server.place).collect();
         let tenancy = open_tenancy(&self.layout, &places, self.size)?;
-        let links = tenancy.link(self.system.clone(), None);
+        let links = tenancy.link(self.system.clone()).map_err(DeploymentError::tenancy)?;
         let ops = tenancy.platform.operator.account(OPS).map_err(DeploymentError::Operator)?;
         if let Some(ops) = ops {
             tenancy.tell_gate(&links, &ops).await.map_err(DeploymentError::tenancy)?;

@@ -19,7 +19,7 @@ use crate::nats_config::{LeafConfig, LeafUser, RenderError};
 use crate::tenancy::Issued;
 
 /// What is spoken on a leaf and is not for the hub, nor from it.
-const KEPT: [&str; 4] = ["results.>", "$JS.>", "$KV.>", "$SYS.>"];
+pub const KEPT: [&str; 4] = ["results.>", "$JS.>", "$KV.>", "$SYS.>"];
 /// Says whether the leaf links to the hub; its poller turns the link off and on (ADR 14).
 pub(super) const LINK_FILE: &str = "link/remote.conf";
 const LINK_ON: &str = "disabled: false\n";

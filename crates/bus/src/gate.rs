@@ -16,6 +16,8 @@ pub const SERVER_XKEY: &str = "Nats-Server-Xkey";
 
 /// What the gatekeeper knows: for each account a signed record and its sealed keys.
 pub const GATE_BUCKET: &str = "GATE";
+/// Where records are said on their way to the bucket: whoever listens hears them, whether the bucket takes them or not.
+pub const SAID_RECORDS: &str = "$KV.GATE.*.record";
 /// What the gatekeeper has decided, for audit.
 pub const DECISIONS: &str = "DECISIONS";
 
@@ -44,6 +46,12 @@ impl GateKey {
         match self {
             Self::Record(account) | Self::Keys(account) => account,
         }
+    }
+
+    /// Reads the subject on which an entry of the bucket is said.
+    #[must_use]
+    pub fn of_subject(subject: &str) -> Option<Self> {
+        Self::parse(subject.strip_prefix("$KV.")?.strip_prefix(GATE_BUCKET)?.strip_prefix('.')?)
     }
 
     /// Reads what [`GateKey::text`] writes.
@@ -88,6 +96,9 @@ mod tests {
     fn keys_are_read_as_they_are_written_and_nothing_else_is() {
         let account: AccountKey = nkeys::KeyPair::new_account().public_key().parse().unwrap();
         for key in [GateKey::Record(account.clone()), GateKey::Keys(account.clone())] {
+            let subject = format!("$KV.{GATE_BUCKET}.{}", key.text());
+            assert_eq!(GateKey::of_subject(&subject).as_ref(), Some(&key));
+            assert_eq!(GateKey::of_subject(&subject.replace(GATE_BUCKET, "GATES")), None);
             assert_eq!(GateKey::parse(&key.text()), Some(key));
         }
         for text in ["", "record", "a.record", &format!("{account}.other"), &format!("{account}.record.x")] {

@@ -1,6 +1,8 @@
 //! What provisioning writes of tenants. Everything can be said twice with the same effect, and nothing takes longer the more
 //! tenants there are.
 
+use std::time::Duration;
+
 use bulkhead_bus::{AccountKey, PollerName, SiteName, Tenant, TenantId, TenantSlug};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -49,6 +51,8 @@ pub struct TenantNote {
     pub plan_version: Option<u32>,
 }
 
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
 pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> ProvisioningError {
     move |source| ProvisioningError::Sql { action, source }
 }
@@ -68,12 +72,14 @@ impl Provisioning {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, ProvisioningError> {
-        let options = PgPoolOptions::new().max_connections(CONNECTIONS).after_connect(|connection, _| {
-            Box::pin(async move {
-                // The login role inherits nothing: what it does, it does as the owner, under forced row security.
-                sqlx::query("set role bulkhead_owner").execute(connection).await.map(|_| ())
-            })
-        });
+        let options = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
+            |connection, _| {
+                Box::pin(async move {
+                    // The login role inherits nothing: what it does, it does as the owner, under forced row security.
+                    sqlx::query("set role bulkhead_owner").execute(connection).await.map(|_| ())
+                })
+            },
+        );
         let pool = options.connect(url).await.map_err(failed("connect to the database"))?;
         Ok(Self { pool })
     }

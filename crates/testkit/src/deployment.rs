@@ -428,7 +428,7 @@ impl TestDeployment {
         if signed.role_key(role).is_none() {
             signed = self.add_witness_role(account, role).await?;
         }
-        let links = tenancy.link(self.up.system.clone(), None);
+        let links = tenancy.link(self.up.system.clone()).context("open the platform")?;
         let mut body = tenancy.gate_of(&signed)?.with_context(|| format!("{account} has no gate"))?;
         body.people.insert(name.clone(), role.name().to_owned());
         tenancy.tell(&links, &signed, &body).await.context("tell the gatekeepers of the witness")?;

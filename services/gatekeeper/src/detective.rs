@@ -134,7 +134,8 @@ impl Detective {
     }
 
     /// Looks at everybody in an account whose record admits less than before, at once, until `stop`. Every replica does: a
-    /// connection that another one is just letting in by what it knew is seen by that one.
+    /// connection that another one is just letting in by what it knew is seen by that one. That record is judged by whether
+    /// the bucket is watched or not: it has just come, and signed.
     ///
     /// # Errors
     /// Never: whom a silent server hides is found by a sweep.
@@ -179,7 +180,7 @@ impl Detective {
                 false => self.rows_of(&answer.server, json!({ "auth": true, "acc": account })).await,
             };
             for row in rows.unwrap_or_default() {
-                if let Some(finding) = self.judge(&row) {
+                if let Some(finding) = self.judge_by_what_is_known(&row) {
                     self.act(&answer.server, &row, finding).await;
                 }
             }
@@ -269,9 +270,13 @@ impl Detective {
 
     /// What is wrong with a connection by what is known now. By what may be old nobody is judged.
     fn judge(&self, row: &Row) -> Option<Finding> {
+        let is_current = self.known.read().expect("no holder panics").is_current;
+        is_current.then(|| self.judge_by_what_is_known(row)).flatten()
+    }
+
+    fn judge_by_what_is_known(&self, row: &Row) -> Option<Finding> {
         let known = self.known.read().expect("no holder panics");
-        let finding = known.is_current.then(|| judge(row, &known.gate, known.trust.roots.keys(), &self.direct));
-        finding.flatten()
+        judge(row, &known.gate, known.trust.roots.keys(), &self.direct)
     }
 
     /// Whether the platform vouches for ourselves: a gatekeeper that was not given a new certificate after a rotation must not

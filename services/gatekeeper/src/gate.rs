@@ -98,6 +98,14 @@ impl Gate {
         self.members.is_empty()
     }
 
+    /// Whether an account is known together with all keys that this record of it names.
+    #[must_use]
+    pub fn has_keys_for(&self, account: &AccountKey, value: &[u8], signers: &BTreeSet<String>) -> bool {
+        let record = std::str::from_utf8(value).ok().and_then(|token| read_gate_record(token, signers).ok());
+        let both = record.zip(self.members.get(account));
+        both.is_some_and(|(record, member)| record.keys.values().all(|key| member.keys.contains_key(key)))
+    }
+
     /// Takes a record. The same once more is taken again, and changes nothing. Says whether somebody whom the one before
     /// admitted may not be admitted any more.
     ///

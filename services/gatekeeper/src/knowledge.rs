@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::AccountKey;
-use bulkhead_bus::gate::{GATE_BUCKET, GateKey};
+use bulkhead_bus::gate::{GATE_BUCKET, GateKey, SAID_RECORDS};
 use bulkhead_claims::{Claims, OperatorBody, SealingKey, decode};
 use bulkhead_identity::{TrustDomain, TrustedRoots, read_gate_record};
-use bulkhead_runtime::{Backoff, BucketEntry, Bus, Chain, Heart, Stop, Trouble};
+use bulkhead_runtime::{Backoff, Bus, Chain, Heart, Stop, Trouble};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -64,6 +64,8 @@ pub struct Knowledge {
     /// The bucket is to be read anew.
     again: Notify,
     refused: Mutex<BTreeMap<String, Bytes>>,
+    /// Whoever takes something keeps it before another one takes what is newer.
+    taking: tokio::sync::Mutex<()>,
     /// Accounts whose records admit less than before: somebody may be in who would not be let in now.
     narrowed: mpsc::UnboundedSender<AccountKey>,
 }
@@ -108,7 +110,8 @@ impl Knowledge {
         let (read, again) = (watch::Sender::new(false), Notify::new());
         let known = Arc::new(RwLock::new(known));
         let (narrowed, narrowings) = mpsc::unbounded_channel();
-        let knowledge = Self { known, files, copy, own, metrics, read, again, refused: Mutex::default(), narrowed };
+        let (refused, taking) = (Mutex::default(), tokio::sync::Mutex::default());
+        let knowledge = Self { known, files, copy, own, metrics, read, again, refused, taking, narrowed };
         for (account, value) in found.gone {
             let mut known = knowledge.known.write().expect("no holder panics");
             let token = std::str::from_utf8(&value).ok();
@@ -191,16 +194,17 @@ impl Knowledge {
     }
 
     /// Takes entries of the bucket, and keeps them for the next start.
-    async fn take_all(&self, entries: Vec<BucketEntry>) {
+    async fn take_all(&self, entries: impl IntoIterator<Item = (String, Option<Bytes>)>) {
+        let _taking = self.taking.lock().await;
         let mut kept = Vec::new();
-        for entry in entries {
-            let Some(key) = GateKey::parse(&entry.key) else {
+        for (name, value) in entries {
+            let Some(key) = GateKey::parse(&name) else {
                 add(&self.metrics.records_refused, 1);
-                warn!(key = entry.key, "the gate's bucket has a key that means nothing");
+                warn!(key = name, "the gate's bucket has a key that means nothing");
                 continue;
             };
-            if self.take(&key, entry.value.clone()) {
-                kept.push((key, entry.value));
+            if self.take(&key, value.clone()) {
+                kept.push((key, value));
             }
         }
         kept.extend(self.take_refused());
@@ -275,7 +279,7 @@ impl Knowledge {
         let mut losses = bus.losses();
         losses.mark_unchanged();
         let (entries, mut watch) = bus.watch_bucket(GATE_BUCKET, READ_LIMIT).await?;
-        self.take_all(entries).await;
+        self.take_all(entries.into_iter().map(|entry| (entry.key, entry.value))).await;
         self.set_current(true);
         self.read.send_replace(true);
         trouble.end();
@@ -286,7 +290,33 @@ impl Knowledge {
                 Ok(()) = losses.changed() => anyhow::bail!("the connection was lost"),
                 () = self.again.notified() => return Ok(()),
             };
-            self.take_all(vec![entry]).await;
+            self.take_all([(entry.key, entry.value)]).await;
+        }
+    }
+
+    /// Hears records on their way to the bucket, until `stop`: of an account that is known here, what is said counts at once,
+    /// and also while the bucket takes nothing. Without a quorum of servers somebody is put out like that, and stays so.
+    ///
+    /// # Errors
+    /// When they cannot be listened for.
+    pub async fn hear(&self, bus: Bus, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+        let mut said = bus.listen(SAID_RECORDS).await?;
+        loop {
+            let message = tokio::select! {
+                message = heart.while_waiting(said.next()) => message,
+                () = stop.cancelled() => return Ok(()),
+            };
+            // A removal has no body: of that, and of accounts and keys that are new, only the bucket tells.
+            let Some(key) = GateKey::of_subject(&message.subject).filter(|_| !message.body.is_empty()) else {
+                continue;
+            };
+            let can_take = {
+                let known = self.known.read().expect("no holder panics");
+                known.gate.has_keys_for(key.account(), &message.body, &known.signers)
+            };
+            if can_take {
+                self.take_all([(key.text(), Some(message.body))]).await;
+            }
         }
     }
 
@@ -309,6 +339,7 @@ impl Knowledge {
                     trouble.end();
                     if self.trust(trust, signers) {
                         info!("the operator has other signing keys: reading all records again");
+                        let _taking = self.taking.lock().await;
                         let taken = self.take_refused();
                         self.count();
                         self.keep(taken).await;

@@ -137,6 +137,9 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     let (following, heart, end) = (Arc::clone(&knowledge), beat("bucket"), stop.clone());
     let watching = bus.clone();
     tasks.spawn("bucket", async move { following.follow(watching, heart, end).await });
+    let (hearing, heart, end) = (Arc::clone(&knowledge), beat("records"), stop.clone());
+    let listening = bus.clone();
+    tasks.spawn("records", async move { hearing.hear(listening, heart, end).await });
     let (following, heart, end) = (Arc::clone(&knowledge), beat("files"), stop.clone());
     tasks.spawn("files", async move { following.follow_files(heart, end).await });
     let (heart, end) = (beat("spool"), stop.clone());

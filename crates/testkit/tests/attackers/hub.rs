@@ -67,7 +67,7 @@ pub(crate) async fn start_server(folder: &Path, name: &str, config: &str, line: 
 }
 
 /// The address in a line such as `Listening for leafnode connections on 127.0.0.1:43210`.
-fn listener(log: &str, what: &str) -> SocketAddr {
+pub(crate) fn listener(log: &str, what: &str) -> SocketAddr {
     let text = format!("Listening for {what} connections on ");
     let line = log.lines().find(|line| line.contains(&text));
     let line = line.unwrap_or_else(|| panic!("no {what} listener in\n{log}"));

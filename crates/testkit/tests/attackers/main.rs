@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test, in shared steps too")]
 
 mod hub;
+mod link;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -170,7 +171,7 @@ async fn only_a_certificate_of_the_route_root_joins_the_hubs() {
 }
 
 /// The product's own leaf configuration, looking for its hub at `hub_url`.
-fn leaf_config(hub: &Hub, leaf: &Identity, hub_url: String) -> LeafConfig {
+pub(crate) fn leaf_config(hub: &Hub, leaf: &Identity, hub_url: String) -> LeafConfig {
     let CertificatePair { cert_file, key_file } = leaf.certificate.clone().unwrap();
     let tenant = ACME.parse().unwrap();
     LeafConfig {

@@ -23,12 +23,12 @@ const AGAIN_MOST: Duration = Duration::from_secs(10);
 pub(crate) enum AskError {
     #[error("use the platform's root")]
     Tls(#[source] rustls::Error),
-    #[error("proxy {proxy:?} cannot be used: write http://host:port")]
-    Proxy { proxy: String, source: reqwest::Error },
+    #[error("proxy {proxy:?} cannot be used ({why}): write http://host:port")]
+    Proxy { proxy: String, why: String },
     #[error("make a client")]
     Client(#[source] reqwest::Error),
-    #[error("{urls} did not answer for {}: {last}; say it again, the same token and folder go on", minutes(.limit))]
-    Away { urls: String, limit: Duration, last: String },
+    #[error("{urls} did not answer{} for {}: {last}; say it again, the same token and folder go on", through(.proxy), minutes(.limit))]
+    Away { urls: String, proxy: Option<String>, limit: Duration, last: String },
     #[error(
         "who answers at {url} is not who is expected ({why}): ask your operator for a new token, and for what stands between"
     )]
@@ -43,10 +43,25 @@ fn minutes(limit: &Duration) -> String {
     format!("{} s", limit.as_secs())
 }
 
+fn through(proxy: &Option<String>) -> String {
+    proxy.as_ref().map_or_else(String::new, |proxy| format!(" through proxy {proxy}"))
+}
+
+/// A host that is named without its scheme would be looked for, and in vain.
+fn proxy_of(text: &str) -> Result<Proxy, AskError> {
+    let bad = |why: String| AskError::Proxy { proxy: text.chars().take(100).collect(), why };
+    let url = reqwest::Url::parse(text).map_err(|error| bad(error.to_string()))?;
+    if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
+        return Err(bad(format!("{:?} is no scheme of a proxy", url.scheme())));
+    }
+    Proxy::https(url).map_err(|error| bad(Chain(&error).to_string()))
+}
+
 /// Who answers devices, as one of them reaches it.
 pub(crate) struct DeskClient {
     client: Client,
     urls: Vec<String>,
+    proxy: Option<String>,
 }
 
 /// What one attempt came to.
@@ -108,10 +123,10 @@ impl DeskClient {
             .connect_timeout(CONNECT_LIMIT)
             .timeout(ANSWER_LIMIT);
         if let Some(proxy) = proxy {
-            let bad = |source| AskError::Proxy { proxy: proxy.to_owned(), source };
-            client = client.proxy(Proxy::https(proxy).map_err(bad)?);
+            client = client.proxy(proxy_of(proxy)?);
         }
-        Ok(Self { client: client.build().map_err(AskError::Client)?, urls: urls.to_vec() })
+        let client = client.build().map_err(AskError::Client)?;
+        Ok(Self { client, urls: urls.to_vec(), proxy: proxy.map(str::to_owned) })
     }
 
     /// Asks each URL in turn until one answers; `tell` hears why it is tried again.
@@ -151,6 +166,6 @@ impl DeskClient {
             tell(&format!("trying again: {last}"));
             backoff.pause().await;
         }
-        Err(AskError::Away { urls: self.urls.join(", "), limit: PATIENCE, last })
+        Err(AskError::Away { urls: self.urls.join(", "), proxy: self.proxy.clone(), limit: PATIENCE, last })
     }
 }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use bulkhead_identity::{ENROL_PATH, Enrolee, EnrolmentClaims, TokenError};
 use bulkhead_runtime::Chain;
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -33,13 +33,13 @@ const HELP: &str = "Examples:\n  bulkhead-poller enroll --token-file p1.token\n 
 
 /// Make this machine's keys and get its certificates.
 #[derive(Debug, Parser)]
-#[command(name = "bulkhead-poller enroll", after_help = HELP)]
+#[command(name = "bulkhead-poller enroll", bin_name = "bulkhead-poller enroll", after_help = HELP)]
+#[command(group(ArgGroup::new("given").required(true).args(["token", "token_file"])))]
 struct Args {
     /// What `bulkhead poller add` has printed. On a command line others of this machine see it: --token-file hides it.
-    #[arg(required_unless_present = "token_file")]
     token: Option<String>,
     /// Read the token from this file; - is the standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The site's folder. Another poller of the same site may be there already [default: /etc/bulkhead/<tenant>/<site>].
     #[arg(long, value_name = "DIR")]
@@ -139,14 +139,15 @@ async fn enroll(args: &Args) -> Result<(), EnrollError> {
     let to = args.to.clone().unwrap_or_else(|| {
         ["/etc/bulkhead", enrolee.tenant.as_str(), enrolee.site.as_str()].iter().collect::<PathBuf>()
     });
+    let root = claims.root_certificate().map_err(EnrollError::Token)?;
+    let desk = DeskClient::new(&claims.urls, vec![root], args.proxy.as_deref()).map_err(EnrollError::Ask)?;
+    // Nothing is made before what was said is known to be good.
     let folder = folder::open(&to, &enrolee).map_err(EnrollError::Folder)?;
     let keys = keys::DeviceKeys::ensure(&folder, &enrolee, &domain, args.new_keys).map_err(EnrollError::Keys)?;
     let request = keys.request(&token, &enrolee, &domain, folder.pollers_beside()).map_err(EnrollError::Keys)?;
     if !args.json {
         tell(&format!("asking {} for certificates of {enrolee}", claims.urls.join(", ")));
     }
-    let root = claims.root_certificate().map_err(EnrollError::Token)?;
-    let desk = DeskClient::new(&claims.urls, vec![root], args.proxy.as_deref()).map_err(EnrollError::Ask)?;
     let answer = desk.post(ENROL_PATH, &request, &tell).await.map_err(EnrollError::Ask)?;
     place::place(&folder, &answer, &enrolee, &keys).map_err(EnrollError::Place)?;
     say(&folder.path, &enrolee, answer.ends_at, args.json);

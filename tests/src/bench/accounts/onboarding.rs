@@ -140,7 +140,7 @@ async fn send_first_batch(town: &Town, record: &TenantRecord) -> anyhow::Result<
 }
 
 async fn register(town: &Town, tenant: &Tenant, key: &KeyPair) -> anyhow::Result<()> {
-    let database = town.links.database.as_ref().context("a deployment has a database")?;
+    let database = town.links.database().await?.context("a deployment has a database")?;
     let (site, poller) = (SITE.parse()?, POLLER.parse()?);
     database.put_site(tenant, &site).await.context("write a site")?;
     database.put_poller(tenant, &site, &poller, &key.public_key().parse()?).await.context("write a poller")

@@ -86,7 +86,7 @@ impl Town {
             let account = tenancy.render(&record).context("render a tenant")?;
             record.account = Some(account.key.clone());
             tenancy.records.write(&record).context("write a record")?;
-            if let Some(database) = &self.links.database {
+            if let Some(database) = self.links.database().await? {
                 platform.write_tenant_row(database, &record, &plan, &account.key).await.context("write a row")?;
             }
             accounts.push(account);

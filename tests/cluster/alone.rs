@@ -1,0 +1,43 @@
+//! One server of three is left: nothing is kept any more, and whoever is put out is out all the same.
+
+use anyhow::Context;
+use bulkhead_testkit::deployment::LIMIT;
+use bulkhead_testkit::{RawClient, TestDeployment};
+use bulkhead_tests::operator::Operator;
+
+const TENANTS: [&str; 2] = ["acme-corp enterprise oslo/p1", "xyz-inc free lima/p1"];
+const REVOKE: [&str; 4] = ["tenant", "user", "revoke", "xyz-inc"];
+
+async fn enter(deployment: &TestDeployment, person: &str) -> anyhow::Result<RawClient> {
+    let identity = deployment.person_identity(person)?;
+    let client = RawClient::connect(&deployment.hub_servers()[0], &identity).await?;
+    client.flush().await?;
+    Ok(client)
+}
+
+#[tokio::test]
+async fn a_person_is_put_out_without_a_quorum_and_stays_out() -> anyhow::Result<()> {
+    let mut deployment = TestDeployment::start_cluster(&TENANTS).await?;
+    let (admin, other) = (enter(&deployment, "xyz-inc-admin").await?, enter(&deployment, "acme-corp-admin").await?);
+    for number in [2, 3] {
+        deployment.hub_server(number)?.child.kill()?;
+    }
+    let revoke = [&REVOKE[..], &["admin"]].concat();
+    let (_, said) = Operator { home: deployment.home() }.expect(5, &revoke).await?;
+    anyhow::ensure!(said.contains("nobody is in xyz-inc who is let in no more"), "{said}");
+    admin.wait_closed(LIMIT).await.context("a person who was put out")?;
+    anyhow::ensure!(enter(&deployment, "xyz-inc-admin").await.is_err(), "whoever was put out is in again");
+    // Control: nobody else is concerned.
+    other.flush().await.context("another tenant's person")?;
+    enter(&deployment, "acme-corp-admin").await.context("the same person once more")?;
+    for number in [2, 3] {
+        deployment.up.restart_hub_server(number)?;
+    }
+    deployment.up.wait_until_replicas_current().await.context("wait for the servers that came back")?;
+    let (_, said) = Operator { home: deployment.home() }.expect(0, &["push"]).await?;
+    anyhow::ensure!(said.contains("revoke-person of xyz-inc/admin was begun"), "{said}");
+    let (_, said) = Operator { home: deployment.home() }.expect(0, &["tenant", "list"]).await?;
+    anyhow::ensure!(said.is_empty(), "it is not done: {said}");
+    anyhow::ensure!(enter(&deployment, "xyz-inc-admin").await.is_err(), "the push let somebody in");
+    deployment.stop().await
+}
