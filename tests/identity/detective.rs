@@ -1,9 +1,10 @@
 //! What certificates do not decide about is looked at: SYS and AUTH, which credentials open, and whoever got in by another way.
 
+use anyhow::{Context, ensure};
 use bulkhead_accounts::certificates::ClientIdentity;
 use bulkhead_bus::Role;
 
-use crate::entering::{leaf, poller};
+use crate::entering::{leaf, poller, soon_in};
 use crate::hub::{ACME, GateHub, LIMIT, Weakness, XYZ};
 
 #[tokio::test]
@@ -37,6 +38,45 @@ async fn the_platforms_own_credentials_with_a_tenants_certificate_are_thrown_out
         client.flush().await?;
         assert!(!client.is_closed(), "{account}");
     }
+    Ok(())
+}
+
+/// Whoever holds the key has attacked: the certificate opens nothing any more, and its owner comes in by another one.
+#[tokio::test]
+async fn a_certificate_that_is_found_where_it_does_not_belong_opens_nothing_any_more() -> anyhow::Result<()> {
+    let mut hub = GateHub::start(2).await?;
+    // A sweep that happens to come by would hide that nothing else looks.
+    hub.until_swept().await?;
+    let stolen = hub.certificate(&poller(XYZ, "oslo", "p1"))?;
+    let inside = soon_in(&hub, &stolen).await?;
+    let (own, neighbour) =
+        (hub.certificate(&poller(XYZ, "oslo", "p1"))?, hub.certificate(&poller(ACME, "oslo", "p1"))?);
+    let beside = soon_in(&hub, &own).await?;
+    let creds = hub.credentials("sys", Role::SystemOperator, "somebody")?;
+    let attack = hub.connect(&stolen.clone().with_creds(creds)).await;
+    inside.wait_closed(LIMIT).await.context("whoever is in by it")?;
+    drop(attack);
+    hub.decided("what is said of it", |one| one.detail.contains("let in nowhere for a day")).await?;
+    // Both replicas have heard of it, and both remember.
+    for _ in 0..2 {
+        for _ in 0..8 {
+            ensure!(hub.connect(&stolen).await.is_err(), "it opens its own account");
+            hub.connect(&own).await.context("another certificate of the same poller")?;
+            hub.connect(&neighbour).await.context("another tenant")?;
+        }
+        for gatekeeper in &mut hub.gatekeepers {
+            gatekeeper.kill()?;
+        }
+        hub.gatekeepers.clear();
+        for number in [1, 2] {
+            hub.start_gatekeeper(number).await?;
+        }
+        soon_in(&hub, &own).await?;
+    }
+    let refused = hub.decided("a refusal", |one| one.outcome == "barred" && one.account.is_none()).await?;
+    ensure!(refused.expected.as_deref() == Some(XYZ), "{refused:?}");
+    beside.flush().await?;
+    ensure!(!beside.is_closed(), "somebody else was closed");
     Ok(())
 }
 

@@ -82,6 +82,15 @@ pub fn probe_subject(gatekeeper: &str) -> String {
     format!("probe.{gatekeeper}")
 }
 
+/// Where replicas hear which certificates are let in nowhere any more.
+pub const BARRED: &str = "barred.*";
+
+/// Where a replica says that a certificate is let in nowhere any more.
+#[must_use]
+pub fn barred_subject(gatekeeper: &str) -> String {
+    format!("barred.{gatekeeper}")
+}
+
 /// The streams behind bucket and decisions, whose subjects they are.
 #[must_use]
 pub fn gate_stream() -> String {

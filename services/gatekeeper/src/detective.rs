@@ -21,7 +21,8 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::judge::{DirectAccounts, Row, judge, may_be_behind, withdrawal};
+use crate::barred::Barred;
+use crate::judge::{DirectAccounts, Row, judge, may_be_behind, owners, withdrawal};
 use crate::knowledge::Known;
 use crate::ledger::Ledger;
 use crate::metrics::{Finding, Metrics, add};
@@ -85,6 +86,11 @@ pub struct Detective {
     /// A PEM file: our own, with its intermediate.
     pub own_certificate: PathBuf,
     pub ledger: Arc<Ledger>,
+    /// Certificates that are let in nowhere, and the connection to AUTH over which replicas hear of them.
+    pub barred: Arc<Barred>,
+    pub bus: Bus,
+    /// Accounts in which everybody is to be looked at.
+    pub reviews: mpsc::UnboundedSender<AccountKey>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -276,7 +282,27 @@ impl Detective {
 
     fn judge_by_what_is_known(&self, row: &Row) -> Option<Finding> {
         let known = self.known.read().expect("no holder panics");
-        judge(row, &known.gate, known.trust.roots.keys(), &self.direct)
+        let finding = judge(row, &known.gate, known.trust.roots.keys(), &self.direct);
+        let is_direct = row.account == self.direct.auth || row.account == self.direct.system;
+        finding.or_else(|| (!is_direct && self.is_barred(row)).then_some(Finding::Barred))
+    }
+
+    fn is_barred(&self, row: &Row) -> bool {
+        row.tls_peer_certs.first().is_some_and(|own| self.barred.has(&own.cert_sha256, now_ms() / 1_000))
+    }
+
+    /// Whoever shows a tenant's certificate where it does not belong is let in nowhere by it, and does not stay where it does.
+    async fn bar(&self, row: &Row) -> bool {
+        let owners = owners(row, &self.known.read().expect("no holder panics").gate);
+        let Some(own) = row.tls_peer_certs.first().filter(|_| !owners.is_empty()) else { return false };
+        if !self.barred.bar(&own.cert_sha256, &self.gatekeeper, &self.bus).await {
+            return self.is_barred(row);
+        }
+        for account in owners {
+            // At the end of the process nobody listens any more.
+            let _ = self.reviews.send(account);
+        }
+        true
     }
 
     /// Whether the platform vouches for ourselves: a gatekeeper that was not given a new certificate after a rotation must not
@@ -299,11 +325,18 @@ impl Detective {
         let short = |text: &str| text.chars().take(200).collect::<String>();
         let subject = row.tls_peer_certs.first().map(|one| short(&one.subject));
         let name = short(&row.name);
-        let why = withdrawal.map_or("no decision let it in there", Withdrawal::as_str);
+        let why = match finding {
+            Finding::Barred => "its certificate was found where it does not belong",
+            Finding::InSentinel
+            | Finding::ForeignCertificate
+            | Finding::ForeignIssuer
+            | Finding::Withdrawn
+            | Finding::UnknownAccount => withdrawal.map_or("no decision let it in there", Withdrawal::as_str),
+        };
         let told = format!("a connection does not belong where it is: {why}");
         let (server_name, finding_name, certificate) = (&server.name, finding.as_str(), &subject);
         match finding {
-            Finding::Withdrawn => {
+            Finding::Withdrawn | Finding::Barred => {
                 info!(finding_name, server_name, row.cid, row.account, name, certificate, "{told}");
             }
             Finding::InSentinel | Finding::ForeignCertificate | Finding::ForeignIssuer | Finding::UnknownAccount => {
@@ -315,11 +348,14 @@ impl Detective {
             // The record may have been lost: closing would make an outage of that.
             Finding::UnknownAccount => false,
             Finding::ForeignCertificate if is_direct && !self.is_own_good() => false,
-            Finding::InSentinel | Finding::ForeignCertificate | Finding::ForeignIssuer | Finding::Withdrawn => {
-                self.close(server, row.cid).await
-            }
+            Finding::InSentinel
+            | Finding::ForeignCertificate
+            | Finding::ForeignIssuer
+            | Finding::Withdrawn
+            | Finding::Barred => self.close(server, row.cid).await,
         };
-        if finding == Finding::Withdrawn && !is_closed {
+        let is_barred = finding == Finding::ForeignCertificate && self.bar(row).await;
+        if matches!(finding, Finding::Withdrawn | Finding::Barred) && !is_closed {
             // It is gone: every replica looks, and one of them is the first.
             return;
         }
@@ -328,7 +364,11 @@ impl Detective {
             at_ms: now_ms(),
             gatekeeper: self.gatekeeper.clone(),
             outcome: finding.as_str().to_owned(),
-            detail: format!("{why}; {}", if is_closed { "it is closed" } else { "it is not closed" }),
+            detail: format!(
+                "{why}; {}{}",
+                if is_closed { "it is closed" } else { "it is not closed" },
+                if is_barred { "; its certificate is let in nowhere for a day" } else { "" }
+            ),
             expected,
             actual: subject,
             fingerprint: row.tls_peer_certs.first().map(|one| one.cert_sha256.clone()),

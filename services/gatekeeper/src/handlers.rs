@@ -7,7 +7,7 @@ use bulkhead_bus::AccountKey;
 use bulkhead_bus::gate::{CALLOUT, CALLOUT_QUEUE, SERVER_XKEY};
 use bulkhead_bus::payload::{ADMITTED, Decision, DecisionConnection, DecisionServer};
 use bulkhead_claims::{AuthorizationRequestBody, Claims};
-use bulkhead_identity::AuthorityName;
+use bulkhead_identity::{AuthorityName, VerifiedCertificate};
 use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::answer::{Answering, Session, user_token};
+use crate::barred::Barred;
 use crate::decide::{Admission, Kind, Question, Seen, decide};
 use crate::knowledge::Known;
 use crate::ledger::Ledger;
@@ -36,6 +37,7 @@ pub struct Deciding {
     pub answering: Answering,
     pub servers: Servers,
     pub ledger: Arc<Ledger>,
+    pub barred: Arc<Barred>,
     pub session: Session,
     pub metrics: Arc<Metrics>,
 }
@@ -200,6 +202,11 @@ impl Deciding {
         let known = self.known.read().expect("no holder panics");
         let (decided, seen) = decide(&known.gate, &known.trust, &question, now_s.unsigned_abs());
         write_seen(decision, &seen, &known);
+        let is_barred = |certificate: &VerifiedCertificate| self.barred.has(&certificate.fingerprint, now_s);
+        if decided.is_ok() && seen.certificate.as_ref().is_some_and(is_barred) {
+            "its certificate was found where it does not belong".clone_into(&mut decision.detail);
+            return Err("barred");
+        }
         match decided {
             Ok(admission) => {
                 let epoch = known.gate.member(&admission.account).map(|member| member.record.epoch);

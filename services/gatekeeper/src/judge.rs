@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bulkhead_bus::AccountKey;
 use bulkhead_identity::{GateRecord, Presence, Withdrawal};
 use serde::Deserialize;
 
@@ -97,6 +98,14 @@ pub fn withdrawal(row: &Row, record: &GateRecord) -> Option<Withdrawal> {
     })
 }
 
+/// The accounts of the tenant whose certificate somebody shows where it does not belong. The platform's own are no attacker's:
+/// they are closed there, and not barred from where they work.
+#[must_use]
+pub fn owners(row: &Row, gate: &Gate) -> Vec<AccountKey> {
+    let above = row.tls_peer_certs.iter().skip(1).flat_map(|one| gate.of_authority(&one.spki_sha256));
+    above.filter(|member| member.record.tenant.is_some()).map(|member| member.record.account.clone()).collect()
+}
+
 /// Whether what is wrong with a connection may be right by a record that this replica has not heard of yet: not when it
 /// shows a token, which no decision gives, nor when somebody else is known to be vouched for by what it shows.
 #[must_use]
@@ -107,12 +116,12 @@ pub fn may_be_behind(row: &Row, finding: Finding, gate: &Gate) -> bool {
         Finding::ForeignIssuer => row.jwt.is_empty(),
         Finding::ForeignCertificate => !row.tls_peer_certs.iter().skip(1).any(is_anothers),
         Finding::Withdrawn | Finding::UnknownAccount => true,
+        Finding::Barred => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bulkhead_bus::AccountKey;
     use bulkhead_claims::{Claims, KeyKind, SigningKey, encode};
     use bulkhead_identity::{GateBody, GateSite};
 

@@ -128,6 +128,12 @@ impl Knowledge {
         Ok((knowledge, narrowings))
     }
 
+    /// Whoever says an account there has everybody in it looked at.
+    #[must_use]
+    pub fn reviews(&self) -> mpsc::UnboundedSender<AccountKey> {
+        self.narrowed.clone()
+    }
+
     fn try_take(&self, key: &GateKey, value: Option<&[u8]>) -> Result<(), NotTaken> {
         let mut known = self.known.write().expect("no holder panics");
         let Known { gate, signers, .. } = &mut *known;

@@ -5,6 +5,7 @@
 //! how what is known comes here, who looks behind it.
 
 pub mod answer;
+pub mod barred;
 pub mod config;
 pub mod copy;
 pub mod decide;
@@ -31,6 +32,7 @@ use bulkhead_runtime::{
 use tracing::info;
 
 use crate::answer::Answering;
+use crate::barred::Barred;
 use crate::config::Config;
 use crate::detective::Detective;
 use crate::handlers::Deciding;
@@ -95,10 +97,29 @@ async fn serve(config: Config, health: Health, metrics: Arc<Metrics>, stop: Stop
     }
 }
 
+/// How what is known comes here.
+fn keep_knowing(
+    tasks: &mut Supervisor,
+    (knowledge, barred): (&Arc<Knowledge>, Arc<Barred>),
+    bus: &Bus,
+    (health, stop): (&Health, &Stop),
+) {
+    let beat = |name| health.loops.watch(name);
+    let (following, watching, heart, end) = (Arc::clone(knowledge), bus.clone(), beat("bucket"), stop.clone());
+    tasks.spawn("bucket", async move { following.follow(watching, heart, end).await });
+    let (hearing, listening, heart, end) = (Arc::clone(knowledge), bus.clone(), beat("records"), stop.clone());
+    tasks.spawn("records", async move { hearing.hear(listening, heart, end).await });
+    let (listening, heart, end) = (bus.clone(), beat("barred"), stop.clone());
+    tasks.spawn("barred", async move { barred.follow(listening, heart, end).await });
+    let (following, heart, end) = (Arc::clone(knowledge), beat("files"), stop.clone());
+    tasks.spawn("files", async move { following.follow_files(heart, end).await });
+}
+
 async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &Stop) -> anyhow::Result<Supervisor> {
     let own = Arc::new(config.xkey().map_err(anyhow::Error::msg)?);
     let files = config.trust_files().map_err(anyhow::Error::msg)?;
     let cache = config.cache_dir.clone();
+    let barred = Arc::new(Barred::open(&cache));
     let (knowledge, narrowed) =
         Knowledge::open(files, cache, own, Arc::clone(&metrics)).context("open what is known")?;
     let knowledge = Arc::new(knowledge);
@@ -121,6 +142,9 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         direct: config.direct_accounts().map_err(anyhow::Error::msg)?,
         own_certificate: config.bus.tls.cert_file.clone(),
         ledger: Arc::clone(&ledger),
+        barred: Arc::clone(&barred),
+        bus: bus.clone(),
+        reviews: knowledge.reviews(),
         metrics: Arc::clone(&metrics),
     });
     let deciding = Arc::new(Deciding {
@@ -129,19 +153,13 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         answering,
         servers: Servers::new(system),
         ledger: Arc::clone(&ledger),
+        barred: Arc::clone(&barred),
         session: config.session(),
         metrics,
     });
     let mut tasks = Supervisor::new(stop.clone());
     let beat = |name| health.loops.watch(name);
-    let (following, heart, end) = (Arc::clone(&knowledge), beat("bucket"), stop.clone());
-    let watching = bus.clone();
-    tasks.spawn("bucket", async move { following.follow(watching, heart, end).await });
-    let (hearing, heart, end) = (Arc::clone(&knowledge), beat("records"), stop.clone());
-    let listening = bus.clone();
-    tasks.spawn("records", async move { hearing.hear(listening, heart, end).await });
-    let (following, heart, end) = (Arc::clone(&knowledge), beat("files"), stop.clone());
-    tasks.spawn("files", async move { following.follow_files(heart, end).await });
+    keep_knowing(&mut tasks, (&knowledge, barred), &bus, (health, stop));
     let (heart, end) = (beat("spool"), stop.clone());
     tasks.spawn("spool", async move { ledger.drain(heart, end).await });
     let (probing, asking, name, end) = (bus.clone(), detective.system.clone(), config.name.clone(), stop.clone());

@@ -33,6 +33,8 @@ bulkhead_runtime::label! {
         Clock = "clock",
         /// The account's record has changed while it was decided.
         Changed = "changed",
+        /// The certificate was found where it does not belong, within a day.
+        Barred = "barred",
     }
 }
 
@@ -47,6 +49,8 @@ bulkhead_runtime::label! {
         ForeignIssuer = "foreign_issuer",
         /// Let in by a decision, and would not be let in now: the record has changed since.
         Withdrawn = "withdrawn",
+        /// With a certificate that was found where it does not belong, within a day.
+        Barred = "barred",
         /// In an account that the gate does not know.
         UnknownAccount = "unknown_account",
     }

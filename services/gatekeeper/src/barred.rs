@@ -1,0 +1,155 @@
+//! Certificates that were found where they do not belong: for a day they are let in nowhere, not even where they do belong,
+//! because whoever holds the key has attacked. An operator makes that last (`bulkhead ca revoke`), or issues another one.
+//!
+//! Replicas tell each other, and each keeps what it knows on its disk.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+use bulkhead_bus::gate::{BARRED, barred_subject};
+use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+const FILE: &str = "barred.json";
+const BARRED_S: i64 = 86_400;
+/// By how much another replica's clock may be ahead.
+const CLOCK_S: i64 = 300;
+/// More certificates than can have been stolen at once: what is beyond it is not barred, and closed again each time.
+const MOST: usize = 10_000;
+/// A SHA-256 in hexadecimal.
+const FINGERPRINT_LENGTH: usize = 64;
+
+/// What replicas say to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Barring {
+    /// SHA-256 of the certificate, lower-case hexadecimal.
+    fingerprint: String,
+    /// Unix seconds.
+    until_s: i64,
+}
+
+/// By fingerprint, until when.
+#[derive(Debug)]
+pub struct Barred {
+    file: PathBuf,
+    until: RwLock<BTreeMap<String, i64>>,
+}
+
+fn read(file: &Path) -> io::Result<BTreeMap<String, i64>> {
+    match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn keep(file: &Path, until: &BTreeMap<String, i64>) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut written = tempfile::NamedTempFile::new_in(folder)?;
+    written.write_all(&serde_json::to_vec(until)?)?;
+    written.as_file().sync_all()?;
+    written.persist(file)?;
+    Ok(())
+}
+
+impl Barred {
+    /// What an earlier process has left in `folder`. A file that cannot be read keeps nobody out: that would be an outage.
+    #[must_use]
+    pub fn open(folder: &Path) -> Self {
+        let file = folder.join(FILE);
+        let until = read(&file).unwrap_or_else(|error| {
+            warn!(error = %Chain(&error), file = %file.display(), "which certificates are barred is not readable: none is");
+            BTreeMap::new()
+        });
+        Self { file, until: RwLock::new(until) }
+    }
+
+    /// Whether a certificate is let in nowhere at `now_s`, unix seconds.
+    #[must_use]
+    pub fn has(&self, fingerprint: &str, now_s: i64) -> bool {
+        self.until.read().expect("no holder panics").get(fingerprint).is_some_and(|until| *until > now_s)
+    }
+
+    /// Whether that is new. Blocks.
+    fn add(&self, barring: &Barring, now_s: i64) -> bool {
+        let is_one = barring.fingerprint.len() == FINGERPRINT_LENGTH
+            && barring.fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+        let is_bounded = barring.until_s > now_s && barring.until_s <= now_s + BARRED_S + CLOCK_S;
+        let kept = {
+            let mut until = self.until.write().expect("no holder panics");
+            until.retain(|_, until| *until > now_s);
+            let is_new = is_one && is_bounded && until.len() < MOST && !until.contains_key(&barring.fingerprint);
+            if !is_new {
+                return false;
+            }
+            until.insert(barring.fingerprint.clone(), barring.until_s);
+            // Under the lock: what is written last has everything.
+            keep(&self.file, &until)
+        };
+        if let Err(error) = kept {
+            warn!(error = %Chain(&error), "which certificates are barred is not on disk: a start forgets it");
+        }
+        true
+    }
+
+    /// Bars a certificate for a day, and tells the other replicas. Whether that is new.
+    ///
+    /// # Panics
+    /// Never: what is said serializes.
+    pub async fn bar(&self, fingerprint: &str, gatekeeper: &str, bus: &Bus) -> bool {
+        let now_s = now_ms() / 1_000;
+        let barring = Barring { fingerprint: fingerprint.to_owned(), until_s: now_s + BARRED_S };
+        if !tokio::task::block_in_place(|| self.add(&barring, now_s)) {
+            return false;
+        }
+        let text = serde_json::to_vec(&barring).expect("what is said serializes");
+        if let Err(error) = bus.publish(&barred_subject(gatekeeper), text.into()).await {
+            warn!(error = %Chain(&error), "other replicas do not hear of a barred certificate");
+        }
+        true
+    }
+
+    /// Hears of the other replicas' until `stop`.
+    ///
+    /// # Errors
+    /// When they cannot be listened for.
+    pub async fn follow(&self, bus: Bus, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+        let mut said = bus.listen(BARRED).await?;
+        loop {
+            let message = tokio::select! {
+                message = heart.while_waiting(said.next()) => message,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let Ok(barring) = serde_json::from_slice::<Barring>(&message.body) else { continue };
+            tokio::task::block_in_place(|| self.add(&barring, now_ms() / 1_000));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_barred_is_kept_for_a_day_and_nothing_else_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let barred = Barred::open(folder.path());
+        let good = Barring { fingerprint: "0a".repeat(32), until_s: 1_000 + BARRED_S };
+        assert!(barred.add(&good, 1_000) && !barred.add(&good, 1_001), "it is new once");
+        let again = Barred::open(folder.path());
+        assert!(again.has(&good.fingerprint, 1_000 + BARRED_S - 1) && !again.has(&good.fingerprint, 1_000 + BARRED_S));
+        for bad in [
+            Barring { fingerprint: "0A".repeat(32), ..good.clone() },
+            Barring { fingerprint: "0b".repeat(31), ..good.clone() },
+            Barring { fingerprint: "0b".repeat(32), until_s: 999 },
+            Barring { fingerprint: "0b".repeat(32), until_s: 1_000 + 2 * BARRED_S },
+        ] {
+            assert!(!again.add(&bad, 1_000), "{bad:?}");
+        }
+        std::fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(!Barred::open(folder.path()).has(&good.fingerprint, 1_000));
+    }
+}
