@@ -5,6 +5,7 @@
 //! that it came, and at all of them now and then, for those events that nobody heard.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -92,6 +93,8 @@ pub struct Detective {
     /// Accounts in which everybody is to be looked at.
     pub reviews: mpsc::UnboundedSender<AccountKey>,
     pub metrics: Arc<Metrics>,
+    /// How many answered last, so that not more are waited for.
+    pub servers: AtomicUsize,
 }
 
 impl Detective {
@@ -152,6 +155,7 @@ impl Detective {
         stop: Stop,
     ) -> anyhow::Result<()> {
         let places = Arc::new(Semaphore::new(AT_ONCE_MOST));
+        let slow_places = Arc::new(Semaphore::new(AT_ONCE_MOST));
         loop {
             let (account, place) = tokio::select! {
                 both = heart.while_waiting(async {
@@ -162,24 +166,32 @@ impl Detective {
             };
             // What is known lives as long as we do.
             let Some(account) = account else { return Ok(()) };
-            let this = Arc::clone(&self);
+            let (this, slow_places) = (Arc::clone(&self), Arc::clone(&slow_places));
             tokio::spawn(async move {
-                // Most servers answer within milliseconds; the slow ones are not what the others wait for.
-                for limit in [QUICK_LIMIT, ANSWER_LIMIT] {
-                    this.look_into(account.as_str(), limit).await;
-                }
+                // As many as were there before answer within milliseconds; one that is slow, or new, is not waited for at first.
+                let before = match this.servers.load(Ordering::Relaxed) {
+                    0 => usize::MAX,
+                    before => before,
+                };
+                this.look_into(account.as_str(), before, QUICK_LIMIT).await;
+                // Many who are put out at once do not wait for each other's slow servers.
                 drop(place);
+                let Ok(_place) = slow_places.acquire_owned().await else { return };
+                let there = this.look_into(account.as_str(), usize::MAX, ANSWER_LIMIT).await;
+                this.servers.store(there, Ordering::Relaxed);
             });
         }
     }
 
-    /// Looks at everybody in an account, on the servers that answer within `limit`.
-    async fn look_into(&self, account: &str, limit: Duration) {
+    /// Looks at everybody in an account, on the servers that answer within `limit`, and no longer than until so many have; says
+    /// how many did.
+    async fn look_into(&self, account: &str, enough: usize, limit: Duration) -> usize {
         let question = json!({ "auth": true, "acc": account, "limit": PAGE_ROWS });
         let subject = ServerQuestion::Connections.subject();
-        let answers = self.system.request_all(subject, question.to_string().into(), usize::MAX, limit).await;
-        for answer in answers.unwrap_or_default() {
-            let Ok(answer) = serde_json::from_slice::<Answer>(&answer) else { continue };
+        let answers = self.system.request_all(subject, question.to_string().into(), enough, limit).await;
+        let answers = answers.unwrap_or_default();
+        for answer in &answers {
+            let Ok(answer) = serde_json::from_slice::<Answer>(answer) else { continue };
             let is_all = answer.data.connections.len() < PAGE_ROWS;
             let rows = match is_all {
                 true => Some(answer.data.connections),
@@ -191,6 +203,7 @@ impl Detective {
                 }
             }
         }
+        answers.len()
     }
 
     /// Looks at one connection, and acts.

@@ -22,6 +22,7 @@ pub mod servers;
 pub mod spool;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -145,6 +146,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         barred: Arc::clone(&barred),
         bus: bus.clone(),
         reviews: knowledge.reviews(),
+        servers: AtomicUsize::new(0),
         metrics: Arc::clone(&metrics),
     });
     let deciding = Arc::new(Deciding {

@@ -15,8 +15,8 @@ mod load;
 mod report;
 
 pub use accounts::{
-    AccountsMeasured, AccountsPlan, AtSize, OfficialTool, Onboarding, Part, Restart, Revocations, Signing, Times,
-    TokenTimes, render_accounts, run_accounts,
+    AccountsMeasured, AccountsPlan, AtSize, OfficialTool, Onboarding, Part, PuttingOut, Restart, Revocations, Signing,
+    Times, TokenTimes, render_accounts, run_accounts,
 };
 pub use cpu::Spent;
 pub use fleet::Station;

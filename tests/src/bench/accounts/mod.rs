@@ -4,6 +4,7 @@
 
 mod nsc;
 mod onboarding;
+mod putting_out;
 mod restart;
 mod revocation;
 mod signing;
@@ -19,6 +20,7 @@ use clap::ValueEnum;
 
 pub use nsc::OfficialTool;
 pub use onboarding::Onboarding;
+pub use putting_out::PuttingOut;
 pub use restart::Restart;
 pub use revocation::Revocations;
 pub use signing::{Signing, TokenTimes};
@@ -27,6 +29,9 @@ pub use times::Times;
 
 use nsc::Nsc;
 use town::Town;
+
+/// Of pollers, sites and tenants fewer are put out than of people: each takes an onboarding.
+const PUT_OUT_SHARE: usize = 2;
 
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -66,6 +71,7 @@ pub struct AtSize {
     /// `None` where there is no Go to build nsc with.
     pub nsc: Option<OfficialTool>,
     pub revocations: Option<Revocations>,
+    pub putting_out: Option<PuttingOut>,
     /// What the hub has in memory.
     pub hub_bytes: u64,
     /// How long the quick path took from the size before, and for how many.
@@ -113,6 +119,7 @@ pub async fn run_accounts(plan: &AccountsPlan, say: &dyn Fn(&str)) -> anyhow::Re
             onboarding,
             nsc: None,
             revocations: None,
+            putting_out: None,
             hub_bytes: town.hub_bytes()?,
             filled,
         };
@@ -124,6 +131,8 @@ pub async fn run_accounts(plan: &AccountsPlan, say: &dyn Fn(&str)) -> anyhow::Re
         if wants(Part::Revocation) && (Some(size) == last || measured.sizes.is_empty()) {
             say(&format!("{} tenants: revocation", town.tenants()));
             at_size.revocations = Some(revocation::measure(&mut town, plan.revocations).await?);
+            say(&format!("{} tenants: putting pollers, sites and tenants out", town.tenants()));
+            at_size.putting_out = Some(putting_out::measure(&mut town, plan.revocations / PUT_OUT_SHARE).await?);
         }
         say(&tables::line(&at_size));
         measured.sizes.push(at_size);

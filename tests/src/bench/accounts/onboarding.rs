@@ -79,9 +79,9 @@ pub(super) async fn measure(town: &mut Town, samples: usize, runs: usize) -> any
     })
 }
 
-type Announced = Vec<(String, Duration)>;
+pub(super) type Announced = Vec<(String, Duration)>;
 
-async fn add(town: &mut Town) -> anyhow::Result<(TenantRecord, Duration, Announced)> {
+pub(super) async fn add(town: &mut Town) -> anyhow::Result<(TenantRecord, Duration, Announced)> {
     let order = NewTenant {
         slug: town.next_slug()?,
         display_name: String::new(),

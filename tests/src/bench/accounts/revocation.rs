@@ -68,7 +68,7 @@ async fn add_tenant(town: &mut Town) -> anyhow::Result<TenantSlug> {
     Ok(town.tenancy.add_tenant(&town.links, &order, &|_| ()).await.context("add a tenant")?.record.slug)
 }
 
-fn identity(profile: &Profile) -> Identity {
+pub(super) fn identity(profile: &Profile) -> Identity {
     Identity::trusting(&profile.ca_file).with_certificate(&profile.cert_file, &profile.key_file)
 }
 

@@ -30,6 +30,9 @@ pub(super) fn line(at: &AtSize) -> String {
     if let Some(revocations) = &at.revocations {
         let _ = write!(line, "; revoked to disconnected {} ms", revocations.to_disconnect);
     }
+    if let Some(out) = &at.putting_out {
+        let _ = write!(line, "; out: poller {} ms, site {} ms, tenant {} ms", out.pollers, out.sites, out.tenants);
+    }
     line
 }
 
@@ -132,9 +135,22 @@ fn revocation_table(sizes: &[AtSize]) -> String {
     let mut table = String::from(
         "Revocation, ms: median and p99\n\n| Tenants | Revocations | To the end of the connection | Until every server shows it |\n|---|---|---|---|\n",
     );
-    for (at, revocations) in sizes.iter().filter_map(|at| Some((at, at.revocations.as_ref()?))) {
+    let all = sizes.iter().filter_map(|at| Some((at, at.revocations.as_ref()?)));
+    for (at, revocations) in all {
         let (ended, call) = (&revocations.to_disconnect, &revocations.call);
         let _ = writeln!(table, "| {} | {} | {ended} | {call} |", at.tenants.1, ended.count());
+    }
+    table.push('\n');
+    let mut rows = sizes.iter().filter_map(|at| Some((at, at.putting_out.as_ref()?))).peekable();
+    if rows.peek().is_some() {
+        table.push_str(
+            "Putting out, ms: median and p99, from the call to the last batch that core stores, to the end of the leaf's link, and to the \
+             end of a person's connection\n\n| Tenants | Of each | `poller revoke` | `site remove` | `tenant suspend` |\n|---|---|---|---|---|\n",
+        );
+    }
+    for (at, out) in rows {
+        let (count, tenants) = (out.pollers.count(), at.tenants.1);
+        let _ = writeln!(table, "| {tenants} | {count} | {} | {} | {} |", out.pollers, out.sites, out.tenants);
     }
     table.push('\n');
     table
