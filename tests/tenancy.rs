@@ -202,24 +202,55 @@ async fn what_is_taken_away_while_hub_or_database_are_away_is_written_down() -> 
     let mut deployment = TestDeployment::start().await?;
     let home = deployment.home().to_owned();
     let operator = Operator { home: &home };
+    let bundles = home.join("bundles").display().to_string();
+    operator.expect(0, &["tenant", "plan", "xyz-inc", "enterprise"]).await?;
+    operator.expect(0, &["poller", "add", "xyz-inc/rome/p1", "--to", &bundles]).await?;
+    operator.expect(0, &["site", "add", "xyz-inc/cuzco"]).await?;
     deployment.up.postgres.child.kill()?;
     let admin = RawClient::connect(&deployment.hub(), &deployment.person_identity("acme-corp-admin")?).await?;
     operator.expect(0, &["tenant", "user", "revoke", "acme-corp", "admin"]).await?;
     admin.wait_closed(LIMIT).await.context("the database was needed to put a person out")?;
     let (_, said) = operator.expect(5, &["tenant", "suspend", "acme-corp"]).await?;
     anyhow::ensure!(said.contains("written down here"), "{said}");
+    operator.expect(5, &["push"]).await?;
+    deployment.up.postgres.restart().await?;
+    operator.expect(0, &["push"]).await?;
+    expect_nothing_open(&operator).await?;
+    let state = operator.state_of("acme-corp").await?.context("it is there")?.0;
+    anyhow::ensure!(state == "suspended", "{state}");
+
     deployment.up.hub_servers[0].child.kill()?;
-    let (_, said) = operator.expect(5, &["tenant", "user", "revoke", "xyz-inc", "admin"]).await?;
-    anyhow::ensure!(said.contains("written down here") && said.contains("the hub cannot be reached"), "{said}");
+    let lines = [
+        &["tenant", "user", "revoke", "xyz-inc", "admin"][..],
+        &["poller", "revoke", "xyz-inc/lima/p1"],
+        &["poller", "remove", "xyz-inc/rome/p1"],
+        &["site", "remove", "xyz-inc/cuzco"],
+    ];
+    for line in lines {
+        let (_, said) = operator.expect(5, line).await?;
+        anyhow::ensure!(said.contains("written down here") && said.contains("the hub cannot be reached"), "{said}");
+    }
     let (people, said) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
     anyhow::ensure!(people[0]["state"] == "revoked", "{people:?}");
     anyhow::ensure!(said.contains("revoke-person of xyz-inc/admin was begun and is not done"), "{said}");
     deployment.up.restart_hub_server(1)?;
     operator.expect(0, &["push"]).await?;
-    let (_, said) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
-    anyhow::ensure!(!said.contains("revoke-person"), "a push has told everybody: {said}");
+    expect_nothing_open(&operator).await?;
+    let (sites, _) = operator.expect(0, &["site", "list", "--tenant", "xyz-inc"]).await?;
+    let pollers: Vec<_> = sites.iter().map(|site| (site["site"].clone(), site["pollers"].clone())).collect();
+    anyhow::ensure!(sites.len() == 2, "{pollers:?}");
+    let (shown, _) = operator.expect(0, &["poller", "show", "xyz-inc/lima/p1"]).await?;
+    anyhow::ensure!(shown[0]["record"]["standing"] == "revoked", "{shown:?}");
+    operator.expect(4, &["poller", "show", "xyz-inc/rome/p1"]).await?;
     let profile = home.join("profiles/xyz-inc-admin.toml").display().to_string();
     operator.expect(7, &["results", "list", "--profile", &profile]).await.map(drop)
+}
+
+/// Every command names acts that were begun and are not done.
+async fn expect_nothing_open(operator: &Operator<'_>) -> anyhow::Result<()> {
+    let (_, said) = operator.expect(0, &["site", "list"]).await?;
+    anyhow::ensure!(said.is_empty(), "{said}");
+    Ok(())
 }
 
 /// Killed at any step, an onboarding is completed by the same command, or undone without a trace.

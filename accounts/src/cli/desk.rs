@@ -62,7 +62,9 @@ fn way_out(act: Act) -> &'static str {
     match act {
         Act::AddTenant => "say it again, or with --undo",
         Act::AddPerson => "say it again, or revoke the person",
-        Act::RevokePerson => "say it again, or `bulkhead push`",
+        Act::RevokePerson | Act::SuspendTenant | Act::RemoveSite | Act::RemovePoller => {
+            "say it again, or `bulkhead push`"
+        }
         Act::PushAccounts => "`bulkhead push`",
         Act::EnrolPoller | Act::RenewPoller => {
             "its machine does when it asks again; revoking or removing the poller ends it"
@@ -70,16 +72,13 @@ fn way_out(act: Act) -> &'static str {
         Act::InvitePoller | Act::AddPoller => "say it again, or remove the poller",
         Act::UndoTenant
         | Act::ChangeTenant
-        | Act::SuspendTenant
         | Act::ResumeTenant
         | Act::OffboardTenant
         | Act::RestoreTenant
         | Act::PurgeTenant
         | Act::RotateRole
         | Act::AddSite
-        | Act::RemoveSite
-        | Act::ChangePoller
-        | Act::RemovePoller => "say it again",
+        | Act::ChangePoller => "say it again",
     }
 }
 
@@ -101,8 +100,8 @@ pub(super) async fn taken_away<T>(doing: impl Future<Output = Result<T, TenancyE
         }
         let why = failure.message();
         Failure::not_ready(format!(
-            "it is written down here, and not in force everywhere: {why}; say it again when that is there (`bulkhead push` tells \
-             the hub, too)"
+            "it is written down here, and not in force everywhere: {why}; say it again, or `bulkhead push`, when that \
+             is there"
         ))
     })
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::desk::{counter, note, open, reconcile, say};
+use super::desk::{announcer, counter, note, open, reconcile, say, taken_away};
 use super::exit::{Failure, NOT_READY, PARTIAL};
 use super::show::{Row, print_rows};
 use crate::files::write_public;
@@ -107,7 +107,7 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
                 tenancy.tell_gate(&links, account).await?;
             }
         }
-        tenancy.complete_revocations(&links).await?;
+        taken_away(tenancy.complete_withdrawals(&links, &announcer(is_json))).await?;
         tenancy.platform.ensure_streams(tenancy.settings.hub_servers).await.map_err(TenancyError::Platform)?;
         // Whatever has become of the marks: every tenant gets its place.
         tenancy.mark_misplaced()?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bulkhead_bus::Role;
 use bulkhead_runtime::Bus;
 use bulkhead_store::Provisioning;
 use tokio::sync::OnceCell;
@@ -12,12 +13,15 @@ use super::pushed::{Begun, PushedTokens};
 use super::waves::waves;
 use super::{Tenancy, TenancyError};
 use crate::files::read_secret;
-use crate::operator::AccountRecord;
+use crate::gate::AUTH;
+use crate::operator::{AccountRecord, SYSTEM};
 use crate::resolver::{
     Base, ConnectionFacts, KnownServers, Order, Patience, PushError, connections, push_many, push_order,
 };
 use crate::up::Platform;
 
+/// A hub that is just being started again is waited for; one that is away is not, because whoever asked waits as well.
+const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// For each account that is pushed together with others.
 const EACH_LIMIT: Duration = Duration::from_secs(15);
 
@@ -108,13 +112,16 @@ fn failed(account: &str) -> impl Fn(PushError) -> TenancyError {
 }
 
 impl Links {
+    async fn connect(&self, account: &str, role: Role) -> Result<Bus, TenancyError> {
+        self.platform.connect_direct(account, role, CONNECT_LIMIT).await.map_err(TenancyError::Platform)
+    }
+
     /// The connection over which servers are asked and told.
     ///
     /// # Errors
     /// When the hub cannot be reached.
     pub async fn system(&self) -> Result<&Bus, TenancyError> {
-        let connect = || async { self.platform.connect_system().await.map_err(TenancyError::Platform) };
-        self.system.get_or_try_init(connect).await
+        self.system.get_or_try_init(|| self.connect(SYSTEM, Role::SystemOperator)).await
     }
 
     /// The database; `None` where the platform's settings name none.
@@ -135,8 +142,7 @@ impl Links {
     /// # Errors
     /// When the hub does not admit us to AUTH.
     pub async fn gate(&self) -> Result<&Bus, TenancyError> {
-        let connect = || async { self.platform.connect_gate().await.map_err(TenancyError::Platform) };
-        self.gate.get_or_try_init(connect).await
+        self.gate.get_or_try_init(|| self.connect(AUTH, Role::GateWriter)).await
     }
 
     /// Pushes an account until every known server shows it. What somebody else has put there is not overwritten.

@@ -3,6 +3,7 @@
 //! Everything is rendered whole from the records. An act that was begun is finished or undone, never left half done.
 
 mod adopt;
+mod complete;
 mod desired;
 mod enrol;
 mod error;

@@ -119,21 +119,6 @@ impl Tenancy {
         act.finish(json!({"certificates": issued.serials}), self.now_s()).map_err(TenancyError::Journal)
     }
 
-    /// Completes what was written down of people who were put out while the hub was away, once it is told everything.
-    ///
-    /// # Errors
-    /// When the hub cannot be told, or somebody stays.
-    pub async fn complete_revocations(&self, links: &Links) -> Result<(), TenancyError> {
-        for lines in self.journal.under_way().map_err(TenancyError::Journal)? {
-            let Some(first) = lines.first().filter(|line| line.act == Act::RevokePerson) else { continue };
-            let Some((account, _)) = first.about.split_once('/') else { continue };
-            self.narrow(links, account).await?;
-            let act = self.begin(Act::RevokePerson, &first.about, json!({}))?;
-            act.finish(json!({"completed_by": "push"}), self.now_s()).map_err(TenancyError::Journal)?;
-        }
-        Ok(())
-    }
-
     /// Lets a person of the platform in; returns the profile's path.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl Platform {
     /// # Errors
     /// When the hub does not admit the system operator in time.
     pub async fn connect_system(&self) -> Result<Bus, PlatformError> {
-        self.connect_direct(SYSTEM, Role::SystemOperator).await
+        self.connect_direct(SYSTEM, Role::SystemOperator, CONNECT_LIMIT).await
     }
 
     /// Connects to AUTH, to tell the gatekeepers something.
@@ -49,22 +49,30 @@ impl Platform {
     /// # Errors
     /// When the hub does not admit us in time.
     pub async fn connect_gate(&self) -> Result<Bus, PlatformError> {
-        self.connect_direct(AUTH, Role::GateWriter).await
+        self.connect_direct(AUTH, Role::GateWriter, CONNECT_LIMIT).await
     }
 
-    /// Connects to an account that is entered by credentials.
-    async fn connect_direct(&self, account: &str, role: Role) -> Result<Bus, PlatformError> {
+    /// Connects to an account that is entered by credentials, as soon as the hub is up.
+    ///
+    /// # Errors
+    /// When the hub does not admit us within `limit`.
+    pub(crate) async fn connect_direct(
+        &self,
+        account: &str,
+        role: Role,
+        limit: Duration,
+    ) -> Result<Bus, PlatformError> {
         if let Some(settings) = self.fit_settings(account, role) {
             match Bus::connect(&settings, role.name()).await {
                 Ok(bus) => return Ok(bus),
                 // The servers know better than this home: what it has is replaced.
                 Err(error) if error.is_refused() => {}
-                Err(_) => return connect_eventually(&settings, role).await,
+                Err(_) => return connect_eventually(&settings, role, limit).await,
             }
         }
         let folder = self.layout.provisioning();
         let settings = self.issue_service(account, role, PROVISIONING, &folder)?;
-        connect_eventually(&settings, role).await
+        connect_eventually(&settings, role, limit).await
     }
 
     /// What an earlier command was issued to connect to an account, if the next one may go on with it.
@@ -97,13 +105,13 @@ impl Platform {
         folder: &Path,
     ) -> Result<Bus, PlatformError> {
         let settings = self.issue_service(account, role, service, folder)?;
-        connect_eventually(&settings, role).await
+        connect_eventually(&settings, role, CONNECT_LIMIT).await
     }
 }
 
 /// Connects as soon as the server is up and admits us. The gatekeeper reads the role from the connection's name.
-async fn connect_eventually(settings: &BusSettings, role: Role) -> Result<Bus, PlatformError> {
-    let connected = eventually("a connection to the hub", CONNECT_LIMIT, || async {
+async fn connect_eventually(settings: &BusSettings, role: Role, limit: Duration) -> Result<Bus, PlatformError> {
+    let connected = eventually("a connection to the hub", limit, || async {
         Bus::connect(settings, role.name()).await.map_err(|error: ConnectError| Chain(&error).to_string())
     });
     connected.await.map_err(|source| PlatformError::Admit(role.name(), source))
