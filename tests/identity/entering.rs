@@ -8,7 +8,7 @@ use anyhow::Context;
 use bulkhead_accounts::certificates::ClientIdentity;
 use bulkhead_bus::gate::GateKey;
 use bulkhead_bus::payload::ADMITTED;
-use bulkhead_runtime::{LimitReached, eventually};
+use bulkhead_runtime::{Bus, BusSettings, LimitReached, TlsFiles, eventually};
 use bulkhead_testkit::{ConnectError, Identity, RawClient};
 
 use crate::hub::{ACME, GateHub, LIMIT, XYZ};
@@ -174,4 +174,29 @@ async fn a_start_without_the_bucket_goes_on_with_what_was_known() -> anyhow::Res
     soon_in(&hub, &other).await?;
     hub.connect(&p1).await.context("an empty bucket locked everybody out")?;
     Ok(())
+}
+
+/// People who come in the moment in which they are let in are in; whoever is not let in is told so, and not kept waiting.
+#[tokio::test]
+async fn a_refusal_of_the_moment_is_tried_again_and_one_that_stands_is_said() -> anyhow::Result<()> {
+    let hub = GateHub::start(1).await?;
+    let shown = hub.certificate(&person(ACME, "bob"))?;
+    let pair = shown.certificate.context("he has one")?;
+    let settings = BusSettings {
+        urls: hub.platform.hub_urls.clone(),
+        tls: TlsFiles { ca_file: shown.ca_file, cert_file: pair.cert_file, key_file: pair.key_file },
+        creds_file: None,
+        inbox_prefix: "_INBOX_bob".to_owned(),
+    };
+    let refused = Bus::connect_admitted(&settings, "bob", Duration::from_millis(300)).await;
+    assert!(refused.is_err_and(|error| error.is_refused()), "nobody knows him");
+    let is_his = |one: &bulkhead_bus::payload::Decision| one.outcome == "unknown_person";
+    let before = hub.decisions().await?.iter().filter(|one| is_his(one)).count();
+    let let_in = async {
+        hub.more_decided(before, is_his).await?;
+        hub.put_record(ACME, |body| drop(body.people.insert("bob".to_owned(), "viewer".to_owned()))).await
+    };
+    let (entered, told) = tokio::join!(Bus::connect_admitted(&settings, "bob", LIMIT), let_in);
+    told?;
+    entered.context("he was let in while it was tried").map(drop)
 }
