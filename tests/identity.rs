@@ -14,5 +14,7 @@ mod lax;
 mod look;
 #[path = "identity/storm.rs"]
 mod storm;
+#[path = "identity/tricks.rs"]
+mod tricks;
 #[path = "identity/withdrawing.rs"]
 mod withdrawing;

@@ -129,7 +129,7 @@ async fn a_certificate_is_good_for_its_kind_of_connection_and_its_site_only() ->
 }
 
 /// An authority of the deployment; its key lies beside its certificate.
-fn stolen(certificate: &Path) -> anyhow::Result<Forger> {
+pub(crate) fn stolen(certificate: &Path) -> anyhow::Result<Forger> {
     Forger::stolen(certificate, &certificate.with_extension("key"))
 }
 
