@@ -233,7 +233,15 @@ async fn what_is_taken_away_while_hub_or_database_are_away_is_written_down() -> 
     let (people, said) = operator.expect(0, &["tenant", "user", "list", "xyz-inc"]).await?;
     anyhow::ensure!(people[0]["state"] == "revoked", "{people:?}");
     anyhow::ensure!(said.contains("revoke-person of xyz-inc/admin was begun and is not done"), "{said}");
+    let (sites, _) = operator.expect(0, &["site", "list", "--tenant", "xyz-inc"]).await?;
+    anyhow::ensure!(
+        sites.len() == 2 && sites.iter().all(|site| site["site"] != "cuzco"),
+        "it is there still: {sites:?}"
+    );
     deployment.up.restart_hub_server(1)?;
+    // Completing the removal would take the new one away.
+    let (_, said) = operator.expect(4, &["site", "add", "xyz-inc/cuzco"]).await?;
+    anyhow::ensure!(said.contains("has begun and is not done"), "{said}");
     operator.expect(0, &["push"]).await?;
     expect_nothing_open(&operator).await?;
     let (sites, _) = operator.expect(0, &["site", "list", "--tenant", "xyz-inc"]).await?;

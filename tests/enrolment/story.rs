@@ -135,6 +135,22 @@ async fn nobody_else_gets_anything(ground: &Ground, machine: &Machine, token_fil
     Ok(())
 }
 
+/// A bundle could not be written anew beside a machine that has enrolled, in whichever order they come.
+async fn tokens_and_bundles_do_not_mix(ground: &Ground, machine: &Machine) -> anyhow::Result<()> {
+    let operator = ground.operator();
+    let to = machine.logs.path().join("voss-bundles").display().to_string();
+    let token = ground.token("acme-corp/voss/p1").await?;
+    let (_, said) = operator.expect(4, &["poller", "add", "acme-corp/voss/p2", "--to", &to]).await?;
+    ensure!(said.contains("acme-corp/voss/p1"), "{said}");
+    // For itself a poller has the one or the other.
+    operator.expect(0, &["poller", "add", "acme-corp/voss/p1", "--to", &to]).await?;
+    let (code, _, error) = enroll(machine, &machine.logs.path().join("voss"), &[&token]).await?;
+    ensure!(code == Some(7) && error.contains("token_withdrawn"), "{code:?} {error}");
+    let (_, said) = operator.expect(4, &["poller", "add", "acme-corp/voss/p2"]).await?;
+    ensure!(said.contains("pollers of a bundle (p1)"), "{said}");
+    operator.expect(0, &["site", "remove", "acme-corp/voss", "--with-pollers"]).await.map(drop)
+}
+
 #[tokio::test]
 async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     let mut ground = Ground::start().await?;
@@ -168,6 +184,7 @@ async fn a_machine_makes_its_keys_enrols_and_measures() -> anyhow::Result<()> {
     let to = machine.logs.path().join("bundles").display().to_string();
     let (_, error) = operator.expect(4, &["poller", "add", &path("p2"), "--to", &to]).await?;
     ensure!(error.contains("p1"), "{error}");
+    tokens_and_bundles_do_not_mix(&ground, &machine).await?;
     let (_, said) = operator.expect(0, &["poller", "show", &path("p1")]).await?;
     ensure!(!said.contains("was begun"), "an act is open that can never be closed: {said}");
 

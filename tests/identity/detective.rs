@@ -3,6 +3,7 @@
 use anyhow::{Context, ensure};
 use bulkhead_accounts::certificates::ClientIdentity;
 use bulkhead_bus::Role;
+use bulkhead_runtime::eventually;
 
 use crate::entering::{leaf, poller, soon_in};
 use crate::hub::{ACME, GateHub, LIMIT, Weakness, XYZ};
@@ -52,12 +53,24 @@ async fn a_certificate_that_is_found_where_it_does_not_belong_opens_nothing_any_
     let (own, neighbour) =
         (hub.certificate(&poller(XYZ, "oslo", "p1"))?, hub.certificate(&poller(ACME, "oslo", "p1"))?);
     let beside = soon_in(&hub, &own).await?;
+    // One replica is away and hears nothing of it.
+    hub.gatekeepers.remove(1).kill()?;
     let creds = hub.credentials("sys", Role::SystemOperator, "somebody")?;
     let attack = hub.connect(&stolen.clone().with_creds(creds)).await;
     inside.wait_closed(LIMIT).await.context("whoever is in by it")?;
     drop(attack);
     hub.decided("what is said of it", |one| one.detail.contains("let in nowhere for a day")).await?;
-    // Both replicas have heard of it, and both remember.
+    // It is back, and hears of it from the other one; both remember.
+    hub.start_gatekeeper(2).await?;
+    let settled = eventually("refusals only", LIMIT, || async {
+        for _ in 0..16 {
+            if hub.connect(&stolen).await.is_ok() {
+                return Err("it opens its own account");
+            }
+        }
+        Ok(())
+    });
+    settled.await?;
     for _ in 0..2 {
         for _ in 0..8 {
             ensure!(hub.connect(&stolen).await.is_err(), "it opens its own account");

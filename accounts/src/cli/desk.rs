@@ -169,6 +169,9 @@ pub(super) fn show_preview(preview: &Preview, is_json: bool) -> Result<(), Failu
         ));
     }
     text.push_str(&format!("{} connections would close\n", preview.closing.len()));
+    if !preview.unasked.is_empty() {
+        text.push_str(&format!("and whoever is at {}, which does not answer\n", preview.unasked.join(", ")));
+    }
     for closing in &preview.closing {
         text.push_str(&format!(
             "  {} {} {} ({}) on {}: {}\n",

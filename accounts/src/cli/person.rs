@@ -175,7 +175,7 @@ pub(super) async fn run(home: &Path, command: UserCommand, is_json: bool) -> Res
         }
         UserCommand::Revoke { tenant, user, dry_run } => {
             if dry_run {
-                let links = tenancy.connect().await?;
+                let links = tenancy.links()?;
                 return show_preview(&tenancy.preview_person(&links, &tenant, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;
@@ -219,7 +219,7 @@ pub(super) async fn run_platform(home: &Path, command: PlatformUserCommand, is_j
         }
         PlatformUserCommand::Revoke { user, dry_run } => {
             if dry_run {
-                let links = tenancy.connect().await?;
+                let links = tenancy.links()?;
                 return show_preview(&tenancy.preview_platform_person(&links, &user).await?, is_json);
             }
             let _lock = tenancy.lock()?;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::desk::{note, open, say, taken_away};
+use super::desk::{note, open, say, show_preview, taken_away};
 use super::exit::Failure;
 use super::show::moment;
 use super::site::would;
@@ -126,11 +126,27 @@ pub(super) struct PollerArgs {
     dry_run: bool,
 }
 
-/// Pollers connect to their leaf, so that nothing of the hub closes.
 fn would_change(tenancy: &Tenancy, path: &PollerPath, text: String, is_json: bool) -> Result<(), Failure> {
     let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
     tenancy.poller(&record, path)?;
     say(is_json, &text, &json!({"poller": path.to_string(), "would": text}))
+}
+
+/// Most pollers connect to their leaf; one that is at the hub itself is closed.
+async fn would_take_away(tenancy: &Tenancy, path: &PollerPath, text: String, is_json: bool) -> Result<(), Failure> {
+    let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
+    let token = tenancy.open_token(path)?;
+    if token.is_some() && tenancy.poller(&record, path).is_err() {
+        let text = format!("the token by which poller {path} may enrol would be withdrawn");
+        return say(is_json, &text, &json!({"poller": path.to_string(), "would": text}));
+    }
+    tenancy.poller(&record, path)?;
+    let preview = tenancy.preview_poller(&tenancy.links()?, path).await?;
+    if is_json {
+        return say(true, "", &json!({"poller": path.to_string(), "would": text, "preview": preview}));
+    }
+    say(false, &text, &())?;
+    show_preview(&preview, false)
 }
 
 fn written(bundle: &WrittenBundle, what: &str, is_json: bool) -> Result<(), Failure> {
@@ -266,7 +282,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             let tenancy = open(home)?;
             if args.dry_run {
                 let text = format!("what poller {} signs would be refused", args.poller);
-                return would_change(&tenancy, &args.poller, text, is_json);
+                return would_take_away(&tenancy, &args.poller, text, is_json).await;
             }
             let _lock = tenancy.lock()?;
             taken_away(tenancy.revoke_poller(&tenancy.links()?, &args.poller)).await?;
@@ -280,7 +296,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
             let tenancy = open(home)?;
             if args.dry_run {
                 let text = format!("poller {} would be removed", args.poller);
-                return would_change(&tenancy, &args.poller, text, is_json);
+                return would_take_away(&tenancy, &args.poller, text, is_json).await;
             }
             let _lock = tenancy.lock()?;
             taken_away(tenancy.remove_poller(&tenancy.links()?, &args.poller)).await?;

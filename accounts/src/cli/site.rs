@@ -127,7 +127,7 @@ pub(super) async fn run_site(home: &Path, command: SiteCommand, is_json: bool) -
         SiteCommand::Remove(args) => {
             let with = if args.with_pollers { WithPollers::Remove } else { WithPollers::Refuse };
             if args.dry_run {
-                let links = tenancy.connect().await?;
+                let links = tenancy.links()?;
                 let preview = tenancy.preview_site_removal(&links, &args.site, with).await?;
                 return show_preview(&preview, is_json);
             }

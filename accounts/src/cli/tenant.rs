@@ -361,7 +361,7 @@ async fn set_stage(home: &Path, args: &ChangeArgs, stage: TenantStage, is_json: 
     let _lock = if args.dry_run { None } else { Some(tenancy.lock()?) };
     if args.dry_run {
         let record = tenancy.records.get(&args.slug).map_err(TenancyError::Record)?;
-        let preview = tenancy.preview(&tenancy.connect().await?, &TenantRecord { stage, ..record }).await?;
+        let preview = tenancy.preview(&tenancy.links()?, &TenantRecord { stage, ..record }).await?;
         return show_preview(&preview, is_json);
     }
     let record = if stage == TenantStage::Suspended {
@@ -392,7 +392,7 @@ async fn offboard(home: &Path, args: &OffboardArgs, is_json: bool) -> Result<(),
     let slug = &args.slug;
     let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
     if args.dry_run {
-        let links = tenancy.connect().await?;
+        let links = tenancy.links()?;
         let closed = TenantRecord { stage: TenantStage::Offboarded, ..record };
         show_preview(&tenancy.preview(&links, &closed).await?, is_json)?;
         if args.purge {

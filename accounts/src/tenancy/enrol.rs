@@ -101,6 +101,7 @@ impl Tenancy {
     pub fn check_bundle(&self, path: &PollerPath) -> Result<TenantRecord, TenancyError> {
         let record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
         refuse_enrolled(&record, &path.site)?;
+        self.refuse_invited(path)?;
         Ok(record)
     }
 
@@ -120,6 +121,7 @@ impl Tenancy {
                 "`bulkhead up` runs poller {path} on this machine, with keys of its own: name another poller"
             )));
         }
+        self.refuse_leaving(path)?;
         self.refuse_bundled(&record, path)?;
         if self.settings.enrolment_urls.is_empty() {
             return Err(TenancyError::Invalid(format!(
@@ -129,6 +131,25 @@ impl Tenancy {
             )));
         }
         Ok(record)
+    }
+
+    /// A bundle beside a machine that is about to enrol could not be written anew.
+    pub(super) fn refuse_invited(&self, path: &PollerPath) -> Result<(), TenancyError> {
+        let (own, below) = (path.to_string(), format!("{}/{}/", path.tenant, path.site));
+        let now = self.now_s();
+        let tokens = self.tokens().all().map_err(TenancyError::Enrolment)?.into_iter();
+        let invited =
+            tokens.filter(|token| token.is_open(now) && token.poller.starts_with(&below) && token.poller != own);
+        let invited: Vec<String> = invited.map(|token| token.poller).collect();
+        if invited.is_empty() {
+            return Ok(());
+        }
+        Err(TenancyError::Invalid(format!(
+            "{} may enrol by a token that is open, and a bundle of its site could not be written any more then: withdraw the token \
+             (`bulkhead poller remove {}`), give this poller one, too (without --to), or name another site",
+            invited.join(", "),
+            invited[0]
+        )))
     }
 
     /// Where somebody enrols no bundle is written any more, so that pollers of a bundle would end with it.
@@ -286,6 +307,10 @@ impl Tenancy {
             let problem = format!("there is no site {slug}/{} any more", enrolee.site);
             return Err(Refused::new(Refusal::PollerClosed, problem).into());
         };
+        let (tenant, site_name, poller) = (slug.clone(), enrolee.site.clone(), enrolee.poller.clone());
+        if let Err(error) = self.refuse_bundled(&record, &PollerPath { tenant, site: site_name, poller }) {
+            return Err(Refused::new(Refusal::PollerClosed, error.to_string()).into());
+        }
         let known = site.pollers.get(&enrolee.poller);
         if known.is_some_and(|poller| poller.standing == Standing::Revoked) {
             return Err(Refused::new(Refusal::PollerClosed, format!("poller {enrolee} is revoked")).into());

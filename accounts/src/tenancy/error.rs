@@ -56,8 +56,8 @@ pub enum TenancyError {
     #[error("the hub does not keep what the gatekeepers are told: say it again when its servers are there")]
     NotTold(#[source] StoreError),
     #[error(
-        "nobody is in {account} who is let in no more, and the gatekeepers that run know it; the hub does not keep it for \
-         others, because too few of its servers are there: `bulkhead push` once they are"
+        "nobody is in {account} who is let in no more, where servers are; the gatekeepers know it, and tell those that come \
+         back. The hub does not keep it, because too few of its servers are there: `bulkhead push` once they are"
     )]
     NotKept { account: String, source: StoreError },
     #[error(

@@ -303,7 +303,8 @@ impl Tenancy {
             let role = roles(&one.issuer_key).unwrap_or_default();
             Some(Closing::new(one, role.to_owned(), why.as_str().to_owned()))
         });
-        Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
+        let unasked = links.silent_servers().await?;
+        Ok(Preview { account: account.name.clone(), fields, closing: closing.collect(), unasked })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::files::read_secret;
 use crate::gate::AUTH;
 use crate::operator::{AccountRecord, SYSTEM};
 use crate::resolver::{
-    Base, ConnectionFacts, KnownServers, Order, Patience, PushError, connections, push_many, push_order,
+    Base, ConnectionFacts, KnownServers, Order, Patience, PushError, connections, push_many, push_order, servers,
 };
 use crate::up::Platform;
 
@@ -248,6 +248,15 @@ impl Links {
     pub async fn connections(&self, account: &str) -> Result<Vec<ConnectionFacts>, TenancyError> {
         let all = connections(self.system().await?, Some(account), self.known.count()).await;
         all.map_err(TenancyError::NotAsked)
+    }
+
+    /// Servers that are known and do not answer.
+    ///
+    /// # Errors
+    /// When the servers cannot be asked.
+    pub async fn silent_servers(&self) -> Result<Vec<String>, TenancyError> {
+        let there = servers(self.system().await?, self.known.count()).await.map_err(TenancyError::NotAsked)?;
+        Ok(self.known.absent(&there))
     }
 
     /// The account is gone from every server: the next push of its name begins anew.

@@ -23,6 +23,7 @@ mod preview;
 pub(crate) mod purges;
 mod pushed;
 mod record;
+mod removal;
 mod renew;
 mod rotate;
 mod settings;

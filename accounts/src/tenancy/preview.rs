@@ -45,6 +45,8 @@ pub struct Preview {
     /// Old values are `theirs`, new ones `ours`.
     pub fields: Vec<FieldDifference>,
     pub closing: Vec<Closing>,
+    /// Servers that did not say who is connected to them.
+    pub unasked: Vec<String>,
 }
 
 /// What is known of a tenant beside its account: to people, and in the database.
@@ -100,6 +102,7 @@ impl Tenancy {
         let closing = blast_radius(&change, &connections).into_iter().map(|(connection, reason)| {
             Closing::new(connection, connection.role.clone().unwrap_or_default(), reason.to_string())
         });
-        Ok(Preview { account: account.name.clone(), fields, closing: closing.collect() })
+        let unasked = links.silent_servers().await?;
+        Ok(Preview { account: account.name.clone(), fields, closing: closing.collect(), unasked })
     }
 }

@@ -4,20 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{PollerName, SiteName, Tenant};
-use bulkhead_store::{PollerState, WithPollers};
 use serde_json::json;
 
 use super::first_people::renew;
 use super::paths::{PollerPath, SitePath};
 use super::{
-    Act, Issued, Links, PollerRecord, Preview, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
+    Act, Issued, Links, PollerRecord, SiteRecord, SiteSettings, Standing, Tenancy, TenancyError, TenantRecord,
     TenantStage,
 };
 use crate::bundle::{
     BundleManifest, BundleOptions, PollerManifest, SiteBundle, check_place, make_site_bundle, remove_leftovers,
 };
-use crate::certificates::AuthorityName;
-use crate::files::remove_whole;
 use crate::up::{Target, tenant_row};
 
 /// Where a bundle was written.
@@ -94,12 +91,15 @@ impl Tenancy {
         let record =
             self.staged(&path.tenant, &[TenantStage::Active], "pollers are added to a tenant that is active")?;
         self.check_sites(&record, &path.site)?;
+        self.refuse_leaving(path)?;
         if let Some(known) = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller)) {
             refuse_revoked(known, path)?;
         }
         refuse_enrolled(&record, &path.site)?;
+        self.refuse_invited(path)?;
         check_place(&order.to, &path.tenant, &path.site).map_err(TenancyError::BundleFiles)?;
         let act = self.begin(Act::AddPoller, &path.to_string(), json!({}))?;
+        self.withdraw_tokens(path, "a bundle was written instead")?;
         let written = self.bundle(links, record, (&path.site, Some(&path.poller)), BTreeSet::new(), order).await?;
         act.finish(json!({"sha256": written.sha256}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(written)
@@ -128,84 +128,6 @@ impl Tenancy {
         Ok(written)
     }
 
-    /// Core refuses what the poller signs, within a second, and its certificates are revoked. Its site needs a new bundle
-    /// before its leaf refuses it as well.
-    ///
-    /// # Errors
-    /// When there is no such poller.
-    pub async fn revoke_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
-        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        if known_poller(&record, path).is_err() && self.withdraw_tokens(path, "its poller was revoked")? > 0 {
-            return Ok(());
-        }
-        known_poller(&record, path)?;
-        let act = self.begin(Act::ChangePoller, &path.to_string(), json!({"change": "revoked"}))?;
-        if let Some(poller) = record.sites.get_mut(&path.site).and_then(|site| site.pollers.get_mut(&path.poller)) {
-            poller.standing = Standing::Revoked;
-            self.platform
-                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
-                .map_err(TenancyError::Platform)?;
-        }
-        self.records.write(&record).map_err(TenancyError::Record)?;
-        self.withdraw_tokens(path, "its poller was revoked")?;
-        // One of them away keeps the other from nothing.
-        let refused = self.refuse_poller(links, &record, path).await;
-        self.follow_tenant(links, &record).await?;
-        refused?;
-        act.finish(json!({"change": "revoked"}), self.now_s()).map_err(TenancyError::Journal)
-    }
-
-    /// Core refuses what it signs.
-    async fn refuse_poller(&self, links: &Links, record: &TenantRecord, path: &PollerPath) -> Result<(), TenancyError> {
-        let Some(database) = links.database().await? else { return Ok(()) };
-        let (tenant, place) = (self.tenant_of(record)?, (&path.site, &path.poller));
-        database.set_poller_state(&tenant, place, PollerState::Revoked).await.map_err(TenancyError::Rows)
-    }
-
-    /// Takes a poller off the lists; what it has measured stays.
-    ///
-    /// # Errors
-    /// When there is no such poller.
-    pub async fn remove_poller(&self, links: &Links, path: &PollerPath) -> Result<(), TenancyError> {
-        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        let withdrawn = self.withdraw_tokens(path, "its poller was removed")?;
-        // What a device has left open ends with its poller.
-        for act in [Act::InvitePoller, Act::EnrolPoller, Act::RenewPoller] {
-            self.journal.forget(act, &path.to_string()).map_err(TenancyError::Journal)?;
-        }
-        if known_poller(&record, path).is_err() && withdrawn > 0 {
-            return Ok(());
-        }
-        known_poller(&record, path)?;
-        let act = self.begin(Act::RemovePoller, &path.to_string(), json!({}))?;
-        if let Some(site) = record.sites.get_mut(&path.site)
-            && let Some(poller) = site.pollers.remove(&path.poller)
-        {
-            self.platform
-                .revoke_certificates(&AuthorityName::Tenant(path.tenant.clone()), &poller.issued)
-                .map_err(TenancyError::Platform)?;
-        }
-        // One of them away keeps the other from nothing.
-        let removed = self.remove_poller_rows(links, &record, path).await;
-        self.follow_tenant(links, &record).await?;
-        removed?;
-        self.destroy_batch_key(path)?;
-        // Last: as long as the poller is in it, a removal that was cut short can be said again.
-        self.records.write(&record).map_err(TenancyError::Record)?;
-        act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
-    }
-
-    async fn remove_poller_rows(
-        &self,
-        links: &Links,
-        record: &TenantRecord,
-        path: &PollerPath,
-    ) -> Result<(), TenancyError> {
-        let Some(database) = links.database().await? else { return Ok(()) };
-        let tenant = self.tenant_of(record)?;
-        database.remove_poller(&tenant, &path.site, &path.poller).await.map_err(TenancyError::Rows)
-    }
-
     /// Whether `bulkhead up` runs this poller.
     #[must_use]
     pub fn runs_here(&self, path: &PollerPath) -> bool {
@@ -228,6 +150,7 @@ impl Tenancy {
         let mut record =
             self.staged(&path.tenant, &[TenantStage::Active], "sites are added to a tenant that is active")?;
         self.check_sites(&record, &path.site)?;
+        self.refuse_leaving_site(path)?;
         let act = self.begin(Act::AddSite, &path.to_string(), json!({}))?;
         let tenant = self.tenant_of(&record)?;
         if let Some(database) = links.database().await? {
@@ -238,75 +161,6 @@ impl Tenancy {
         self.records.write(&record).map_err(TenancyError::Record)?;
         self.tell_tenant(links, &record).await?;
         act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
-    }
-
-    /// Removes a site: its leaf is disconnected at once and never admitted again.
-    ///
-    /// # Errors
-    /// When it has pollers that are not to go with it, or a server does not follow.
-    pub async fn remove_site(
-        &self,
-        links: &Links,
-        path: &SitePath,
-        with_pollers: WithPollers,
-    ) -> Result<(), TenancyError> {
-        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        let site = removable_site(&record, path, with_pollers)?.clone();
-        let act = self.begin(Act::RemoveSite, &path.to_string(), json!({}))?;
-        let below = format!("{path}/");
-        let withdrawn = self.tokens().withdraw(|of| of.starts_with(&below), "its site was removed", self.now_s());
-        withdrawn.map_err(TenancyError::Enrolment)?;
-        let issuer = AuthorityName::Tenant(path.tenant.clone());
-        self.void_all(&issuer, &site.leaf, &site.earlier_leaves)?;
-        for poller in site.pollers.values() {
-            self.platform.revoke_certificates(&issuer, &poller.issued).map_err(TenancyError::Platform)?;
-        }
-        record.sites.remove(&path.site);
-        record.removed_sites.insert(path.site.clone());
-        self.follow_tenant(links, &record).await?;
-        let tenant = self.tenant_of(&record)?;
-        if let Some(database) = links.database().await? {
-            let removed = database.remove_site(&tenant, &path.site, WithPollers::Remove).await;
-            removed.map_err(TenancyError::Rows)?;
-        }
-        for line in self.journal.under_way().map_err(TenancyError::Journal)? {
-            let Some(first) = line.first().filter(|first| first.about.starts_with(&below)) else { continue };
-            if matches!(first.act, Act::InvitePoller | Act::EnrolPoller | Act::RenewPoller) {
-                self.journal.forget(first.act, &first.about).map_err(TenancyError::Journal)?;
-            }
-        }
-        for poller in site.pollers.keys() {
-            let (tenant, site) = (path.tenant.clone(), path.site.clone());
-            self.destroy_batch_key(&PollerPath { tenant, site, poller: poller.clone() })?;
-        }
-        // Last: as long as the site is in it, a removal that was cut short can be said again.
-        self.records.write(&record).map_err(TenancyError::Record)?;
-        act.finish(json!({}), self.now_s()).map_err(TenancyError::Journal)
-    }
-
-    /// What removing a site would do.
-    ///
-    /// # Errors
-    /// What [`Tenancy::remove_site`] would refuse.
-    pub async fn preview_site_removal(
-        &self,
-        links: &Links,
-        path: &SitePath,
-        with_pollers: WithPollers,
-    ) -> Result<Preview, TenancyError> {
-        let mut record = self.records.get(&path.tenant).map_err(TenancyError::Record)?;
-        removable_site(&record, path, with_pollers)?;
-        let account = self.account_named(path.tenant.as_str())?;
-        let now = self.gate_of_tenant(&record, &account)?;
-        record.sites.remove(&path.site);
-        let wanted = self.gate_of_tenant(&record, &account)?;
-        self.preview_gate(links, &account, (&now, &wanted)).await
-    }
-
-    /// So that a poller of the same name is somebody else: whoever has the old key speaks for nobody.
-    fn destroy_batch_key(&self, path: &PollerPath) -> Result<(), TenancyError> {
-        let keys = self.platform.layout.batch_keys(&path.tenant, &path.site, &path.poller);
-        keys.iter().try_for_each(|key| remove_whole(key)).map_err(TenancyError::File)
     }
 
     pub(super) fn check_sites(&self, record: &TenantRecord, site: &SiteName) -> Result<(), TenancyError> {
@@ -363,24 +217,6 @@ impl Tenancy {
     }
 }
 
-fn removable_site<'a>(
-    record: &'a TenantRecord,
-    path: &SitePath,
-    with_pollers: WithPollers,
-) -> Result<&'a SiteRecord, TenancyError> {
-    let Some(site) = record.sites.get(&path.site) else {
-        let known: Vec<&str> = record.sites.keys().map(SiteName::as_str).collect();
-        let has = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-        return Err(TenancyError::Invalid(format!("there is no site {path}: tenant {} has {has}", path.tenant)));
-    };
-    if !site.pollers.is_empty() && with_pollers == WithPollers::Refuse {
-        let problem =
-            format!("site {path} has {} pollers: remove them first, or say --with-pollers", site.pollers.len());
-        return Err(TenancyError::Invalid(problem));
-    }
-    Ok(site)
-}
-
 /// What is revoked stays so: a new key under the same entry would be refused as well.
 pub(super) fn refuse_revoked(known: &PollerRecord, path: &PollerPath) -> Result<(), TenancyError> {
     match known.standing {
@@ -407,7 +243,7 @@ pub(super) fn refuse_enrolled(record: &TenantRecord, site: &SiteName) -> Result<
     )))
 }
 
-fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
+pub(super) fn known_poller<'a>(record: &'a TenantRecord, path: &PollerPath) -> Result<&'a PollerRecord, TenancyError> {
     let poller = record.sites.get(&path.site).and_then(|site| site.pollers.get(&path.poller));
     poller.ok_or_else(|| {
         let all =

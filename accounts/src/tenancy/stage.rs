@@ -25,9 +25,12 @@ impl Tenancy {
         self.check_renders(&record)?;
         let mut act = self.begin(Act::SuspendTenant, slug.as_str(), json!({}))?;
         self.records.write(&record).map_err(TenancyError::Record)?;
-        let account = self.close(links, &record).await?;
+        let closed = self.close(links, &record).await;
+        // One of them away keeps the other from nothing.
+        let stored = self.set_state(links, &record, TenantState::Suspended).await;
+        let account = closed?;
         act.step("in-force", self.now_s()).map_err(TenancyError::Journal)?;
-        self.set_state(links, &record, TenantState::Suspended).await?;
+        stored?;
         // Whatever was begun the other way round is overtaken.
         self.journal.forget(Act::ResumeTenant, slug.as_str()).map_err(TenancyError::Journal)?;
         act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
@@ -37,7 +40,11 @@ impl Tenancy {
     /// Puts the closed account in force and waits until nobody is connected.
     pub(super) async fn close(&self, links: &Links, record: &TenantRecord) -> Result<AccountRecord, TenancyError> {
         let account = self.render(record)?;
-        self.put_in_force(links, &account).await?;
+        links.system().await?;
+        let pushed = links.push(&account).await;
+        // Also when a server does not follow: it lets nobody in whom the gatekeepers do not.
+        self.tell_gate(links, &account).await?;
+        pushed?;
         let closed = eventually("the end of the tenant's connections", CLOSING_LIMIT, || async {
             match links.connections(account.key.as_str()).await {
                 Ok(open) if open.is_empty() => Ok(()),

@@ -82,6 +82,15 @@ pub fn probe_subject(gatekeeper: &str) -> String {
     format!("probe.{gatekeeper}")
 }
 
+/// Where replicas hear records that another one has heard and the bucket has not kept.
+pub const RECORDS: &str = "record.*";
+
+/// Where a replica says records that it has heard and the bucket has not kept.
+#[must_use]
+pub fn record_subject(gatekeeper: &str) -> String {
+    format!("record.{gatekeeper}")
+}
+
 /// Where replicas hear which certificates are let in nowhere any more.
 pub const BARRED: &str = "barred.*";
 

@@ -115,11 +115,12 @@ fn add_gatekeeper(permissions: &mut Permissions) {
     // Without its queue: servers drop an entry with a queue from a list with a template, and say nothing (measured).
     permissions.subscribe.push(gate::CALLOUT.to_owned());
     permissions.subscribe.push(gate::probe_subject("{{name()}}"));
-    permissions.subscribe.extend([gate::SAID_RECORDS, gate::BARRED].map(str::to_owned));
+    permissions.subscribe.extend([gate::SAID_RECORDS, gate::RECORDS, gate::BARRED].map(str::to_owned));
     permissions.publish.extend([
         "_R_.>".to_owned(),
         gate::probe_subject("{{name()}}"),
         gate::decision_subject("{{name()}}"),
+        gate::record_subject("{{name()}}"),
         gate::barred_subject("{{name()}}"),
         format!("$JS.API.STREAM.INFO.{stream}"),
     ]);

@@ -1,24 +1,28 @@
 //! Certificates that were found where they do not belong: for a day they are let in nowhere, not even where they do belong,
 //! because whoever holds the key has attacked. An operator makes that last (`bulkhead ca revoke`), or issues another one.
 //!
-//! Replicas tell each other, and each keeps what it knows on its disk.
+//! Replicas tell each other again and again, and each keeps what it knows on its disk.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
+use std::time::Duration;
 
 use bulkhead_bus::gate::{BARRED, barred_subject};
 use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, warn};
 
 const FILE: &str = "barred.json";
 const BARRED_S: i64 = 86_400;
 /// By how much another replica's clock may be ahead.
 const CLOCK_S: i64 = 300;
 /// More certificates than can have been stolen at once: what is beyond it is not barred, and closed again each time.
-const MOST: usize = 10_000;
+const MOST: usize = 1_000;
+/// Beside the moment in which one is barred.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 /// A SHA-256 in hexadecimal.
 const FINGERPRINT_LENGTH: usize = 64;
 
@@ -96,35 +100,53 @@ impl Barred {
     }
 
     /// Bars a certificate for a day, and tells the other replicas. Whether that is new.
-    ///
-    /// # Panics
-    /// Never: what is said serializes.
     pub async fn bar(&self, fingerprint: &str, gatekeeper: &str, bus: &Bus) -> bool {
         let now_s = now_ms() / 1_000;
         let barring = Barring { fingerprint: fingerprint.to_owned(), until_s: now_s + BARRED_S };
-        if !tokio::task::block_in_place(|| self.add(&barring, now_s)) {
-            return false;
+        let is_new = tokio::task::block_in_place(|| self.add(&barring, now_s));
+        if is_new {
+            self.say(gatekeeper, bus).await;
         }
-        let text = serde_json::to_vec(&barring).expect("what is said serializes");
-        if let Err(error) = bus.publish(&barred_subject(gatekeeper), text.into()).await {
-            warn!(error = %Chain(&error), "other replicas do not hear of a barred certificate");
-        }
-        true
+        is_new
     }
 
-    /// Hears of the other replicas' until `stop`.
+    /// Tells the other replicas of all of them.
+    async fn say(&self, gatekeeper: &str, bus: &Bus) {
+        let all: Vec<Barring> = {
+            let until = self.until.read().expect("no holder panics");
+            until.iter().map(|(fingerprint, &until_s)| Barring { fingerprint: fingerprint.clone(), until_s }).collect()
+        };
+        if all.is_empty() {
+            return;
+        }
+        let text = serde_json::to_vec(&all).expect("what is said serializes");
+        if let Err(error) = bus.publish(&barred_subject(gatekeeper), text.into()).await {
+            debug!(error = %Chain(&error), "other replicas do not hear of barred certificates now");
+        }
+    }
+
+    /// Hears of the other replicas' until `stop`, and says its own now and then: one that was away hears them when it is back.
     ///
     /// # Errors
     /// When they cannot be listened for.
-    pub async fn follow(&self, bus: Bus, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+    pub async fn follow(&self, bus: Bus, gatekeeper: &str, heart: Heart, stop: Stop) -> anyhow::Result<()> {
         let mut said = bus.listen(BARRED).await?;
+        let mut ticks = tokio::time::interval(SAY_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
-                message = heart.while_waiting(said.next()) => message,
+                message = said.next() => message,
+                _ = ticks.tick() => {
+                    heart.beat();
+                    self.say(gatekeeper, &bus).await;
+                    continue;
+                }
                 () = stop.cancelled() => return Ok(()),
             };
-            let Ok(barring) = serde_json::from_slice::<Barring>(&message.body) else { continue };
-            tokio::task::block_in_place(|| self.add(&barring, now_ms() / 1_000));
+            let Ok(barrings) = serde_json::from_slice::<Vec<Barring>>(&message.body) else { continue };
+            for barring in barrings.iter().take(MOST) {
+                tokio::task::block_in_place(|| self.add(barring, now_ms() / 1_000));
+            }
         }
     }
 }

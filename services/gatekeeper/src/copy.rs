@@ -64,6 +64,12 @@ impl Copy {
         Ok(found)
     }
 
+    /// What is kept of one key.
+    #[must_use]
+    pub fn find(&self, key: &GateKey) -> Option<Bytes> {
+        fs::read(self.0.join(key.text())).ok().map(Bytes::from)
+    }
+
     /// Keeps entries; one without a value was removed. What is there already is not written again. Blocks.
     ///
     /// # Errors

@@ -98,12 +98,11 @@ impl Gate {
         self.members.is_empty()
     }
 
-    /// Whether an account is known together with all keys that this record of it names.
+    /// Whether this record is newer than what is known of its account, and all keys that it names are known.
     #[must_use]
-    pub fn has_keys_for(&self, account: &AccountKey, value: &[u8], signers: &BTreeSet<String>) -> bool {
-        let record = std::str::from_utf8(value).ok().and_then(|token| read_gate_record(token, signers).ok());
-        let both = record.zip(self.members.get(account));
-        both.is_some_and(|(record, member)| record.keys.values().all(|key| member.keys.contains_key(key)))
+    pub fn can_follow(&self, record: &GateRecord) -> bool {
+        let Some(member) = self.members.get(&record.account) else { return false };
+        record.epoch > member.record.epoch && record.keys.values().all(|key| member.keys.contains_key(key))
     }
 
     /// Takes a record. The same once more is taken again, and changes nothing. Says whether somebody whom the one before

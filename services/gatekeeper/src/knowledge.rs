@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::AccountKey;
-use bulkhead_bus::gate::{GATE_BUCKET, GateKey, SAID_RECORDS};
+use bulkhead_bus::gate::{GATE_BUCKET, GateKey, RECORDS, SAID_RECORDS, record_subject};
 use bulkhead_claims::{Claims, OperatorBody, SealingKey, decode};
 use bulkhead_identity::{TrustDomain, TrustedRoots, read_gate_record};
 use bulkhead_runtime::{Backoff, Bus, Chain, Heart, Stop, Trouble};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::copy::Copy;
 use crate::decide::Trust;
@@ -31,6 +31,9 @@ const AGAIN_MOST: Duration = Duration::from_secs(5);
 const BUCKET_LIMIT: Duration = Duration::from_secs(5);
 /// How often the files are looked at.
 const FILES_EVERY: Duration = Duration::from_secs(1);
+/// How often replicas say what they have heard and the bucket has not kept: within a second of two finding each other again
+/// both know it.
+const SAY_EVERY: Duration = Duration::from_millis(500);
 /// Entries that were not taken and are tried again; beyond it they count only.
 const REFUSED_MOST: usize = 1_000;
 
@@ -52,6 +55,15 @@ pub struct TrustFiles {
     pub domain: TrustDomain,
 }
 
+/// Where an entry comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// From the bucket, or from the copy of it.
+    Bucket,
+    /// On its way to the bucket, or from another replica.
+    Heard,
+}
+
 /// Everything that is known, and how it comes here.
 pub struct Knowledge {
     pub known: Arc<RwLock<Known>>,
@@ -64,6 +76,8 @@ pub struct Knowledge {
     /// The bucket is to be read anew.
     again: Notify,
     refused: Mutex<BTreeMap<String, Bytes>>,
+    /// Records that were heard and that the bucket does not have: other replicas may not have heard them.
+    unkept: Mutex<BTreeMap<AccountKey, Bytes>>,
     /// Whoever takes something keeps it before another one takes what is newer.
     taking: tokio::sync::Mutex<()>,
     /// Accounts whose records admit less than before: somebody may be in who would not be let in now.
@@ -110,8 +124,8 @@ impl Knowledge {
         let (read, again) = (watch::Sender::new(false), Notify::new());
         let known = Arc::new(RwLock::new(known));
         let (narrowed, narrowings) = mpsc::unbounded_channel();
-        let (refused, taking) = (Mutex::default(), tokio::sync::Mutex::default());
-        let knowledge = Self { known, files, copy, own, metrics, read, again, refused, taking, narrowed };
+        let (refused, unkept, taking) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        let knowledge = Self { known, files, copy, own, metrics, read, again, refused, unkept, taking, narrowed };
         for (account, value) in found.gone {
             let mut known = knowledge.known.write().expect("no holder panics");
             let token = std::str::from_utf8(&value).ok();
@@ -121,7 +135,7 @@ impl Knowledge {
             }
         }
         for (key, value) in found.entries {
-            knowledge.take(&key, Some(value.into()));
+            knowledge.take(&key, Some(value.into()), Source::Bucket);
         }
         let accounts = knowledge.count();
         info!(accounts, "{accounts} accounts are known from the copy on this machine");
@@ -157,10 +171,29 @@ impl Knowledge {
         }
     }
 
+    /// What the bucket does not have is said to other replicas until it does.
+    fn note_unkept(&self, key: &GateKey, taken: &Result<(), NotTaken>, value: Option<&Bytes>, source: Source) {
+        let GateKey::Record(account) = key else { return };
+        let mut unkept = self.unkept.lock().expect("no holder panics");
+        match (source, taken, value) {
+            (Source::Heard, Ok(()), Some(value)) => drop(unkept.insert(account.clone(), value.clone())),
+            // The bucket has it, or something newer, or nothing any more.
+            (Source::Bucket, Ok(()), _) => drop(unkept.remove(account)),
+            // The bucket is behind what was heard, perhaps by an earlier process.
+            (Source::Bucket, Err(NotTaken::Earlier { .. }), _) => {
+                if let Some(newer) = self.copy.find(key) {
+                    unkept.insert(account.clone(), newer);
+                }
+            }
+            (Source::Heard | Source::Bucket, _, _) => {}
+        }
+    }
+
     /// Whether it was taken. What is not good waits until something else has changed.
-    fn take(&self, key: &GateKey, value: Option<Bytes>) -> bool {
+    fn take(&self, key: &GateKey, value: Option<Bytes>, source: Source) -> bool {
         let name = key.text();
         let taken = self.try_take(key, value.as_deref());
+        self.note_unkept(key, &taken, value.as_ref(), source);
         let mut refused = self.refused.lock().expect("no holder panics");
         match (taken, value) {
             (Ok(()), _) => {
@@ -200,7 +233,7 @@ impl Knowledge {
     }
 
     /// Takes entries of the bucket, and keeps them for the next start.
-    async fn take_all(&self, entries: impl IntoIterator<Item = (String, Option<Bytes>)>) {
+    async fn take_all(&self, entries: impl IntoIterator<Item = (String, Option<Bytes>)>, source: Source) {
         let _taking = self.taking.lock().await;
         let mut kept = Vec::new();
         for (name, value) in entries {
@@ -209,7 +242,7 @@ impl Knowledge {
                 warn!(key = name, "the gate's bucket has a key that means nothing");
                 continue;
             };
-            if self.take(&key, value.clone()) {
+            if self.take(&key, value.clone(), source) {
                 kept.push((key, value));
             }
         }
@@ -285,7 +318,7 @@ impl Knowledge {
         let mut losses = bus.losses();
         losses.mark_unchanged();
         let (entries, mut watch) = bus.watch_bucket(GATE_BUCKET, READ_LIMIT).await?;
-        self.take_all(entries.into_iter().map(|entry| (entry.key, entry.value))).await;
+        self.take_all(entries.into_iter().map(|entry| (entry.key, entry.value)), Source::Bucket).await;
         self.set_current(true);
         self.read.send_replace(true);
         trouble.end();
@@ -296,32 +329,61 @@ impl Knowledge {
                 Ok(()) = losses.changed() => anyhow::bail!("the connection was lost"),
                 () = self.again.notified() => return Ok(()),
             };
-            self.take_all([(entry.key, entry.value)]).await;
+            self.take_all([(entry.key, entry.value)], Source::Bucket).await;
         }
     }
 
-    /// Hears records on their way to the bucket, until `stop`: of an account that is known here, what is said counts at once,
-    /// and also while the bucket takes nothing. Without a quorum of servers somebody is put out like that, and stays so.
+    /// Hears records on their way to the bucket, and from other replicas, until `stop`: of an account that is known here, what is
+    /// said counts at once, and also while the bucket takes nothing. Without a quorum of servers somebody is put out like
+    /// that, and stays so.
     ///
     /// # Errors
     /// When they cannot be listened for.
     pub async fn hear(&self, bus: Bus, heart: Heart, stop: Stop) -> anyhow::Result<()> {
-        let mut said = bus.listen(SAID_RECORDS).await?;
+        let (mut said, mut told) = (bus.listen(SAID_RECORDS).await?, bus.listen(RECORDS).await?);
         loop {
             let message = tokio::select! {
-                message = heart.while_waiting(said.next()) => message,
+                message = heart.while_waiting(async {
+                    tokio::select! {
+                        message = said.next() => message,
+                        message = told.next() => message,
+                    }
+                }) => message,
                 () = stop.cancelled() => return Ok(()),
             };
             // A removal has no body: of that, and of accounts and keys that are new, only the bucket tells.
-            let Some(key) = GateKey::of_subject(&message.subject).filter(|_| !message.body.is_empty()) else {
-                continue;
-            };
-            let can_take = {
-                let known = self.known.read().expect("no holder panics");
-                known.gate.has_keys_for(key.account(), &message.body, &known.signers)
-            };
-            if can_take {
-                self.take_all([(key.text(), Some(message.body))]).await;
+            if let Some(account) = self.newer(&message.body) {
+                self.take_all([(GateKey::Record(account).text(), Some(message.body))], Source::Heard).await;
+            }
+        }
+    }
+
+    /// The account of a record that is good, newer than what is known of it, and names no key that is not here.
+    fn newer(&self, body: &[u8]) -> Option<AccountKey> {
+        let known = self.known.read().expect("no holder panics");
+        let record = read_gate_record(std::str::from_utf8(body).ok()?, &known.signers).ok()?;
+        known.gate.can_follow(&record).then_some(record.account)
+    }
+
+    /// Says what was heard and is not in the bucket, as long as it is not, until `stop`: a replica that was cut off when it was
+    /// said hears it when it is back.
+    ///
+    /// # Errors
+    /// Never: what cannot be said now is said again.
+    pub async fn pass_on(&self, bus: Bus, gatekeeper: &str, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(SAY_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let subject = record_subject(gatekeeper);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => heart.beat(),
+                () = stop.cancelled() => return Ok(()),
+            }
+            let unkept: Vec<Bytes> = self.unkept.lock().expect("no holder panics").values().cloned().collect();
+            for record in unkept {
+                if let Err(error) = bus.publish(&subject, record).await {
+                    debug!(error = %Chain(&error), "other replicas do not hear what the bucket has not kept");
+                }
             }
         }
     }

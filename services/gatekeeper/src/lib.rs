@@ -102,7 +102,7 @@ async fn serve(config: Config, health: Health, metrics: Arc<Metrics>, stop: Stop
 fn keep_knowing(
     tasks: &mut Supervisor,
     (knowledge, barred): (&Arc<Knowledge>, Arc<Barred>),
-    bus: &Bus,
+    (bus, gatekeeper): (&Bus, &str),
     (health, stop): (&Health, &Stop),
 ) {
     let beat = |name| health.loops.watch(name);
@@ -110,8 +110,12 @@ fn keep_knowing(
     tasks.spawn("bucket", async move { following.follow(watching, heart, end).await });
     let (hearing, listening, heart, end) = (Arc::clone(knowledge), bus.clone(), beat("records"), stop.clone());
     tasks.spawn("records", async move { hearing.hear(listening, heart, end).await });
+    let (passing, saying, heart, end) = (Arc::clone(knowledge), bus.clone(), beat("pass on"), stop.clone());
+    let name = gatekeeper.to_owned();
+    tasks.spawn("pass on", async move { passing.pass_on(saying, &name, heart, end).await });
     let (listening, heart, end) = (bus.clone(), beat("barred"), stop.clone());
-    tasks.spawn("barred", async move { barred.follow(listening, heart, end).await });
+    let name = gatekeeper.to_owned();
+    tasks.spawn("barred", async move { barred.follow(listening, &name, heart, end).await });
     let (following, heart, end) = (Arc::clone(knowledge), beat("files"), stop.clone());
     tasks.spawn("files", async move { following.follow_files(heart, end).await });
 }
@@ -161,7 +165,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
     });
     let mut tasks = Supervisor::new(stop.clone());
     let beat = |name| health.loops.watch(name);
-    keep_knowing(&mut tasks, (&knowledge, barred), &bus, (health, stop));
+    keep_knowing(&mut tasks, (&knowledge, barred), (&bus, &config.name), (health, stop));
     let (heart, end) = (beat("spool"), stop.clone());
     tasks.spawn("spool", async move { ledger.drain(heart, end).await });
     let (probing, asking, name, end) = (bus.clone(), detective.system.clone(), config.name.clone(), stop.clone());
