@@ -64,6 +64,9 @@ pub struct Round {
 #[derive(Debug, Clone)]
 pub struct Storm {
     pub clients: usize,
+    /// How many were let in before the limit.
+    pub inside: usize,
+    /// Until the last of those was.
     pub all_in: Duration,
     /// Attempts that failed on the way.
     pub failed: usize,
@@ -217,23 +220,25 @@ where
                 let (mut failed, mut pace) = (0, Backoff::new(pace.0, pace.1));
                 loop {
                     match enter(number).await {
-                        Ok(client) => return Ok((client, failed)),
-                        Err(error) if began.elapsed() > STORM_LIMIT => return Err(error),
+                        Ok(client) => return (Some(client), failed),
+                        Err(_) if began.elapsed() > STORM_LIMIT => return (None, failed),
                         Err(_) => failed += 1,
                     }
                     pace.pause().await;
                 }
             });
         }
-        let (mut inside, mut failed) = (Vec::new(), 0);
+        let (mut inside, mut failed, mut all_in) = (Vec::new(), 0, Duration::ZERO);
         while let Some(entered) = entering.join_next().await {
-            let (client, attempts) = entered?.context("somebody is not in")?;
-            inside.push(client);
+            let (client, attempts) = entered?;
+            if client.is_some() {
+                all_in = began.elapsed();
+            }
+            inside.extend(client);
             failed += attempts;
         }
-        let all_in = began.elapsed();
         ensure!(inside.iter().all(|client| !client.is_out()), "somebody who was in is out");
-        Ok(Storm { clients, all_in, failed })
+        Ok(Storm { clients, inside: inside.len(), all_in, failed })
     })
     .await
 }
@@ -299,14 +304,14 @@ pub fn render_identity(measured: &IdentityMeasured) -> String {
             ratio(round)
         );
     }
-    page.push_str("\n| Storm | Clients | All in after | Attempts that failed |\n|---|---|---|---|\n");
+    page.push_str("\n| Storm | Clients | In | Last of them after | Attempts that failed |\n|---|---|---|---|---|\n");
     for (name, storm) in [
         ("direct", &measured.direct_storm),
         ("by certificate", &measured.gated_storm),
         ("leaves, by certificate", &measured.leaf_storm),
     ] {
-        let Storm { clients, all_in, failed } = storm;
-        let _ = writeln!(page, "| {name} | {clients} | {:.1} s | {failed} |", all_in.as_secs_f64());
+        let Storm { clients, inside, all_in, failed } = storm;
+        let _ = writeln!(page, "| {name} | {clients} | {inside} | {:.1} s | {failed} |", all_in.as_secs_f64());
     }
     page
 }
