@@ -37,7 +37,7 @@ async fn start_with(mut stopped: StoppedDeployment, hub: Option<HubSize>) -> any
 async fn expect_no_change_without_core(stopped: &StoppedDeployment) -> anyhow::Result<()> {
     let idle = Programs { core: PathBuf::from("/bin/false"), ..stopped.options.programs.clone() };
     let options = Options { hub_servers: Some(HubSize::Three), programs: idle, ..stopped.options.clone() };
-    let started = Deployment::start(options, &|_| {}).await;
+    let started = Box::pin(Deployment::start(options, &|_| {})).await;
     let error = started.err().context("a hub was changed without core")?;
     assert!(format!("{:#}", anyhow::Error::from(error)).contains("core has ended"));
     let home = &stopped.options.home;

@@ -97,7 +97,7 @@ pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<()
     let signals = tokio::spawn(stop_on_signals(stop.clone()));
     let announce = |step: &str| progress.say(step);
     let deployment = tokio::select! {
-        started = Deployment::start(options, &announce) => started,
+        started = Box::pin(Deployment::start(options, &announce)) => started,
         // What has started so far ends when it is dropped.
         () = stop.cancelled() => return Ok(()),
     };

@@ -30,7 +30,8 @@ pub struct Links {
     /// The servers that have to show a change.
     pub known: KnownServers,
     pushed: PushedTokens,
-    platform: Platform,
+    /// Boxed: it lives in many futures.
+    platform: Box<Platform>,
     database_url_file: Option<PathBuf>,
     system: OnceCell<Bus>,
     database: OnceCell<Option<Provisioning>>,
@@ -76,7 +77,7 @@ impl Tenancy {
         Ok(Links {
             known: KnownServers::of(self.settings.hub_servers),
             pushed: PushedTokens::new(&self.platform.layout),
-            platform: self.platform.reopen().map_err(TenancyError::Platform)?,
+            platform: Box::new(self.platform.reopen().map_err(TenancyError::Platform)?),
             database_url_file: self.settings.database_url_file.clone(),
             system: OnceCell::new(),
             database: OnceCell::new(),

@@ -64,7 +64,8 @@ impl StoppedDeployment {
     /// When something does not start; the error holds the end of its log.
     pub async fn start(self) -> anyhow::Result<TestDeployment> {
         let Self { options, home } = self;
-        let up = Deployment::start(options.clone(), &|_| {}).await.context("start a deployment")?;
+        // A whole start is too much for the stack of a test's thread.
+        let up = Box::pin(Deployment::start(options.clone(), &|_| {})).await.context("start a deployment")?;
         Ok(TestDeployment { up, options, home })
     }
 }
