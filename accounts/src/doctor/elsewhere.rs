@@ -101,7 +101,7 @@ fn heard_finding(subject: &str, last_ms: Option<i64>, now_ms: i64) -> Finding {
 /// Which of these sites have a leaf at the hub.
 pub(super) fn look_at_links(home: &Home, sources: &Sources, hub: &Hub, known: Option<&Known>) -> Vec<Finding> {
     if home.far_sites.is_empty() {
-        return vec![];
+        return vec![LINKED.ok("sites elsewhere", "there is none")];
     }
     if sources.system.get().is_none() {
         return vec![LINKED.skip("sites elsewhere", "the hub cannot be asked")];
@@ -123,7 +123,7 @@ async fn last_batches(person: &Person) -> Result<BTreeMap<String, Option<i64>>, 
 /// When core has last stored something of their pollers.
 pub(super) async fn look_at_lag(home: &Home, sources: &Sources, core_answers: bool) -> Vec<Finding> {
     if home.far_sites.is_empty() {
-        return vec![];
+        return vec![HEARD.ok("pollers elsewhere", "there is none")];
     }
     let Some(person) = sources.person.get().filter(|_| core_answers) else {
         return vec![HEARD.skip("pollers elsewhere", "core cannot be asked")];
