@@ -338,3 +338,29 @@ fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
     );
     say(is_json, &text, &json!({"poller": path.to_string(), "record": poller, "revoked": revoked}))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::cli::exit;
+
+    #[test]
+    fn where_a_token_cannot_be_put_is_known_before_one_is_given_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        for bad in [missing.join("p1.token"), folder.path().to_owned()] {
+            let refused = TokenPlace::reserve(&bad).err().expect("no place");
+            assert_eq!(refused.code(), exit::INVALID, "{}", refused.message());
+        }
+        assert!(!missing.exists(), "a folder was made");
+        let file = folder.path().join("p1.token");
+        std::fs::write(&file, "the one before").unwrap();
+        let place = TokenPlace::reserve(&file).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "the one before");
+        place.put("the new one").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "the new one\n");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

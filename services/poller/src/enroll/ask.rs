@@ -169,3 +169,16 @@ impl DeskClient {
         Err(AskError::Away { urls: self.urls.join(", "), proxy: self.proxy.clone(), limit: PATIENCE, last })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_without_its_scheme_is_refused_before_anything_is_tried() {
+        for bad in ["proxy:3128", "proxy.example.com:3128", "ftp://proxy:21", "http://", "no proxy", ""] {
+            assert!(matches!(proxy_of(bad), Err(AskError::Proxy { .. })), "{bad:?}");
+        }
+        assert!(proxy_of("http://proxy.example.com:3128").is_ok() && proxy_of("https://proxy:3128").is_ok());
+    }
+}
