@@ -71,6 +71,12 @@ async fn a_link_that_does_not_come_back_is_made_anew() -> anyhow::Result<()> {
         std::future::ready(if seen.0 > 0 && seen.1 > 0 { Ok(()) } else { Err(format!("{seen:?}")) })
     });
     anew.await.with_context(|| machine.logs())?;
+    // It rests: the time is in the file while it is off.
+    let rests = eventually("a time until which it is off", LIMIT, || {
+        let text = std::fs::read_to_string(folder.join("link/remote.conf")).unwrap_or_default();
+        std::future::ready(if text.starts_with("disabled: true\n# until ") { Ok(()) } else { Err(text) })
+    });
+    rests.await?;
     ground.deployment.up.hub_child(0).context("the hub")?.restart()?;
     wait_for_more(&witness, &machine, "p1").await?;
 

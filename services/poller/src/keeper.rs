@@ -3,13 +3,14 @@
 //!
 //! On bad links servers are known to stop looking for their hub until they are started again (facts: edge-and-identity
 //! section 1.6). Turning the remote off and on in its configuration starts it from inside, whatever runs the leaf (ADR 14).
+//! Off it stays for a moment of its own: thousands of leaves that keep each other out come back one after the other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::question::{server_leaves, server_reload};
-use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, Trouble};
+use bulkhead_runtime::{Bus, BusSettings, Chain, ConnectError, RequestError, Stop, Trouble, now_ms};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,6 +28,10 @@ const PAUSE_MOST: Duration = Duration::from_secs(3_600);
 /// What the file of the link says, which the leaf's configuration includes.
 const ON: &str = "disabled: false\n";
 const OFF: &str = "disabled: true\n";
+/// Stands before the time until which it is off, in unix milliseconds.
+const UNTIL: &str = "# until ";
+/// A link that is off stays off for as long as chance says, and never longer: so many leaves of one hub come back evenly.
+const REST_MOST: Duration = Duration::from_secs(30);
 
 /// How the leaf is reached as its own machine, and what is done for it.
 #[derive(Debug, Clone)]
@@ -68,11 +73,13 @@ struct Absence {
     since: Option<Instant>,
     first: Duration,
     pause: Duration,
+    /// The last rest that was seen, of another poller of this site too. Unix milliseconds.
+    rested_until_ms: i64,
 }
 
 impl Absence {
     fn new(first: Duration) -> Self {
-        Self { since: None, first, pause: first }
+        Self { since: None, first, pause: first, rested_until_ms: 0 }
     }
 
     /// Whether the link is to be made anew.
@@ -84,10 +91,13 @@ impl Absence {
         now - *self.since.get_or_insert(now) >= self.pause
     }
 
-    /// It was made anew: the next time after twice as long.
-    fn begin_again(&mut self, now: Instant) {
+    /// It is turned off until `until_ms`, by whomever: the next time after twice as long.
+    fn rest(&mut self, until_ms: i64, now: Instant) {
         self.since = Some(now);
-        self.pause = (self.pause * 2).min(PAUSE_MOST.max(self.first));
+        if self.rested_until_ms != until_ms {
+            self.rested_until_ms = until_ms;
+            self.pause = (self.pause * 2).min(PAUSE_MOST.max(self.first));
+        }
     }
 }
 
@@ -140,6 +150,11 @@ impl Keeper {
     async fn look(&self, bus: &Bus, absence: &mut Absence, is_on: &mut bool) -> Result<(), KeeperError> {
         let has_link = has_link(bus).await?;
         self.metrics.leaf_linked.set(i64::from(has_link));
+        if let Some(until_ms) = rests_until(&self.settings.link_file, now_ms()) {
+            absence.rest(until_ms, Instant::now());
+            *is_on = false;
+            return Ok(());
+        }
         if !*is_on || !self.is_turned(ON) {
             self.turn(ON)?;
             reload(bus).await?;
@@ -147,17 +162,17 @@ impl Keeper {
         }
         if absence.is_over(has_link, Instant::now()) {
             // What fails is due again at the next look, and counts for nothing.
-            self.turn(OFF)?;
-            let off = reload(bus).await;
-            // On again whatever came of it; until the leaf has heard that, the next look says it.
+            let rest = REST_MOST.min(self.settings.stuck_after).mul_f64(fastrand::f64());
+            let until_ms = now_ms() + i64::try_from(rest.as_millis()).unwrap_or(i64::MAX);
+            self.turn(&format!("{OFF}{UNTIL}{until_ms}\n"))?;
             *is_on = false;
-            self.turn(ON)?;
-            off?;
-            reload(bus).await?;
-            *is_on = true;
-            absence.begin_again(Instant::now());
+            if let Err(error) = reload(bus).await {
+                self.turn(ON)?;
+                return Err(error);
+            }
+            absence.rest(until_ms, Instant::now());
             count(&self.metrics.leaf_link_restarts, 1);
-            warn!("the leaf had no link to the hub for long: it was made anew");
+            warn!(?rest, "the leaf had no link to the hub for long: it is off for a moment, and made anew then");
         }
         Ok(())
     }
@@ -172,6 +187,14 @@ impl Keeper {
         }
         put_whole(&self.settings.link_file, text.as_bytes(), PUBLIC).map_err(KeeperError::Folder)
     }
+}
+
+/// Until when this poller or another one of the site has turned the link off; a time that none of them can have meant is none.
+fn rests_until(link_file: &Path, now_ms: i64) -> Option<i64> {
+    let text = std::fs::read_to_string(link_file).ok()?;
+    let until_ms = text.strip_prefix(OFF)?.trim().strip_prefix(UNTIL)?.parse().ok()?;
+    let most_ms = now_ms + i64::try_from(REST_MOST.as_millis()).unwrap_or(i64::MAX);
+    (now_ms < until_ms && until_ms <= most_ms).then_some(until_ms)
 }
 
 async fn reload(bus: &Bus) -> Result<(), KeeperError> {
@@ -203,7 +226,9 @@ mod tests {
         for number in 0..200 {
             if absence.is_over(false, minute(number)) {
                 assert!(absence.is_over(false, minute(number)), "what failed is not due again");
-                absence.begin_again(minute(number));
+                for _of_the_same_rest in 0..2 {
+                    absence.rest(i64::try_from(number).unwrap(), minute(number));
+                }
                 anew.push(number);
             }
         }
@@ -212,5 +237,24 @@ mod tests {
         assert!(!absence.is_over(false, minute(201)));
         assert!(!absence.is_over(false, minute(205)));
         assert!(absence.is_over(false, minute(206)), "a link that was there begins it anew");
+    }
+    #[test]
+    fn a_link_rests_as_long_as_its_file_says_and_a_time_that_nobody_meant_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("remote.conf");
+        assert_eq!(rests_until(&file, 1_000), None, "there is no file");
+        for (text, expected) in [
+            (ON.to_owned(), None),
+            (OFF.to_owned(), None),
+            (format!("{OFF}{UNTIL}2000\n"), Some(2_000)),
+            (format!("{OFF}{UNTIL}1000\n"), None),
+            (format!("{OFF}{UNTIL}31000\n"), Some(31_000)),
+            (format!("{OFF}{UNTIL}31001\n"), None),
+            (format!("{OFF}{UNTIL}soon\n"), None),
+            (format!("{ON}{UNTIL}2000\n"), None),
+        ] {
+            std::fs::write(&file, &text).unwrap();
+            assert_eq!(rests_until(&file, 1_000), expected, "{text}");
+        }
     }
 }

@@ -11,25 +11,24 @@ use bulkhead_accounts::hub_files::HUB_CONFIG;
 use bulkhead_accounts::hub_size::HubSize;
 use bulkhead_claims::AccountBody;
 use bulkhead_runtime::{Backoff, eventually};
-use bulkhead_testkit::{ConnectError, Endpoint, Identity, LIMIT, RawClient, RawLeaf, TestDeployment};
+use bulkhead_testkit::{Endpoint, Identity, LIMIT, RawClient, TestDeployment};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::accounts::Times;
+use super::leaf_storm::leaf_storm;
 use super::report::machine;
 
-const TENANT: &str = "first";
-const SITE: &str = "site";
+pub(super) const TENANT: &str = "first";
+pub(super) const SITE: &str = "site";
 const RATE_LIMIT: &str = "connection_rate_limit:";
 /// More than a storm has.
 const CONNECTIONS_MOST: i64 = 20_000;
 /// Within which everybody is to be in again after a storm.
-const STORM_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const STORM_LIMIT: Duration = Duration::from_secs(300);
 /// Whoever was refused waits, longer each time and less at random, as our own clients do.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
-/// As leaves do, which wait from 1 to 3 s.
-const LEAF_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is to be measured.
 #[derive(Debug, Clone)]
@@ -83,9 +82,9 @@ pub struct IdentityMeasured {
 
 /// Who comes, and where to.
 #[derive(Clone)]
-struct Way {
-    hub: Endpoint,
-    identity: Identity,
+pub(super) struct Way {
+    pub(super) hub: Endpoint,
+    pub(super) identity: Identity,
 }
 
 /// Measures on a deployment of one hub server and two gatekeepers.
@@ -128,8 +127,8 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
     let direct_storm = client_storm(&direct, plan.storm).await?;
     say(&format!("{} at once, by certificate", plan.storm));
     let gated_storm = client_storm(&gated, plan.storm).await?;
-    say(&format!("{} leaves at once", plan.storm));
-    let leaf_storm = leaf_storm(&leaf, plan.storm).await?;
+    say(&format!("{} leaves whose hub is killed", plan.storm));
+    let leaf_storm = leaf_storm(&mut deployment, &leaf, plan.storm).await?;
     deployment.stop().await?;
     Ok(IdentityMeasured { rounds, direct_storm, gated_storm, leaf_storm })
 }
@@ -167,7 +166,7 @@ async fn entered(way: &Way) -> anyhow::Result<()> {
 }
 
 /// On a runtime of its own: the main thread looks after the deployment.
-async fn beside<T: Send + 'static>(
+pub(super) async fn beside<T: Send + 'static>(
     work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
 ) -> anyhow::Result<T> {
     let thread = tokio::task::spawn_blocking(move || {
@@ -204,22 +203,18 @@ async fn enter_many(way: &Way, connects: usize, at_once: usize) -> anyhow::Resul
     .await
 }
 
-/// So many who come at once, each with pauses between its attempts from `pace.0` to `pace.1`, until all are in.
-async fn storm<C, F, E>(clients: usize, pace: (Duration, Duration), enter: E) -> anyhow::Result<Storm>
-where
-    C: Inside + Send + 'static,
-    F: Future<Output = Result<C, ConnectError>> + Send,
-    E: Fn(usize) -> F + Clone + Send + 'static,
-{
+/// So many who come at once, each until it is in.
+async fn client_storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
+    let way = Arc::new(way.clone());
     beside(async move {
         let began = Instant::now();
         let mut entering = JoinSet::new();
-        for number in 0..clients {
-            let enter = enter.clone();
+        for _ in 0..clients {
+            let way = Arc::clone(&way);
             entering.spawn(async move {
-                let (mut failed, mut pace) = (0, Backoff::new(pace.0, pace.1));
+                let (mut failed, mut pace) = (0, Backoff::new(PAUSE_FIRST, PAUSE_MOST));
                 loop {
-                    match enter(number).await {
+                    match RawClient::connect(&way.hub, &way.identity).await {
                         Ok(client) => return (Some(client), failed),
                         Err(_) if began.elapsed() > STORM_LIMIT => return (None, failed),
                         Err(_) => failed += 1,
@@ -237,46 +232,10 @@ where
             inside.extend(client);
             failed += attempts;
         }
-        ensure!(inside.iter().all(|client| !client.is_out()), "somebody who was in is out");
+        ensure!(inside.iter().all(|client| !client.is_closed()), "somebody who was in is out");
         Ok(Storm { clients, inside: inside.len(), all_in, failed })
     })
     .await
-}
-
-/// Who was let in, and may be put out again.
-trait Inside {
-    fn is_out(&self) -> bool;
-}
-
-impl Inside for RawClient {
-    fn is_out(&self) -> bool {
-        self.is_closed()
-    }
-}
-
-impl Inside for RawLeaf {
-    fn is_out(&self) -> bool {
-        self.is_closed()
-    }
-}
-
-async fn client_storm(way: &Way, clients: usize) -> anyhow::Result<Storm> {
-    let way = Arc::new(way.clone());
-    let enter = move |_| {
-        let way = Arc::clone(&way);
-        async move { RawClient::connect(&way.hub, &way.identity).await }
-    };
-    storm(clients, (PAUSE_FIRST, PAUSE_MOST), enter).await
-}
-
-/// Machines of one site, each a leaf with a name of its own.
-async fn leaf_storm(way: &Way, leaves: usize) -> anyhow::Result<Storm> {
-    let way = Arc::new(way.clone());
-    let enter = move |number| {
-        let way = Arc::clone(&way);
-        async move { RawLeaf::connect(&way.hub, &way.identity, &format!("leaf-{TENANT}-{SITE}.{number}")).await }
-    };
-    storm(leaves, (LEAF_PAUSE, LEAF_PAUSE), enter).await
 }
 
 fn ratio(round: &Round) -> f64 {

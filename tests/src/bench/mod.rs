@@ -11,6 +11,7 @@ mod fleet;
 mod flood;
 mod identity;
 mod ingest;
+mod leaf_storm;
 mod load;
 mod report;
 
