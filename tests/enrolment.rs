@@ -1,6 +1,8 @@
 //! Machines that make their own keys and come for certificates with a token that is good once: what they get, and who gets
 //! nothing. Every answer is among the decisions within seconds.
 
+#[path = "enrolment/barred.rs"]
+mod barred;
 #[path = "enrolment/device.rs"]
 mod device;
 #[path = "enrolment/proxy.rs"]

@@ -1,4 +1,5 @@
-//! `bulkhead enrolment-desk`: answers the devices that enrol, where `bulkhead up` does not do it.
+//! `bulkhead enrolment-desk`: answers the devices that enrol, and revokes what gatekeepers have barred, where `bulkhead up` does
+//! not do it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +10,7 @@ use clap::Args;
 use super::exit::Failure;
 use crate::enrolment::Desk;
 
-pub(super) const HELP: &str = "Example:\n  bulkhead enrolment-desk --listen 0.0.0.0:8443\n\nDevices reach it at the enrolment_urls of platform.toml, over TLS. It holds this home with all its authorities: run it on\nthe machine of the home, and let nothing else of that machine be reached. Without it nobody enrols; all else goes on.";
+pub(super) const HELP: &str = "Example:\n  bulkhead enrolment-desk --listen 0.0.0.0:8443\n\nDevices reach it at the enrolment_urls of platform.toml, over TLS. It holds this home with all its authorities: run it on\nthe machine of the home, and let nothing else of that machine be reached. Without it nobody enrols, and what\ngatekeepers bar is not revoked for good; all else goes on.";
 
 #[derive(Debug, Args)]
 pub(super) struct EnrolmentDeskArgs {

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
-use bulkhead_bus::gate::{ENROLMENT_DESK, decision_subject};
+use bulkhead_bus::gate::{BarredItem, ENROLMENT_DESK, decision_subject};
 use bulkhead_bus::payload::{Decision, DecisionConnection};
 use bulkhead_identity::{
     ENROL_PATH, Enrolee, EnrolmentAnswer, EnrolmentClaims, EnrolmentRefusal, EnrolmentRequest, RENEW_PATH,
@@ -47,6 +47,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// The outcomes of decisions to give certificates.
 const ENROLLED: &str = "enrolled";
 const RENEWED: &str = "renewed";
+/// The outcome for what gatekeepers had barred.
+const REVOKED: &str = "revoked_for_good";
 /// What is told whoever comes when it cannot be done now.
 const NOT_NOW: &str = "not_now";
 
@@ -70,7 +72,7 @@ pub enum DeskError {
     Serve(#[source] std::io::Error),
 }
 
-/// Answers devices.
+/// Answers devices, and revokes what gatekeepers have barred.
 pub struct Desk {
     home: PathBuf,
     domain: TrustDomain,
@@ -192,7 +194,7 @@ impl Desk {
             .route(ENROL_PATH, post(enrol))
             .route(RENEW_PATH, post(renew))
             .route("/livez", get(async || "alive\n"))
-            .with_state(desk);
+            .with_state(Arc::clone(&desk));
         let handle = Handle::new();
         let server = axum_server::from_tcp_rustls(listener, tls.clone()).map_err(DeskError::Serve)?;
         let mut server = server.handle(handle.clone()).http1_only().first_request_timeout(READ_LIMIT);
@@ -208,6 +210,7 @@ impl Desk {
             ended = served => ended.map_err(DeskError::Serve),
             () = ends => Ok(()),
             () = identity.keep_fresh(home, tls) => Ok(()),
+            () = desk.follow_barred() => Ok(()),
         }
     }
 
@@ -282,7 +285,34 @@ impl Desk {
         Ok(tenancy.renew_device(granted, host)?)
     }
 
-    /// Writes a decision down where those of the gatekeepers are.
+    /// Revokes what a gatekeeper has barred, and writes that down.
+    pub(super) async fn revoke_barred(&self, what: &BarredItem) -> Result<(), TenancyError> {
+        let _turn = self.turn.lock().await;
+        let revoked = {
+            let (tenancy, _lock) = self.open_alone().await?;
+            tenancy.revoke_barred(&tenancy.links()?, what).await?
+        };
+        let Some(revoked) = revoked else {
+            warn!(%what, "what is barred is none of ours: nothing is revoked");
+            return Ok(());
+        };
+        let decision = Decision {
+            outcome: REVOKED.to_owned(),
+            detail: "it was shown where it does not belong: revoked for good".to_owned(),
+            expected: Some(revoked.account.clone()),
+            identity: Some(revoked.identity.clone()),
+            ..desk_decision()
+        };
+        warn!(%what, account = revoked.account, identity = revoked.identity, "what was barred is revoked for good");
+        self.store(&decision).await
+    }
+
+    /// A connection to AUTH of its own, for listening.
+    pub(super) async fn connected_to_gate(&self) -> Result<Bus, TenancyError> {
+        Tenancy::open(self.home.clone())?.platform.connect_gate().await.map_err(TenancyError::Platform)
+    }
+
+    /// Writes a decision about a device down where those of the gatekeepers are.
     async fn record(
         &self,
         outcome: &str,
@@ -299,9 +329,6 @@ impl Desk {
             repeats = left_out;
         }
         let decision = Decision {
-            id: Uuid::new_v4().to_string(),
-            at_ms: now_ms(),
-            gatekeeper: ENROLMENT_DESK.to_owned(),
             outcome: outcome.to_owned(),
             detail: refused
                 .map(|refused| refused.detail.as_ref().unwrap_or(&refused.problem).clone())
@@ -317,21 +344,32 @@ impl Desk {
                 name: asked.token.clone(),
                 ..DecisionConnection::default()
             },
-            ..Decision::default()
+            ..desk_decision()
         };
         info!(outcome, host, poller = decision.identity, detail = decision.detail, "enrolment");
-        let text = serde_json::to_string(&decision).expect("a decision serializes");
+        self.store(&decision).await
+    }
+
+    async fn store(&self, decision: &Decision) -> Result<(), TenancyError> {
+        let text = serde_json::to_string(decision).expect("a decision serializes");
         let mut gate = self.gate.lock().await;
         let bus = match gate.take().filter(Bus::is_connected) {
             Some(bus) => bus,
-            None => {
-                let tenancy = Tenancy::open(self.home.clone())?;
-                tenancy.platform.connect_gate().await.map_err(TenancyError::Platform)?
-            }
+            None => self.connected_to_gate().await?,
         };
         let stored = bus.store(&decision_subject(ENROLMENT_DESK), Headers::default(), text.into(), RECORD_LIMIT).await;
         *gate = Some(bus);
         stored.map(drop).map_err(TenancyError::NotTold)
+    }
+}
+
+/// What all decisions of this process have in common.
+fn desk_decision() -> Decision {
+    Decision {
+        id: Uuid::new_v4().to_string(),
+        at_ms: now_ms(),
+        gatekeeper: ENROLMENT_DESK.to_owned(),
+        ..Decision::default()
     }
 }
 

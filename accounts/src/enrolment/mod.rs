@@ -3,6 +3,7 @@
 //! Reading order: what a token is, what became of each, what a device asks for, why it gets nothing, and the desk, the
 //! process that answers devices. What changes in a tenant is in `tenancy::enrol`.
 
+mod barred;
 mod book;
 mod desk;
 mod refusal;

@@ -2,7 +2,7 @@
 
 use bulkhead_bus::TenantSlug;
 use bulkhead_claims::SignError;
-use bulkhead_runtime::{BucketError, LimitReached, StoreError};
+use bulkhead_runtime::{BucketError, LimitReached, PublishError, StoreError};
 use bulkhead_store::ProvisioningError;
 
 use super::intake::IntakeError;
@@ -55,6 +55,8 @@ pub enum TenancyError {
     NoBucket(#[source] LimitReached),
     #[error("the hub does not keep what the gatekeepers are told: say it again when its servers are there")]
     NotTold(#[source] StoreError),
+    #[error("what gatekeepers say cannot be listened to")]
+    NotHeard(#[source] PublishError),
     #[error(
         "nobody is in {account} who is let in no more, where servers are; the gatekeepers know it, and tell those that come \
          back. The hub does not keep it, because too few of its servers are there: `bulkhead push` once they are"
@@ -189,6 +191,7 @@ impl TenancyError {
             Self::StillConnected { .. }
             | Self::StillIn { .. }
             | Self::NotTold(_)
+            | Self::NotHeard(_)
             | Self::NotKept { .. }
             | Self::NoBucket(_)
             | Self::NotProved { .. }

@@ -3,6 +3,7 @@
 //! Everything is rendered whole from the records. An act that was begun is finished or undone, never left half done.
 
 mod adopt;
+mod barred;
 mod complete;
 mod desired;
 mod enrol;
@@ -44,6 +45,7 @@ use crate::plan::{Plan, Plans};
 use crate::provisioning_lock::ProvisioningLock;
 use crate::up::{Accounts, Layout, Platform};
 
+pub use barred::RevokedBarred;
 pub use desired::{Desired, Rendered};
 pub use enrol::{GivenToken, GrantedEnrolment, NotEnrolled};
 pub use error::TenancyError;

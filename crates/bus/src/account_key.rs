@@ -23,6 +23,11 @@ fn parsed_key(value: &str, kind: KeyPairType) -> Option<KeyPair> {
     (key.key_pair_type() == kind && key.public_key() == value).then_some(key)
 }
 
+/// Whether it is the public key of a user, with its checksum.
+pub(crate) fn is_user_key(value: &str) -> bool {
+    parsed_key(value, KeyPairType::User).is_some()
+}
+
 fn head(value: &str) -> String {
     value.chars().take(64).collect()
 }

@@ -1,7 +1,13 @@
 //! The words between servers, the gatekeeper and whoever tells it what it knows (design section 3). All of it is spoken in
 //! AUTH, but for the question, which servers ask in SENT and AUTH exports to it.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
 use crate::AccountKey;
+use crate::account_key::is_user_key;
 
 /// Where a server asks about a connection.
 pub const CALLOUT: &str = "$SYS.REQ.USER.AUTH";
@@ -91,13 +97,78 @@ pub fn record_subject(gatekeeper: &str) -> String {
     format!("record.{gatekeeper}")
 }
 
-/// Where replicas hear which certificates are let in nowhere any more.
+/// Where replicas hear what is barred, and the enrolment desk, which revokes it.
 pub const BARRED: &str = "barred.*";
 
-/// Where a replica says that a certificate is let in nowhere any more.
+/// Where a replica says what is barred.
 #[must_use]
 pub fn barred_subject(gatekeeper: &str) -> String {
     format!("barred.{gatekeeper}")
+}
+
+/// The length of a SHA-256 in hexadecimal.
+const FINGERPRINT_LENGTH: usize = 64;
+
+/// What was shown where it does not belong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum BarredItem {
+    /// A tenant's certificate by its SHA-256, lower-case hexadecimal: the gatekeepers let it in nowhere.
+    Certificate(String),
+    /// Whose token was shown in an account that nobody enters by tokens. Servers refuse it once it is revoked in the account.
+    User { account: AccountKey, user: String },
+}
+
+/// Why a text names nothing that can be barred.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a SHA-256 in lower-case hexadecimal nor ACCOUNT/USER with two public keys")]
+pub struct BarredItemError(String);
+
+impl FromStr for BarredItem {
+    type Err = BarredItemError;
+
+    fn from_str(text: &str) -> Result<Self, BarredItemError> {
+        let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if text.len() == FINGERPRINT_LENGTH && text.bytes().all(is_hexadecimal) {
+            return Ok(Self::Certificate(text.to_owned()));
+        }
+        let parted = text.split_once('/').filter(|(_, user)| is_user_key(user));
+        match parted.and_then(|(account, user)| Some((account.parse().ok()?, user.to_owned()))) {
+            Some((account, user)) => Ok(Self::User { account, user }),
+            None => Err(BarredItemError(text.chars().take(130).collect())),
+        }
+    }
+}
+
+impl fmt::Display for BarredItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(fingerprint) => f.write_str(fingerprint),
+            Self::User { account, user } => write!(f, "{account}/{user}"),
+        }
+    }
+}
+
+impl TryFrom<String> for BarredItem {
+    type Error = BarredItemError;
+
+    fn try_from(text: String) -> Result<Self, BarredItemError> {
+        text.parse()
+    }
+}
+
+impl From<BarredItem> for String {
+    fn from(item: BarredItem) -> Self {
+        item.to_string()
+    }
+}
+
+/// What replicas say of one such thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barring {
+    pub what: BarredItem,
+    /// Unix seconds.
+    pub until_s: i64,
 }
 
 /// The streams behind bucket and decisions, whose subjects they are.
@@ -118,6 +189,20 @@ mod tests {
             assert_eq!(GateKey::of_subject(&subject).as_ref(), Some(&key));
             assert_eq!(GateKey::of_subject(&subject.replace(GATE_BUCKET, "GATES")), None);
             assert_eq!(GateKey::parse(&key.text()), Some(key));
+        }
+        let user = nkeys::KeyPair::new_user().public_key();
+        for what in ["0a".repeat(32), format!("{account}/{user}")] {
+            assert_eq!(what.parse::<BarredItem>().unwrap().to_string(), what);
+        }
+        for what in [
+            "0A".repeat(32),
+            "0a".repeat(31),
+            account.to_string(),
+            format!("{account}/"),
+            format!("{user}/{account}"),
+            format!("{account}/{user}A"),
+        ] {
+            assert!(what.parse::<BarredItem>().is_err(), "{what}");
         }
         for text in ["", "record", "a.record", &format!("{account}.other"), &format!("{account}.record.x")] {
             assert_eq!(GateKey::parse(text), None, "{text}");

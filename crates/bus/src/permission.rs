@@ -243,7 +243,10 @@ pub fn role_permissions(role: Role) -> Permissions {
             permissions.publish.extend(ServerQuestion::ALL.map(|question| question.subject().to_owned()));
         }
         Role::Gatekeeper => add_gatekeeper(&mut permissions),
-        Role::GateWriter => permissions.publish.extend(gate_writer_rights()),
+        Role::GateWriter => {
+            permissions.publish.extend(gate_writer_rights());
+            permissions.subscribe.push(gate::BARRED.to_owned());
+        }
         Role::GateWatch => {
             let connections = ServerQuestion::Connections.subject().to_owned();
             permissions.publish.extend([server_identity("*"), server_connections("*"), connections, kick("*")]);

@@ -1,7 +1,8 @@
-//! Certificates that were found where they do not belong: for a day they are let in nowhere, not even where they do belong,
-//! because whoever holds the key has attacked. An operator makes that last (`bulkhead ca revoke`), or issues another one.
+//! What was found where it does not belong: certificates, which for a day are let in nowhere, not even where they do belong,
+//! because whoever holds the key has attacked; and the keys of tokens, which only servers can refuse.
 //!
-//! Replicas tell each other again and again, and each keeps what it knows on its disk.
+//! Replicas tell each other again and again, and each keeps what it knows on its disk. The enrolment desk hears it too, and
+//! revokes for good what it hears of: it holds the authorities, and no gatekeeper does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::time::Duration;
 
-use bulkhead_bus::gate::{BARRED, barred_subject};
+use bulkhead_bus::gate::{BARRED, BarredItem, Barring, barred_subject};
 use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
-use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
@@ -23,26 +23,15 @@ const CLOCK_S: i64 = 300;
 const MOST: usize = 1_000;
 /// Beside the moment in which one is barred.
 const SAY_EVERY: Duration = Duration::from_secs(1);
-/// A SHA-256 in hexadecimal.
-const FINGERPRINT_LENGTH: usize = 64;
 
-/// What replicas say to each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Barring {
-    /// SHA-256 of the certificate, lower-case hexadecimal.
-    fingerprint: String,
-    /// Unix seconds.
-    until_s: i64,
-}
-
-/// By fingerprint, until when.
+/// Until when.
 #[derive(Debug)]
 pub struct Barred {
     file: PathBuf,
-    until: RwLock<BTreeMap<String, i64>>,
+    until: RwLock<BTreeMap<BarredItem, i64>>,
 }
 
-fn read(file: &Path) -> io::Result<BTreeMap<String, i64>> {
+fn read(file: &Path) -> io::Result<BTreeMap<BarredItem, i64>> {
     match std::fs::read(file) {
         Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
@@ -50,7 +39,7 @@ fn read(file: &Path) -> io::Result<BTreeMap<String, i64>> {
     }
 }
 
-fn keep(file: &Path, until: &BTreeMap<String, i64>) -> io::Result<()> {
+fn keep(file: &Path, until: &BTreeMap<BarredItem, i64>) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut written = tempfile::NamedTempFile::new_in(folder)?;
     written.write_all(&serde_json::to_vec(until)?)?;
@@ -65,7 +54,7 @@ impl Barred {
     pub fn open(folder: &Path) -> Self {
         let file = folder.join(FILE);
         let until = read(&file).unwrap_or_else(|error| {
-            warn!(error = %Chain(&error), file = %file.display(), "which certificates are barred is not readable: none is");
+            warn!(error = %Chain(&error), file = %file.display(), "what is barred is not readable: nothing is");
             BTreeMap::new()
         });
         Self { file, until: RwLock::new(until) }
@@ -74,35 +63,34 @@ impl Barred {
     /// Whether a certificate is let in nowhere at `now_s`, unix seconds.
     #[must_use]
     pub fn has(&self, fingerprint: &str, now_s: i64) -> bool {
-        self.until.read().expect("no holder panics").get(fingerprint).is_some_and(|until| *until > now_s)
+        let what = BarredItem::Certificate(fingerprint.to_owned());
+        self.until.read().expect("no holder panics").get(&what).is_some_and(|until| *until > now_s)
     }
 
     /// Whether that is new. Blocks.
     fn add(&self, barring: &Barring, now_s: i64) -> bool {
-        let is_one = barring.fingerprint.len() == FINGERPRINT_LENGTH
-            && barring.fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
         let is_bounded = barring.until_s > now_s && barring.until_s <= now_s + BARRED_S + CLOCK_S;
         let kept = {
             let mut until = self.until.write().expect("no holder panics");
             until.retain(|_, until| *until > now_s);
-            let is_new = is_one && is_bounded && until.len() < MOST && !until.contains_key(&barring.fingerprint);
+            let is_new = is_bounded && until.len() < MOST && !until.contains_key(&barring.what);
             if !is_new {
                 return false;
             }
-            until.insert(barring.fingerprint.clone(), barring.until_s);
+            until.insert(barring.what.clone(), barring.until_s);
             // Under the lock: what is written last has everything.
             keep(&self.file, &until)
         };
         if let Err(error) = kept {
-            warn!(error = %Chain(&error), "which certificates are barred is not on disk: a start forgets it");
+            warn!(error = %Chain(&error), "what is barred is not on disk: a start forgets it");
         }
         true
     }
 
-    /// Bars a certificate for a day, and tells the other replicas. Whether that is new.
-    pub async fn bar(&self, fingerprint: &str, gatekeeper: &str, bus: &Bus) -> bool {
+    /// Bars it for a day, and tells the other replicas. Whether that is new.
+    pub async fn bar(&self, what: BarredItem, gatekeeper: &str, bus: &Bus) -> bool {
         let now_s = now_ms() / 1_000;
-        let barring = Barring { fingerprint: fingerprint.to_owned(), until_s: now_s + BARRED_S };
+        let barring = Barring { what, until_s: now_s + BARRED_S };
         let is_new = tokio::task::block_in_place(|| self.add(&barring, now_s));
         if is_new {
             self.say(gatekeeper, bus).await;
@@ -114,14 +102,14 @@ impl Barred {
     async fn say(&self, gatekeeper: &str, bus: &Bus) {
         let all: Vec<Barring> = {
             let until = self.until.read().expect("no holder panics");
-            until.iter().map(|(fingerprint, &until_s)| Barring { fingerprint: fingerprint.clone(), until_s }).collect()
+            until.iter().map(|(what, &until_s)| Barring { what: what.clone(), until_s }).collect()
         };
         if all.is_empty() {
             return;
         }
         let text = serde_json::to_vec(&all).expect("what is said serializes");
         if let Err(error) = bus.publish(&barred_subject(gatekeeper), text.into()).await {
-            debug!(error = %Chain(&error), "other replicas do not hear of barred certificates now");
+            debug!(error = %Chain(&error), "other replicas do not hear now of what is barred");
         }
     }
 
@@ -159,19 +147,16 @@ mod tests {
     fn what_is_barred_is_kept_for_a_day_and_nothing_else_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         let barred = Barred::open(folder.path());
-        let good = Barring { fingerprint: "0a".repeat(32), until_s: 1_000 + BARRED_S };
+        let fingerprint = "0a".repeat(32);
+        let good = Barring { what: fingerprint.parse().unwrap(), until_s: 1_000 + BARRED_S };
         assert!(barred.add(&good, 1_000) && !barred.add(&good, 1_001), "it is new once");
         let again = Barred::open(folder.path());
-        assert!(again.has(&good.fingerprint, 1_000 + BARRED_S - 1) && !again.has(&good.fingerprint, 1_000 + BARRED_S));
-        for bad in [
-            Barring { fingerprint: "0A".repeat(32), ..good.clone() },
-            Barring { fingerprint: "0b".repeat(31), ..good.clone() },
-            Barring { fingerprint: "0b".repeat(32), until_s: 999 },
-            Barring { fingerprint: "0b".repeat(32), until_s: 1_000 + 2 * BARRED_S },
-        ] {
-            assert!(!again.add(&bad, 1_000), "{bad:?}");
+        assert!(again.has(&fingerprint, 1_000 + BARRED_S - 1) && !again.has(&fingerprint, 1_000 + BARRED_S));
+        let other: BarredItem = "0b".repeat(32).parse().unwrap();
+        for until_s in [999, 1_000 + 2 * BARRED_S] {
+            assert!(!again.add(&Barring { what: other.clone(), until_s }, 1_000), "{until_s}");
         }
         std::fs::write(folder.path().join(FILE), "{").unwrap();
-        assert!(!Barred::open(folder.path()).has(&good.fingerprint, 1_000));
+        assert!(!Barred::open(folder.path()).has(&fingerprint, 1_000));
     }
 }

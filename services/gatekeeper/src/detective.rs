@@ -4,13 +4,14 @@
 //! Source: design section 3; facts, auth-callout-measured sections 7 and 8. It looks at each connection when the server says
 //! that it came, and at all of them now and then, for those events that nobody heard.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bulkhead_bus::AccountKey;
-use bulkhead_bus::gate::DETECTIVE_QUEUE;
+use bulkhead_bus::gate::{BarredItem, DETECTIVE_QUEUE};
 use bulkhead_bus::payload::{Decision, DecisionConnection, DecisionServer};
 use bulkhead_bus::question::{CONNECTED, ServerQuestion, kick, server_connections};
 use bulkhead_identity::{GateRecord, TrustedRoots, Withdrawal};
@@ -18,7 +19,7 @@ use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -34,12 +35,18 @@ const LAG_LIMIT: Duration = Duration::from_millis(500);
 /// When somebody is put out: within a second it has to be over.
 const QUICK_LIMIT: Duration = Duration::from_millis(200);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// How soon it notices that it sees again.
+const SIGHT_EVERY: Duration = Duration::from_millis(200);
 /// A server makes all rows for each page, and needs about 0.1 ms for one.
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
 const PAGE_ROWS: usize = 16_384;
 const PAGES_MOST: usize = 128;
 /// Longer than a connection may be in SENT while it is decided on: what a sweep saw there may be admitted by now.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(3);
+/// What a server calls a leaf's connection.
+const LEAF: &str = "Leafnode";
+/// Servers get a new key at each start; old ones are forgotten when there are too many.
+const SERVERS_MOST: usize = 1_000;
 /// Events that are looked at side by side.
 const AT_ONCE_MOST: usize = 32;
 
@@ -87,7 +94,7 @@ pub struct Detective {
     /// A PEM file: our own, with its intermediate.
     pub own_certificate: PathBuf,
     pub ledger: Arc<Ledger>,
-    /// Certificates that are let in nowhere, and the connection to AUTH over which replicas hear of them.
+    /// What is barred, and the connection to AUTH over which replicas hear of it.
     pub barred: Arc<Barred>,
     pub bus: Bus,
     /// Accounts in which everybody is to be looked at.
@@ -95,6 +102,8 @@ pub struct Detective {
     pub metrics: Arc<Metrics>,
     /// How many answered last, so that not more are waited for.
     pub servers: AtomicUsize,
+    /// Servers that have found a leaf by its number.
+    pub finds_leaves: Mutex<HashSet<String>>,
 }
 
 impl Detective {
@@ -122,16 +131,25 @@ impl Detective {
         }
     }
 
-    /// Looks at everybody now and then, until `stop`.
+    /// Looks at everybody now and then, and whenever it sees again after it could not: whoever came meanwhile was looked at by
+    /// nobody. Until `stop`.
     ///
     /// # Errors
     /// Never: a sweep that fails is made again.
     pub async fn sweep(self: Arc<Self>, heart: Heart, stop: Stop) -> anyhow::Result<()> {
-        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        let mut ticks = tokio::time::interval(SIGHT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut losses = self.system.losses();
+        let (mut was_blind, mut due) = (true, Instant::now());
         loop {
             let swept = heart.while_waiting(async {
                 ticks.tick().await;
+                was_blind |= losses.has_changed().unwrap_or_default() || !self.sees();
+                losses.mark_unchanged();
+                if !self.sees() || (!was_blind && Instant::now() < due) {
+                    return;
+                }
+                (was_blind, due) = (false, Instant::now() + SWEEP_EVERY);
                 self.look_at_all().await;
                 add(&self.metrics.sweeps, 1);
             });
@@ -140,6 +158,11 @@ impl Detective {
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    }
+
+    /// Whether it hears who comes, and may judge by what it knows.
+    fn sees(&self) -> bool {
+        self.system.is_connected() && self.known.read().expect("no holder panics").is_current
     }
 
     /// Looks at everybody in an account whose record admits less than before, at once, until `stop`. Every replica does: a
@@ -208,13 +231,8 @@ impl Detective {
 
     /// Looks at one connection, and acts.
     async fn look_at(&self, server: &Server, cid: u64, kind: &str, account: &str) {
-        // Servers find leaves by their account only.
-        let question = match kind {
-            "Leafnode" => json!({ "auth": true, "acc": account }),
-            _ => json!({ "auth": true, "cid": cid }),
-        };
-        let rows = self.rows_of(server, question).await;
-        for row in rows.into_iter().flatten().filter(|row| row.cid == cid) {
+        let rows = self.rows_about(server, cid, kind, account).await;
+        for row in rows.into_iter().filter(|row| row.cid == cid) {
             let Some(finding) = self.judge(&row) else { continue };
             if self.may_be_behind(&row, finding) {
                 // Another replica may have let it in by a record that is still on its way here.
@@ -228,6 +246,26 @@ impl Detective {
                 self.act(server, &row, finding).await;
             }
         }
+    }
+
+    /// What a server says about a connection; with a leaf of an older server, all of its account. Those (2.15.0 and before) find
+    /// leaves by their account only, and a whole account for each leaf of a storm is what a hub spends half of its time on.
+    async fn rows_about(&self, server: &Server, cid: u64, kind: &str, account: &str) -> Vec<Row> {
+        let by_number = json!({ "auth": true, "acc": account, "cid": cid });
+        let rows = self.rows_of(server, by_number).await.unwrap_or_default();
+        let finds_leaves = || self.finds_leaves.lock().expect("no holder panics");
+        if kind != LEAF || finds_leaves().contains(&server.id) {
+            return rows;
+        }
+        if rows.is_empty() {
+            return self.rows_of(server, json!({ "auth": true, "acc": account })).await.unwrap_or_default();
+        }
+        let mut servers = finds_leaves();
+        if servers.len() >= SERVERS_MOST {
+            servers.clear();
+        }
+        servers.insert(server.id.clone());
+        rows
     }
 
     fn may_be_behind(&self, row: &Row, finding: Finding) -> bool {
@@ -304,11 +342,19 @@ impl Detective {
         row.tls_peer_certs.first().is_some_and(|own| self.barred.has(&own.cert_sha256, now_ms() / 1_000))
     }
 
+    /// Whoever came by a token into an account that nobody enters by tokens: its key is named to whoever can revoke it.
+    async fn bar_user(&self, row: &Row) -> bool {
+        let Ok(what) = format!("{}/{}", row.account, row.authorized_user).parse::<BarredItem>() else { return false };
+        self.barred.bar(what, &self.gatekeeper, &self.bus).await;
+        true
+    }
+
     /// Whoever shows a tenant's certificate where it does not belong is let in nowhere by it, and does not stay where it does.
     async fn bar(&self, row: &Row) -> bool {
         let owners = owners(row, &self.known.read().expect("no holder panics").gate);
         let Some(own) = row.tls_peer_certs.first().filter(|_| !owners.is_empty()) else { return false };
-        if !self.barred.bar(&own.cert_sha256, &self.gatekeeper, &self.bus).await {
+        let Ok(what) = own.cert_sha256.parse::<BarredItem>() else { return false };
+        if !self.barred.bar(what, &self.gatekeeper, &self.bus).await {
             return self.is_barred(row);
         }
         for account in owners {
@@ -368,6 +414,9 @@ impl Detective {
             | Finding::Barred => self.close(server, row.cid).await,
         };
         let is_barred = finding == Finding::ForeignCertificate && self.bar(row).await;
+        // The credentials of SYS and AUTH are those of our own services: only an operator can give them others first.
+        let is_by_token = matches!(finding, Finding::ForeignCertificate | Finding::ForeignIssuer) && !is_direct;
+        let is_user_barred = is_by_token && self.bar_user(row).await;
         if matches!(finding, Finding::Withdrawn | Finding::Barred) && !is_closed {
             // It is gone: every replica looks, and one of them is the first.
             return;
@@ -378,9 +427,11 @@ impl Detective {
             gatekeeper: self.gatekeeper.clone(),
             outcome: finding.as_str().to_owned(),
             detail: format!(
-                "{why}; {}{}",
+                "{why}; {}{}{}{}",
                 if is_closed { "it is closed" } else { "it is not closed" },
-                if is_barred { "; its certificate is let in nowhere for a day" } else { "" }
+                if is_barred { "; its certificate is let in nowhere for a day" } else { "" },
+                if is_user_barred { "; the key of its token is to be revoked" } else { "" },
+                if is_direct { "; make the credentials that it came by worthless: bulkhead role rotate" } else { "" },
             ),
             expected,
             actual: subject,

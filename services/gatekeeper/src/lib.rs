@@ -21,8 +21,8 @@ pub mod request;
 pub mod servers;
 pub mod spool;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -151,6 +151,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         bus: bus.clone(),
         reviews: knowledge.reviews(),
         servers: AtomicUsize::new(0),
+        finds_leaves: Mutex::default(),
         metrics: Arc::clone(&metrics),
     });
     let deciding = Arc::new(Deciding {
