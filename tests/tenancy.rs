@@ -1,12 +1,14 @@
 //! The life of a tenant, by the commands that operators use, beside a platform that runs.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::Context;
 use bulkhead_testkit::deployment::{LIMIT, program};
 use bulkhead_testkit::{RawClient, TestDeployment};
 use bulkhead_tests::operator::Operator;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 async fn people_come_and_go(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
@@ -40,7 +42,17 @@ async fn those_of_the_start_are_known(operator: &Operator<'_>) -> anyhow::Result
     anyhow::ensure!(people.len() == 1 && people[0]["role"] == "admin", "{people:?}");
     let profile = operator.home.join("profiles/xyz-inc-admin.toml").display().to_string();
     operator.expect(0, &["results", "list", "--profile", &profile]).await?;
+    let mut tail = Command::new(program("bulkhead")?);
+    tail.arg("--home").arg(operator.home).args(["--json", "results", "tail", "--profile", &profile]);
+    let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut shown = BufReader::new(tail.stdout.take().context("what the tail prints")?).lines();
+    let first = tokio::time::timeout(LIMIT, shown.next_line()).await.context("a tail shows nothing")??;
+    anyhow::ensure!(first.is_some_and(|line| line.contains("xyz-inc")), "the tail ended");
     operator.expect(0, &["tenant", "user", "revoke", "xyz-inc", "admin"]).await?;
+    let rest = async { while let Ok(Some(_)) = shown.next_line().await {} };
+    tokio::time::timeout(LIMIT, rest).await.context("the tail of somebody who was put out goes on")?;
+    let ended = tail.wait().await?;
+    anyhow::ensure!(ended.code() == Some(7), "a tail of somebody who was put out ends with {ended:?}");
     operator.expect(7, &["results", "list", "--profile", &profile]).await.map(drop)
 }
 

@@ -96,6 +96,13 @@ async fn a_certificate_that_is_found_where_it_does_not_belong_opens_nothing_any_
 #[tokio::test]
 async fn whoever_gets_in_beside_the_gatekeeper_is_thrown_out_client_or_leaf() -> anyhow::Result<()> {
     let hub = GateHub::start_weak(1, Weakness { unpinned: true }).await?;
+    let plain = hub.certificate(&poller(ACME, "oslo", "p3"))?;
+    let pair = plain.certificate.clone().context("a certificate")?;
+    let text =
+        [&pair.cert_file, &plain.ca_file].map(std::fs::read_to_string).into_iter().collect::<Result<String, _>>()?;
+    let file = hub.path().join("besides.crt");
+    std::fs::write(&file, text)?;
+    let besides = hub.connect(&plain.with_certificate(file, pair.key_file)).await.context("with one besides")?;
     let creds = hub.credentials(ACME, Role::Poller, "p1")?;
     let client = hub.connect(&hub.certificate(&poller(XYZ, "oslo", "p1"))?.with_creds(creds.clone())).await;
     if let Ok(client) = client {
@@ -116,7 +123,9 @@ async fn whoever_gets_in_beside_the_gatekeeper_is_thrown_out_client_or_leaf() ->
         one.outcome == "foreign_certificate" && one.connection.kind == "Leafnode"
     };
     hub.decided("a leaf with a foreign certificate", is_leaf).await?;
-    // Control: whoever was let in stays.
+    // Control: whoever was let in stays, also one whose file has somebody's public certificate besides.
+    besides.flush().await?;
+    assert!(!besides.is_closed());
     let own = hub.connect(&hub.certificate(&poller(ACME, "oslo", "p2"))?).await?;
     own.flush().await?;
     assert!(!own.is_closed());

@@ -49,6 +49,7 @@ const ENROLLED: &str = "enrolled";
 const RENEWED: &str = "renewed";
 /// The outcome for what gatekeepers had barred.
 const REVOKED: &str = "revoked_for_good";
+const NOT_REVOKED: &str = "not_revoked";
 /// What is told whoever comes when it cannot be done now.
 const NOT_NOW: &str = "not_now";
 
@@ -292,18 +293,29 @@ impl Desk {
             let (tenancy, _lock) = self.open_alone().await?;
             tenancy.revoke_barred(&tenancy.links()?, what).await?
         };
-        let Some(revoked) = revoked else {
-            warn!(%what, "what is barred is none of ours: nothing is revoked");
-            return Ok(());
+        let decision = match revoked {
+            // An earlier process has said it.
+            Some(revoked) if !revoked.is_new => return Ok(()),
+            Some(revoked) => Decision {
+                outcome: REVOKED.to_owned(),
+                detail: "it was shown where it does not belong: revoked for good".to_owned(),
+                expected: Some(revoked.account),
+                identity: Some(revoked.identity),
+                ..desk_decision()
+            },
+            None => Decision {
+                outcome: NOT_REVOKED.to_owned(),
+                detail:
+                    "it is in no tenant's book, and barred for a day only: somebody may have the key of an authority \
+                         (bulkhead ca rotate), or the home is older than it is"
+                        .to_owned(),
+                actual: Some(what.to_string()),
+                ..desk_decision()
+            },
         };
-        let decision = Decision {
-            outcome: REVOKED.to_owned(),
-            detail: "it was shown where it does not belong: revoked for good".to_owned(),
-            expected: Some(revoked.account.clone()),
-            identity: Some(revoked.identity.clone()),
-            ..desk_decision()
-        };
-        warn!(%what, account = revoked.account, identity = revoked.identity, "what was barred is revoked for good");
+        let (outcome, account, identity, detail) =
+            (&decision.outcome, &decision.expected, &decision.identity, &decision.detail);
+        warn!(%what, outcome, account, identity, detail, "what gatekeepers have barred");
         self.store(&decision).await
     }
 

@@ -166,9 +166,38 @@ impl From<BarredItem> for String {
 /// What replicas say of one such thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Barring {
+    #[serde(alias = "fingerprint")]
     pub what: BarredItem,
     /// Unix seconds.
     pub until_s: i64,
+}
+
+/// How long something stays barred.
+const BARRED_S: i64 = 86_400;
+/// By how much another replica's clock may be ahead.
+const CLOCK_S: i64 = 300;
+/// More than can have been stolen at once: what is beyond it is not barred, and closed again each time.
+pub const BARRED_MOST: usize = 1_000;
+
+impl Barring {
+    /// From `now_s` on, unix seconds.
+    #[must_use]
+    pub fn begin(what: BarredItem, now_s: i64) -> Self {
+        Self { what, until_s: now_s + BARRED_S }
+    }
+
+    /// Whether it is not over, and can have been begun by now.
+    #[must_use]
+    pub fn is_current(&self, now_s: i64) -> bool {
+        self.until_s > now_s && self.until_s <= now_s + BARRED_S + CLOCK_S
+    }
+
+    /// What can be read of what a replica says, and no more than there can be.
+    #[must_use]
+    pub fn read_all(body: &[u8]) -> Vec<Self> {
+        let said: Vec<serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
+        said.into_iter().take(BARRED_MOST).filter_map(|one| serde_json::from_value(one).ok()).collect()
+    }
 }
 
 /// The streams behind bucket and decisions, whose subjects they are.
@@ -204,6 +233,13 @@ mod tests {
         ] {
             assert!(what.parse::<BarredItem>().is_err(), "{what}");
         }
+        let said = format!(
+            r#"[{{"what": 1}}, {{"what": "{account}/{user}", "until_s": 7}}, {{"fingerprint": "{}", "until_s": 8}}]"#,
+            "0a".repeat(32)
+        );
+        let read: Vec<i64> = Barring::read_all(said.as_bytes()).iter().map(|one| one.until_s).collect();
+        assert_eq!(read, [7, 8], "one that cannot be read hides no other");
+        assert!(Barring::read_all(b"{}").is_empty());
         for text in ["", "record", "a.record", &format!("{account}.other"), &format!("{account}.record.x")] {
             assert_eq!(GateKey::parse(text), None, "{text}");
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use bulkhead_bus::header::encode_signature;
 use bulkhead_runtime::Credentials;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -43,6 +44,8 @@ pub struct Identity {
     pub creds_file: Option<PathBuf>,
     /// Added to CONNECT, over everything that the client would say itself; a null takes a field away.
     pub connect_fields: Map<String, Value>,
+    /// What the files hold, for whoever connects again and again.
+    prepared: Option<ClientConfig>,
 }
 
 /// PEM files: a certificate with its intermediates, and its key.
@@ -56,18 +59,35 @@ impl Identity {
     /// Nobody: no certificate, no credentials. `ca_file` is whom the attacker itself trusts.
     #[must_use]
     pub fn trusting(ca_file: impl Into<PathBuf>) -> Self {
-        Self { ca_file: ca_file.into(), certificate: None, creds_file: None, connect_fields: Map::new() }
+        Self {
+            ca_file: ca_file.into(),
+            certificate: None,
+            creds_file: None,
+            connect_fields: Map::new(),
+            prepared: None,
+        }
     }
 
     #[must_use]
     pub fn with_certificate(self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         let pair = CertificatePair { cert_file: cert_file.into(), key_file: key_file.into() };
-        Self { certificate: Some(pair), ..self }
+        Self { certificate: Some(pair), prepared: None, ..self }
     }
 
     #[must_use]
     pub fn with_creds(self, creds_file: impl Into<PathBuf>) -> Self {
         Self { creds_file: Some(creds_file.into()), ..self }
+    }
+
+    /// Reads the files once for all connections, as a client that comes back does. Each is a whole handshake still.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn prepared(mut self) -> anyhow::Result<Self> {
+        let mut tls = self.client_config()?;
+        tls.resumption = Resumption::disabled();
+        self.prepared = Some(tls);
+        Ok(self)
     }
 
     /// Such as `user` and `pass`, or a claimed `nkey`.
@@ -95,6 +115,9 @@ impl Identity {
 
     /// TLS that trusts `ca_file` only.
     pub(crate) fn client_config(&self) -> anyhow::Result<ClientConfig> {
+        if let Some(tls) = &self.prepared {
+            return Ok(tls.clone());
+        }
         let mut roots = RootCertStore::empty();
         for root in read_certificates(&self.ca_file)? {
             roots.add(root).with_context(|| format!("trust {}", self.ca_file.display()))?;

@@ -10,17 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::time::Duration;
 
-use bulkhead_bus::gate::{BARRED, BarredItem, Barring, barred_subject};
+use bulkhead_bus::gate::{BARRED, BARRED_MOST, BarredItem, Barring, barred_subject};
 use bulkhead_runtime::{Bus, Chain, Heart, Stop, now_ms};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
 const FILE: &str = "barred.json";
-const BARRED_S: i64 = 86_400;
-/// By how much another replica's clock may be ahead.
-const CLOCK_S: i64 = 300;
-/// More certificates than can have been stolen at once: what is beyond it is not barred, and closed again each time.
-const MOST: usize = 1_000;
 /// Beside the moment in which one is barred.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
@@ -69,11 +64,10 @@ impl Barred {
 
     /// Whether that is new. Blocks.
     fn add(&self, barring: &Barring, now_s: i64) -> bool {
-        let is_bounded = barring.until_s > now_s && barring.until_s <= now_s + BARRED_S + CLOCK_S;
         let kept = {
             let mut until = self.until.write().expect("no holder panics");
             until.retain(|_, until| *until > now_s);
-            let is_new = is_bounded && until.len() < MOST && !until.contains_key(&barring.what);
+            let is_new = barring.is_current(now_s) && until.len() < BARRED_MOST && !until.contains_key(&barring.what);
             if !is_new {
                 return false;
             }
@@ -90,7 +84,7 @@ impl Barred {
     /// Bars it for a day, and tells the other replicas. Whether that is new.
     pub async fn bar(&self, what: BarredItem, gatekeeper: &str, bus: &Bus) -> bool {
         let now_s = now_ms() / 1_000;
-        let barring = Barring { what, until_s: now_s + BARRED_S };
+        let barring = Barring::begin(what, now_s);
         let is_new = tokio::task::block_in_place(|| self.add(&barring, now_s));
         if is_new {
             self.say(gatekeeper, bus).await;
@@ -131,9 +125,8 @@ impl Barred {
                 }
                 () = stop.cancelled() => return Ok(()),
             };
-            let Ok(barrings) = serde_json::from_slice::<Vec<Barring>>(&message.body) else { continue };
-            for barring in barrings.iter().take(MOST) {
-                tokio::task::block_in_place(|| self.add(barring, now_ms() / 1_000));
+            for barring in Barring::read_all(&message.body) {
+                tokio::task::block_in_place(|| self.add(&barring, now_ms() / 1_000));
             }
         }
     }
@@ -148,12 +141,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let barred = Barred::open(folder.path());
         let fingerprint = "0a".repeat(32);
-        let good = Barring { what: fingerprint.parse().unwrap(), until_s: 1_000 + BARRED_S };
+        let good = Barring::begin(fingerprint.parse().unwrap(), 1_000);
+        let until_s = good.until_s;
         assert!(barred.add(&good, 1_000) && !barred.add(&good, 1_001), "it is new once");
         let again = Barred::open(folder.path());
-        assert!(again.has(&fingerprint, 1_000 + BARRED_S - 1) && !again.has(&fingerprint, 1_000 + BARRED_S));
+        assert!(again.has(&fingerprint, until_s - 1) && !again.has(&fingerprint, until_s));
         let other: BarredItem = "0b".repeat(32).parse().unwrap();
-        for until_s in [999, 1_000 + 2 * BARRED_S] {
+        for until_s in [999, 2 * until_s] {
             assert!(!again.add(&Barring { what: other.clone(), until_s }, 1_000), "{until_s}");
         }
         std::fs::write(folder.path().join(FILE), "{").unwrap();

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ const LAG_LIMIT: Duration = Duration::from_millis(500);
 /// When somebody is put out: within a second it has to be over.
 const QUICK_LIMIT: Duration = Duration::from_millis(200);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// However often it was blind: a sweep costs servers 0.1 ms for each connection.
+const SWEEP_LEAST: Duration = Duration::from_secs(5);
 /// How soon it notices that it sees again.
 const SIGHT_EVERY: Duration = Duration::from_millis(200);
 /// A server makes all rows for each page, and needs about 0.1 ms for one.
@@ -102,6 +104,8 @@ pub struct Detective {
     pub metrics: Arc<Metrics>,
     /// How many answered last, so that not more are waited for.
     pub servers: AtomicUsize,
+    /// Whether somebody who came could not be looked at, or not be closed: then everybody is looked at soon.
+    pub has_missed: AtomicBool,
     /// Servers that have found a leaf by its number.
     pub finds_leaves: Mutex<HashSet<String>>,
 }
@@ -140,16 +144,19 @@ impl Detective {
         let mut ticks = tokio::time::interval(SIGHT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut losses = self.system.losses();
-        let (mut was_blind, mut due) = (true, Instant::now());
+        let (mut was_blind, mut due, mut soonest) = (true, Instant::now(), Instant::now());
         loop {
             let swept = heart.while_waiting(async {
                 ticks.tick().await;
                 was_blind |= losses.has_changed().unwrap_or_default() || !self.sees();
                 losses.mark_unchanged();
-                if !self.sees() || (!was_blind && Instant::now() < due) {
+                was_blind |= self.has_missed.swap(false, Ordering::Relaxed);
+                let now = Instant::now();
+                let is_due = now >= due || (was_blind && now >= soonest);
+                if !self.sees() || !is_due {
                     return;
                 }
-                (was_blind, due) = (false, Instant::now() + SWEEP_EVERY);
+                (was_blind, due, soonest) = (false, now + SWEEP_EVERY, now + SWEEP_LEAST);
                 self.look_at_all().await;
                 add(&self.metrics.sweeps, 1);
             });
@@ -313,6 +320,7 @@ impl Detective {
                 Ok(answer) => answer,
                 Err(error) => {
                     warn!(error, server = server.name, "a server does not say who is connected");
+                    self.has_missed.store(true, Ordering::Relaxed);
                     return None;
                 }
             };
@@ -460,6 +468,7 @@ impl Detective {
             }
             Err(error) => {
                 warn!(error, cid, "a connection was not closed");
+                self.has_missed.store(true, Ordering::Relaxed);
                 false
             }
         }

@@ -45,7 +45,8 @@ pub struct PeerCertificate {
 /// What is wrong with a connection, if anything: pure. `roots` are the keys of the client roots.
 ///
 /// What servers show is what the other side has sent: only when each certificate above its own is a root's or the account's
-/// does the account vouch for it. It has to send its real intermediate, or TLS had not let it in.
+/// does the account vouch for it. It has to send its real intermediate, or TLS had not let it in. Whoever was let in by a
+/// decision has shown its chain to a gatekeeper: what it sends besides, and is nobody's, proves nothing against it.
 #[must_use]
 pub fn judge(row: &Row, gate: &Gate, roots: &BTreeSet<String>, direct: &DirectAccounts) -> Option<Finding> {
     let above: Vec<&String> = row.tls_peer_certs.iter().skip(1).map(|one| &one.spki_sha256).collect();
@@ -69,14 +70,18 @@ pub fn judge(row: &Row, gate: &Gate, roots: &BTreeSet<String>, direct: &DirectAc
     let Some(member) = row.account.parse().ok().and_then(|account| gate.member(&account)) else {
         return Some(Finding::UnknownAccount);
     };
-    let keys: BTreeSet<String> = member.record.authorities.union(&member.former).cloned().collect();
-    if !is_vouched(&keys) {
-        return Some(Finding::ForeignCertificate);
-    }
     let is_ours =
         member.record.keys.values().any(|key| *key == row.issuer_key) || member.former.contains(&row.issuer_key);
     // Whoever was let in by a decision shows no token.
-    if !is_ours || !row.jwt.is_empty() {
+    let is_decided = is_ours && row.jwt.is_empty();
+    let keys: BTreeSet<String> = member.record.authorities.union(&member.former).cloned().collect();
+    let is_besides = |key: &String| is_decided && gate.of_authority(key).is_empty();
+    let is_vouched = above.iter().any(|key| keys.contains(*key))
+        && above.iter().all(|key| keys.contains(*key) || roots.contains(*key) || is_besides(key));
+    if !is_vouched {
+        return Some(Finding::ForeignCertificate);
+    }
+    if !is_decided {
         return Some(Finding::ForeignIssuer);
     }
     withdrawal(row, &member.record).map(|_| Finding::Withdrawn)
@@ -98,12 +103,18 @@ pub fn withdrawal(row: &Row, record: &GateRecord) -> Option<Withdrawal> {
     })
 }
 
-/// The accounts of the tenant whose certificate somebody shows where it does not belong. The platform's own are no attacker's:
-/// they are closed there, and not barred from where they work.
+/// The accounts of the tenant whose certificate somebody shows where it does not belong: one that names the tenant, with its
+/// authority above it. Anybody's public intermediate can be sent besides, so that alone says nothing. The platform's own are no
+/// attacker's: they are closed there, and not barred from where they work.
 #[must_use]
 pub fn owners(row: &Row, gate: &Gate) -> Vec<AccountKey> {
+    let subject = row.tls_peer_certs.first().map_or("", |own| own.subject.as_str());
+    // As in `p1.oslo.acme-corp.serviceradar`.
+    let names = |tenant: &str| subject.split('.').nth(2) == Some(tenant);
     let above = row.tls_peer_certs.iter().skip(1).flat_map(|one| gate.of_authority(&one.spki_sha256));
-    above.filter(|member| member.record.tenant.is_some()).map(|member| member.record.account.clone()).collect()
+    let records = above.map(|member| &member.record).filter(|record| record.account.as_str() != row.account);
+    let own = records.filter(|record| record.tenant.as_ref().is_some_and(|tenant| names(tenant.as_str())));
+    own.map(|record| record.account.clone()).collect()
 }
 
 /// Whether what is wrong with a connection may be right by a record that this replica has not heard of yet: not when it
@@ -246,6 +257,44 @@ mod tests {
             assert_eq!(scene.judge(&shows(keys)), Some(Finding::ForeignCertificate), "{keys:?}");
         }
         assert_eq!(scene.judge(&shows(&[END, platform, ROOT])), None);
+    }
+
+    #[test]
+    fn whoever_was_decided_on_may_send_what_is_nobodys_besides_and_nothing_of_anybody_else() {
+        let scene = Scene::new();
+        let (own, platform) = (scene.own.as_str(), scene.platform.as_str());
+        let shows = |keys: &[&str]| Row { tls_peer_certs: chain(keys), ..scene.row(&scene.acme, own) };
+        for keys in [&[END, own, "a key that is nobody's"][..], &[END, "a key that is nobody's", own, ROOT]] {
+            assert_eq!(scene.judge(&shows(keys)), None, "{keys:?}");
+            let token = Row { jwt: "a.b.c".to_owned(), ..shows(keys) };
+            assert_eq!(scene.judge(&token), Some(Finding::ForeignCertificate), "by a token: {keys:?}");
+        }
+        for keys in [&[END, own, platform][..], &[END, platform, own], &[END, "a key that is nobody's"]] {
+            assert_eq!(scene.judge(&shows(keys)), Some(Finding::ForeignCertificate), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_a_tenants_when_it_names_the_tenant_and_its_authority_is_above_it() {
+        let scene = Scene::new();
+        let (own, platform) = (scene.own.as_str(), scene.platform.as_str());
+        let shows = |account: &str, subject: &str, keys: &[&str]| {
+            let mut row = Row { tls_peer_certs: chain(keys), ..scene.row(account, own) };
+            row.tls_peer_certs[0].subject = subject.to_owned();
+            owners(&row, &scene.gate).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (system, acme) = (&scene.direct.system, &scene.acme);
+        let (alice, carol) = ("CN=alice.user.acme-corp.serviceradar", "CN=acme-corp.user.platform.serviceradar");
+        let of_acme = vec![acme.clone()];
+        assert_eq!(shows(system, alice, &[END, own]), of_acme);
+        assert_eq!(shows(system, alice, &[END, platform, "a key that is nobody's", own]), of_acme, "hidden");
+        for (account, subject, keys) in [
+            (system, carol, &[END, platform, own][..]),
+            (system, alice, &[END, platform]),
+            (acme, alice, &[END, own, platform]),
+        ] {
+            assert_eq!(shows(account, subject, keys), Vec::<String>::new(), "{subject} {keys:?}");
+        }
     }
 
     #[test]

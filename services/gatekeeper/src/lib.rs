@@ -21,7 +21,7 @@ pub mod request;
 pub mod servers;
 pub mod spool;
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -151,6 +151,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         bus: bus.clone(),
         reviews: knowledge.reviews(),
         servers: AtomicUsize::new(0),
+        has_missed: AtomicBool::new(false),
         finds_leaves: Mutex::default(),
         metrics: Arc::clone(&metrics),
     });

@@ -75,8 +75,9 @@ pub struct Storm {
 #[derive(Debug, Clone)]
 pub struct IdentityMeasured {
     pub rounds: Vec<Round>,
-    pub direct_storm: Storm,
-    pub gated_storm: Storm,
+    /// One a round.
+    pub direct_storms: Vec<Storm>,
+    pub gated_storms: Vec<Storm>,
     pub leaf_storm: Storm,
 }
 
@@ -85,6 +86,12 @@ pub struct IdentityMeasured {
 pub(super) struct Way {
     pub(super) hub: Endpoint,
     pub(super) identity: Identity,
+}
+
+impl Way {
+    fn new(hub: Endpoint, identity: Identity) -> anyhow::Result<Self> {
+        Ok(Self { hub, identity: identity.prepared()? })
+    }
 }
 
 /// Measures on a deployment of one hub server and two gatekeepers.
@@ -97,9 +104,9 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
     let line = format!("{TENANT} enterprise {SITE}/p1");
     let mut deployment =
         TestDeployment::start_in(home, &[&line], |options| options.hub_servers = Some(HubSize::One)).await?;
-    let direct = Way { hub: deployment.hub(), identity: deployment.unrestricted_identity("auth").await? };
-    let gated = Way { hub: deployment.hub(), identity: deployment.person_identity(&format!("{TENANT}-admin"))? };
-    let leaf = Way { hub: deployment.hub_for_leaves(), identity: deployment.leaf_identity(TENANT, SITE)? };
+    let direct = Way::new(deployment.hub(), deployment.unrestricted_identity("auth").await?)?;
+    let gated = Way::new(deployment.hub(), deployment.person_identity(&format!("{TENANT}-admin"))?)?;
+    let leaf = Way::new(deployment.hub_for_leaves(), deployment.leaf_identity(TENANT, SITE)?)?;
     for account in ["auth", TENANT] {
         let widen = |body: &mut AccountBody| {
             (body.limits.conn, body.limits.leaf) = (CONNECTIONS_MOST, CONNECTIONS_MOST);
@@ -123,14 +130,16 @@ pub async fn run_identity(plan: &IdentityPlan, say: &dyn Fn(&str)) -> anyhow::Re
     for way in [&direct, &gated] {
         entered(way).await?;
     }
-    say(&format!("{} at once, by credentials", plan.storm));
-    let direct_storm = client_storm(&direct, plan.storm).await?;
-    say(&format!("{} at once, by certificate", plan.storm));
-    let gated_storm = client_storm(&gated, plan.storm).await?;
+    let (mut direct_storms, mut gated_storms) = (Vec::new(), Vec::new());
+    for round in 1..=plan.rounds {
+        say(&format!("{} at once, round {round} of {}", plan.storm, plan.rounds));
+        direct_storms.push(client_storm(&direct, plan.storm).await?);
+        gated_storms.push(client_storm(&gated, plan.storm).await?);
+    }
     say(&format!("{} leaves whose hub is killed", plan.storm));
     let leaf_storm = leaf_storm(&mut deployment, &leaf, plan.storm).await?;
     deployment.stop().await?;
-    Ok(IdentityMeasured { rounds, direct_storm, gated_storm, leaf_storm })
+    Ok(IdentityMeasured { rounds, direct_storms, gated_storms, leaf_storm })
 }
 
 /// The hub's configuration with its limit on new connections.
@@ -264,11 +273,9 @@ pub fn render_identity(measured: &IdentityMeasured) -> String {
         );
     }
     page.push_str("\n| Storm | Clients | In | Last of them after | Attempts that failed |\n|---|---|---|---|---|\n");
-    for (name, storm) in [
-        ("direct", &measured.direct_storm),
-        ("by certificate", &measured.gated_storm),
-        ("leaves, by certificate", &measured.leaf_storm),
-    ] {
+    let direct = measured.direct_storms.iter().map(|storm| ("direct", storm));
+    let gated = measured.gated_storms.iter().map(|storm| ("by certificate", storm));
+    for (name, storm) in direct.chain(gated).chain([("leaves, by certificate", &measured.leaf_storm)]) {
         let Storm { clients, inside, all_in, failed } = storm;
         let _ = writeln!(page, "| {name} | {clients} | {inside} | {:.1} s | {failed} |", all_in.as_secs_f64());
     }
