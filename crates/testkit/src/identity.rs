@@ -45,7 +45,7 @@ pub struct Identity {
     /// Added to CONNECT, over everything that the client would say itself; a null takes a field away.
     pub connect_fields: Map<String, Value>,
     /// What the files hold, for whoever connects again and again.
-    prepared: Option<ClientConfig>,
+    pub prepared: Option<ClientConfig>,
 }
 
 /// PEM files: a certificate with its intermediates, and its key.
