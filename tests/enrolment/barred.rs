@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
+use bulkhead_accounts::certificates::{CertificateFiles, ClientIdentity};
 use bulkhead_accounts::hub_files::HUB_CONFIG;
 use bulkhead_accounts::operator::UserRequest;
 use bulkhead_accounts::tenancy::Tenancy;
@@ -11,6 +12,8 @@ use bulkhead_bus::Role;
 use bulkhead_bus::payload::Decision;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{ConnectError, Identity, LIMIT, RawClient};
+use rcgen::KeyPair;
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use crate::device::Ground;
@@ -33,6 +36,18 @@ async fn connect(ground: &Ground, identity: &Identity) -> Result<RawClient, Conn
     RawClient::connect(&ground.deployment.hub(), identity).await
 }
 
+/// Another certificate for the key of a person of acme-corp, as a renewal issues one.
+fn again(ground: &Ground, user: &str, own: &Identity) -> anyhow::Result<Identity> {
+    let tenancy = Tenancy::open(ground.deployment.home().to_owned())?;
+    let _lock = tenancy.lock()?;
+    let pair = own.certificate.clone().context("a certificate")?;
+    let key = KeyPair::from_pem(&std::fs::read_to_string(&pair.key_file)?)?;
+    let files = CertificateFiles::named(&ground.deployment.home().join("again"), user);
+    let identity = ClientIdentity::User { tenant: "acme-corp".parse()?, user: user.parse()? };
+    tenancy.platform.authority.certify_client(&identity, &key, &files, OffsetDateTime::now_utc())?;
+    Ok(own.clone().with_certificate(files.cert_file, pair.key_file))
+}
+
 /// Waits until a gatekeeper has said so of somebody.
 async fn said(ground: &Ground, outcome: &str) -> anyhow::Result<Decision> {
     let said = eventually(outcome, LIMIT, || {
@@ -49,7 +64,10 @@ async fn said(ground: &Ground, outcome: &str) -> anyhow::Result<Decision> {
 async fn a_certificate_that_is_found_where_it_does_not_belong_is_revoked_for_good() -> anyhow::Result<()> {
     let ground = Ground::start().await?;
     let own = ground.deployment.person_identity("acme-corp-admin")?;
-    connect(&ground, &own).await.context("before")?;
+    let sibling = again(&ground, "admin", &own)?;
+    for certificate in [&own, &sibling] {
+        connect(&ground, certificate).await.context("before")?;
+    }
     let (stolen, _) = credentials(&ground, "auth", Role::GateWriter)?;
     if let Ok(client) = connect(&ground, &own.clone().with_creds(stolen)).await {
         client.wait_closed(LIMIT).await?;
@@ -59,7 +77,9 @@ async fn a_certificate_that_is_found_where_it_does_not_belong_is_revoked_for_goo
     ensure!(revoked.identity.as_deref().is_some_and(|identity| identity.contains("admin")), "{revoked:?}");
     let rows = ground.deployment.rows(&["ca", "show", "tenant/acme-corp"]).await?;
     let of_it: Vec<_> = rows.iter().filter(|row| !row["revoked"].is_null()).collect();
-    ensure!(of_it.len() == 1 && of_it[0]["revoked"] == "key-compromise", "{rows:?}");
+    let is_lost = |row: &&Value| row["revoked"] == "key-compromise";
+    ensure!(of_it.len() == 2 && of_it.iter().all(is_lost), "the key has two: {rows:?}");
+    ensure!(connect(&ground, &sibling).await.is_err(), "another certificate of the same key is let in");
     // What is revoked is said before what is barred.
     let refused = eventually("refused because it is revoked", LIMIT, || async {
         if connect(&ground, &own).await.is_ok() {
