@@ -108,6 +108,11 @@ async fn the_key_of_a_token_that_opens_an_account_is_refused_by_every_server_fro
     let weak: Vec<&str> = text.lines().filter(|line| !line.contains("resolver_pinned_accounts")).collect();
     ensure!(weak.len() + 1 == text.lines().count(), "{text}");
     std::fs::write(&config, weak.join("\n"))?;
+    // The desk loses the hub, and comes back though its credentials are of no use any more.
+    let writer = ground.deployment.home().join("provisioning/gate-writer.creds");
+    ensure!(writer.exists(), "the desk comes by other credentials: {}", writer.display());
+    let damaged = std::fs::read_to_string(&writer)?.replace("eyJ", "eyA");
+    std::fs::write(&writer, damaged)?;
     ground.deployment.up.hub_child(0).context("the hub")?.restart()?;
     let listening = eventually("the hub's answer", LIMIT, || async {
         ground.deployment.wiretap("auth").await.map_err(|error| format!("{error:#}"))

@@ -4,10 +4,9 @@
 //! Source: design section 3; facts, auth-callout-measured sections 7 and 8. It looks at each connection when the server says
 //! that it came, and at all of them now and then, for those events that nobody heard.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bulkhead_bus::AccountKey;
@@ -28,6 +27,7 @@ use crate::judge::{DirectAccounts, Row, judge, may_be_behind, owners, withdrawal
 use crate::knowledge::Known;
 use crate::ledger::Ledger;
 use crate::metrics::{Finding, Metrics, add};
+use crate::servers::ServerKeys;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// What one replica may know later than another one.
@@ -47,8 +47,6 @@ const PAGES_MOST: usize = 128;
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(3);
 /// What a server calls a leaf's connection.
 const LEAF: &str = "Leafnode";
-/// Servers get a new key at each start; old ones are forgotten when there are too many.
-const SERVERS_MOST: usize = 1_000;
 /// Events that are looked at side by side.
 const AT_ONCE_MOST: usize = 32;
 
@@ -107,7 +105,7 @@ pub struct Detective {
     /// Whether somebody who came could not be looked at, or not be closed: then everybody is looked at soon.
     pub has_missed: AtomicBool,
     /// Servers that have found a leaf by its number.
-    pub finds_leaves: Mutex<HashSet<String>>,
+    pub finds_leaves: ServerKeys,
 }
 
 impl Detective {
@@ -260,18 +258,13 @@ impl Detective {
     async fn rows_about(&self, server: &Server, cid: u64, kind: &str, account: &str) -> Vec<Row> {
         let by_number = json!({ "auth": true, "acc": account, "cid": cid });
         let rows = self.rows_of(server, by_number).await.unwrap_or_default();
-        let finds_leaves = || self.finds_leaves.lock().expect("no holder panics");
-        if kind != LEAF || finds_leaves().contains(&server.id) {
+        if kind != LEAF || self.finds_leaves.has(&server.id) {
             return rows;
         }
         if rows.is_empty() {
             return self.rows_of(server, json!({ "auth": true, "acc": account })).await.unwrap_or_default();
         }
-        let mut servers = finds_leaves();
-        if servers.len() >= SERVERS_MOST {
-            servers.clear();
-        }
-        servers.insert(server.id.clone());
+        self.finds_leaves.add(&server.id);
         rows
     }
 

@@ -21,8 +21,8 @@ pub mod request;
 pub mod servers;
 pub mod spool;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,7 +40,7 @@ use crate::handlers::Deciding;
 use crate::knowledge::Knowledge;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::servers::Servers;
+use crate::servers::{ServerKeys, Servers};
 use crate::spool::Spool;
 
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
@@ -152,7 +152,7 @@ async fn start(config: Config, health: &Health, metrics: Arc<Metrics>, stop: &St
         reviews: knowledge.reviews(),
         servers: AtomicUsize::new(0),
         has_missed: AtomicBool::new(false),
-        finds_leaves: Mutex::default(),
+        finds_leaves: ServerKeys::default(),
         metrics: Arc::clone(&metrics),
     });
     let deciding = Arc::new(Deciding {
