@@ -42,6 +42,7 @@ async fn what_is_wrong_is_named_and_nothing_is_lost() -> anyhow::Result<()> {
     tokens::bad_tokens_are_named_and_reach_no_server(&operator, &deployment).await?;
     tokens::a_token_from_the_future_is_named_and_overtaken(&operator, &deployment).await?;
     seeds::seeds_of_the_wrong_kind_or_mode_sign_nothing(&operator, &deployment).await?;
+    together::a_push_waits_for_whoever_places_live_streams(&operator).await?;
     together::operators_at_once_wait_for_each_other(&operator).await?;
     disk::a_full_disk_in_the_middle_of_an_onboarding(&operator).await?;
     nothing_is_to_be_done(&operator).await?;

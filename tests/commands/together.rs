@@ -1,9 +1,37 @@
 //! Several operators at once on one store.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
 use bulkhead_tests::operator::Operator;
 use futures_util::future::join_all;
 
 use crate::nothing_is_to_be_done;
+
+/// What a push renders INTAKE accounts from does not change under it: it waits for whoever is changing it.
+pub(crate) async fn a_push_waits_for_whoever_places_live_streams(operator: &Operator<'_>) -> anyhow::Result<()> {
+    let file = File::create(operator.home.join("intake/lock"))?;
+    file.lock()?;
+    let inode = format!(":{} ", file.metadata()?.ino());
+    let is_waited_for = async {
+        loop {
+            let locks = tokio::fs::read_to_string("/proc/locks").await?;
+            if locks.lines().any(|line| line.contains("->") && line.contains(&inode)) {
+                return file.unlock();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let push = operator.expect(0, &["push"]);
+    tokio::pin!(push);
+    tokio::select! {
+        pushed = &mut push => anyhow::bail!("it did not wait: {pushed:?}"),
+        waited = tokio::time::timeout(Duration::from_secs(60), is_waited_for) => waited??,
+    }
+    push.await?;
+    nothing_is_to_be_done(operator).await
+}
 
 pub(crate) async fn operators_at_once_wait_for_each_other(operator: &Operator<'_>) -> anyhow::Result<()> {
     // Different tenants: each is made, one after the other, and a push in between changes nothing.

@@ -14,7 +14,7 @@ use super::show::{Row, print_rows};
 use crate::files::write_public;
 use crate::operator::AccountRecord;
 use crate::resolver::{HeldAccounts, pull};
-use crate::tenancy::{Overwrite, Tenancy, TenancyError, ensure_gate};
+use crate::tenancy::{Links, Overwrite, Tenancy, TenancyError, ensure_gate};
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
@@ -76,6 +76,16 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
     check_names(&tenancy, &args.accounts)?;
     let _lock = tenancy.lock()?;
     let links = tenancy.links()?;
+    let held = tenancy.hold_live()?;
+    let ended = push_asked(&tenancy, &links, args, is_json).await;
+    drop(held);
+    // Whatever has become of the push: who was added meanwhile has left the place to us.
+    let placed = reconcile(&tenancy, &links).await;
+    ended.and(placed)
+}
+
+/// Renders and pushes what is asked for; then whatever else a hub should know.
+async fn push_asked(tenancy: &Tenancy, links: &Links, args: &PushArgs, is_json: bool) -> Result<(), Failure> {
     let rendered = tenancy.render_asked(&|name| is_wanted(&args.accounts, name))?;
     let wanted: Vec<&AccountRecord> = rendered.accounts.iter().collect();
     let overwrite = if args.force { Overwrite::Force } else { Overwrite::Refuse };
@@ -101,17 +111,16 @@ pub(super) async fn run_push(home: &Path, args: &PushArgs, is_json: bool) -> Res
         ensure_gate(gate, tenancy.settings.hub_servers).await?;
         if args.accounts.is_empty() {
             let progress = counter(is_json, wanted.len(), "accounts told to the gatekeepers");
-            tenancy.tell_gate_all(&links, &wanted, &progress).await?;
+            tenancy.tell_gate_all(links, &wanted, &progress).await?;
         } else {
             for account in &wanted {
-                tenancy.tell_gate(&links, account).await?;
+                tenancy.tell_gate(links, account).await?;
             }
         }
-        taken_away(tenancy.complete_withdrawals(&links, &announcer(is_json))).await?;
+        taken_away(tenancy.complete_withdrawals(links, &announcer(is_json))).await?;
         tenancy.platform.ensure_streams(tenancy.settings.hub_servers).await.map_err(TenancyError::Platform)?;
         // Whatever has become of the marks: every tenant gets its place.
-        tenancy.mark_misplaced()?;
-        return reconcile(&tenancy, &links).await;
+        return Ok(tenancy.mark_misplaced()?);
     }
     let is_late = pushed.failed.values().all(crate::resolver::PushError::is_not_converged);
     Err(Failure::silent(if is_late && rendered.failed.is_empty() { NOT_READY } else { PARTIAL }))

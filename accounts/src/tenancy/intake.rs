@@ -20,6 +20,8 @@ pub enum IntakeError {
     Damaged { path: String, source: serde_json::Error },
     #[error("read {path}")]
     List { path: String, source: std::io::Error },
+    #[error("move {path}: free some space on its disk")]
+    Take { path: String, source: std::io::Error },
 }
 
 /// What one INTAKE account imports: account keys by slug.
@@ -69,6 +71,11 @@ impl Intake {
         self.folder.join("waiting")
     }
 
+    /// The marks that the holder of the lock is seeing to.
+    fn taken_folder(&self) -> PathBuf {
+        self.folder.join("taken")
+    }
+
     /// The file whose lock the one who reconciles holds.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
@@ -78,6 +85,7 @@ impl Intake {
     /// # Errors
     /// When the folder cannot be made.
     pub fn make_folders(&self) -> Result<(), IntakeError> {
+        make_folder(&self.taken_folder()).map_err(IntakeError::File)?;
         make_folder(&self.waiting_folder()).map_err(IntakeError::File)
     }
 
@@ -85,7 +93,8 @@ impl Intake {
         self.folder.join(format!("{number}.json"))
     }
 
-    /// Marks a tenant whose place has to be looked at.
+    /// Marks a tenant whose place has to be looked at. What its record says is to be written by then: a mark that is taken
+    /// before is seen to as the record was.
     ///
     /// # Errors
     /// When the mark cannot be written.
@@ -93,18 +102,36 @@ impl Intake {
         write_public(&self.waiting_folder().join(slug.as_str()), b"").map_err(IntakeError::File)
     }
 
+    /// Takes every mark, for the holder of the lock: whoever marks from now on is looked at again. What was taken and not
+    /// seen to is taken again.
+    ///
+    /// # Errors
+    /// When a mark cannot be moved.
+    pub(crate) fn take_marks(&self) -> Result<BTreeSet<TenantSlug>, IntakeError> {
+        for slug in self.waiting()? {
+            let (from, to) = (self.waiting_folder().join(slug.as_str()), self.taken_folder().join(slug.as_str()));
+            std::fs::rename(&from, &to)
+                .map_err(|source| IntakeError::Take { path: from.display().to_string(), source })?;
+        }
+        self.slugs(&self.taken_folder())
+    }
+
     /// Removes the marks of tenants that were seen to.
-    pub fn unmark<'a>(&self, slugs: impl IntoIterator<Item = &'a TenantSlug>) {
+    pub(crate) fn forget_marks<'a>(&self, slugs: impl IntoIterator<Item = &'a TenantSlug>) {
         for slug in slugs {
             // A mark that stays is looked at once more.
-            let _ = remove_whole(&self.waiting_folder().join(slug.as_str()));
+            let _ = remove_whole(&self.taken_folder().join(slug.as_str()));
         }
     }
 
     /// # Errors
     /// When the folder cannot be read.
     pub fn waiting(&self) -> Result<BTreeSet<TenantSlug>, IntakeError> {
-        Ok(self.names(&self.waiting_folder())?.iter().filter_map(|name| name.parse().ok()).collect())
+        self.slugs(&self.waiting_folder())
+    }
+
+    fn slugs(&self, folder: &std::path::Path) -> Result<BTreeSet<TenantSlug>, IntakeError> {
+        Ok(self.names(folder)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     fn names(&self, folder: &std::path::Path) -> Result<Vec<String>, IntakeError> {
@@ -213,8 +240,12 @@ mod tests {
         intake.mark(&slug(1)).unwrap();
         intake.mark(&slug(2)).unwrap();
         intake.mark(&slug(2)).unwrap();
-        intake.unmark([&slug(1)]);
-        assert_eq!(intake.waiting().unwrap(), BTreeSet::from([slug(2)]));
+        intake.make_folders().unwrap();
+        assert_eq!(intake.take_marks().unwrap(), BTreeSet::from([slug(1), slug(2)]));
+        intake.mark(&slug(1)).unwrap();
+        intake.forget_marks([&slug(1)]);
+        assert_eq!(intake.waiting().unwrap(), BTreeSet::from([slug(1)]), "marked while it was seen to");
+        assert_eq!(intake.take_marks().unwrap(), BTreeSet::from([slug(1), slug(2)]), "one was not seen to");
         let shard = Shard { tenants: BTreeMap::from([(slug(1), key())]) };
         intake.write(3, &shard).unwrap();
         assert_eq!(intake.shards().unwrap(), BTreeMap::from([(3, shard)]));

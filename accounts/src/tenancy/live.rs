@@ -2,12 +2,12 @@
 //! goes: the one who holds the lock looks again after giving it back, so that no mark is overlooked.
 
 use std::collections::BTreeMap;
-use std::fs::{OpenOptions, TryLockError};
 
 use bulkhead_bus::{AccountKey, TenantSlug};
 
 use super::intake::place;
-use super::{Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+use super::{LOCK_LIMIT, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::provisioning_lock::ProvisioningLock;
 
 /// The account whose live stream is to be imported for a tenant.
 fn live_key(record: &TenantRecord) -> Option<&AccountKey> {
@@ -40,6 +40,16 @@ impl Tenancy {
         Ok(())
     }
 
+    /// Keeps everybody else from changing what INTAKE accounts import, for whoever renders them from the shards there are.
+    /// Who has held it calls [`Tenancy::reconcile_live`] afterwards: whoever came meanwhile has left its mark and gone.
+    ///
+    /// # Errors
+    /// When somebody else keeps it.
+    pub fn hold_live(&self) -> Result<ProvisioningLock, TenancyError> {
+        self.intake.make_folders().map_err(TenancyError::Intake)?;
+        ProvisioningLock::take_at(&self.intake.lock_file(), LOCK_LIMIT).map_err(TenancyError::Lock)
+    }
+
     /// Sees to every tenant that waits; returns the slugs that were seen to by this call. Without `links` the accounts are
     /// only rendered, for a hub that does not run yet.
     ///
@@ -48,18 +58,11 @@ impl Tenancy {
     pub async fn reconcile_live(&self, links: Option<&Links>) -> Result<Vec<TenantSlug>, TenancyError> {
         self.intake.make_folders().map_err(TenancyError::Intake)?;
         let path = self.intake.lock_file();
-        let failed =
-            |source| TenancyError::Invalid(format!("lock {}: {source}; free some space on its disk", path.display()));
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let mut seen = Vec::new();
         loop {
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(seen),
-                Err(TryLockError::Error(source)) => return Err(failed(source)),
-            }
+            let Some(held) = ProvisioningLock::try_at(&path).map_err(TenancyError::Lock)? else { return Ok(seen) };
             let outcome = self.reconcile_waiting(links).await;
-            file.unlock().map_err(failed)?;
+            drop(held);
             seen.extend(outcome?);
             if self.intake.waiting().map_err(TenancyError::Intake)?.is_empty() {
                 return Ok(seen);
@@ -68,7 +71,7 @@ impl Tenancy {
     }
 
     async fn reconcile_waiting(&self, links: Option<&Links>) -> Result<Vec<TenantSlug>, TenancyError> {
-        let waiting = self.intake.waiting().map_err(TenancyError::Intake)?;
+        let waiting = self.intake.take_marks().map_err(TenancyError::Intake)?;
         let mut wanted: BTreeMap<TenantSlug, Option<AccountKey>> = BTreeMap::new();
         for slug in &waiting {
             let record = self.records.find(slug).map_err(TenancyError::Record)?;
@@ -87,7 +90,7 @@ impl Tenancy {
             // Last: as long as the shard is as it was, a start that was cut short renders and pushes once more.
             self.intake.write(number, shard).map_err(TenancyError::Intake)?;
         }
-        self.intake.unmark(&waiting);
+        self.intake.forget_marks(&waiting);
         Ok(waiting.into_iter().collect())
     }
 }

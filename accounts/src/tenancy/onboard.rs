@@ -174,10 +174,12 @@ impl Tenancy {
         act.step("in-force", now).map_err(TenancyError::Journal)?;
         announce("proving it with a user of the tenant");
         self.prove(links, &record, &account, proof).await?;
-        // Before the record says that it is there: a mark without a tenant is harmless, a tenant without one is dark.
+        // Before the record says that it is there: a mark without a tenant is harmless, a tenant without one is dark. And once
+        // more behind it: somebody who was seeing to marks meanwhile may have taken the first with the record as it was.
         self.intake.mark(&record.slug).map_err(TenancyError::Intake)?;
         record.stage = TenantStage::Active;
         self.records.write(&record).map_err(TenancyError::Record)?;
+        self.intake.mark(&record.slug).map_err(TenancyError::Intake)?;
         Ok(record)
     }
 
