@@ -50,7 +50,7 @@ async fn register(deployment: &TestDeployment, bundle: &SiteBundle) -> anyhow::R
 /// How many slots the site has measured, and how many of them answered, under whichever tenant.
 async fn slots(witness: &PgPool, tenant: &str) -> anyhow::Result<(i64, i64)> {
     let sql = "select count(*), count(*) filter (where r.outcome = 'ok' and r.attested)
-               from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1 and r.vantage = $2";
+               from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1 and r.vantage = $2";
     sqlx::query_as(sql).bind(tenant).bind(SITE).fetch_one(witness).await.context("count results")
 }
 
@@ -64,7 +64,7 @@ async fn wait_for_more(witness: &PgPool, machine: &Machine, had: i64) -> anyhow:
 }
 
 async fn checks_of(witness: &PgPool) -> anyhow::Result<Vec<String>> {
-    let sql = "select distinct r.check_name from shared.result r join platform.tenant t using (tenant_id)
+    let sql = "select distinct r.check_name from everywhere.result r join platform.tenant t using (tenant_id)
                where t.slug = $1 and r.vantage = $2 order by 1";
     sqlx::query_scalar(sql).bind(TENANT).bind(SITE).fetch_all(witness).await.context("read checks")
 }
@@ -157,7 +157,8 @@ async fn a_bundle_starts_on_a_clean_machine_and_speaks_for_its_own_site_only() -
 
 /// What a site has sent and core has refused.
 async fn refused(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
+    let sql =
+        "select count(*) from everywhere.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
     sqlx::query_scalar(sql).bind(TENANT).fetch_one(witness).await.context("count dead letters")
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_tests::chaos::books::Books;
 use bulkhead_tests::chaos::{Disks, Plan, Storm, World, ledger_of, run};
+use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 
 /// Every kind of fault once, one after the other, takes some minutes.
@@ -45,74 +46,74 @@ async fn faults_at_once_and_the_books_balance() -> anyhow::Result<()> {
     chaos(&["--runs", "3", "--seed", "100", "--faults", "4"]).await
 }
 
-/// Changes the database of the tenant whose ledger's checks are like `$1`, and what the books must say then and did not
+/// Changes the rows, in the schema PLACE, of the tenant whose ledger's checks are like `$1`, and what the books must say then and did not
 /// before. One comes on top of the other.
 const DAMAGES: [(&str, &str); 12] = [
     (
-        "update shared.check_state set latency_us = latency_us + 1 where (check_name, vantage) in (
-             select check_name, vantage from shared.check_state where check_name like $1 limit 1)",
+        "update PLACE.check_state set latency_us = latency_us + 1 where (check_name, vantage) in (
+             select check_name, vantage from PLACE.check_state where check_name like $1 limit 1)",
         "the current state is not the newest row",
     ),
     (
-        "update shared.check_state set since = since - interval '1 millisecond' where (check_name, vantage) in (
-             select check_name, vantage from shared.check_state where check_name like $1 limit 1)",
+        "update PLACE.check_state set since = since - interval '1 millisecond' where (check_name, vantage) in (
+             select check_name, vantage from PLACE.check_state where check_name like $1 limit 1)",
         "the current state is since another slot",
     ),
     (
-        "insert into shared.check_state select tenant_id, 'resolver-2', vantage, 'p1', kind, slot, outcome, reason, latency_us, since
-         from shared.check_state where check_name like $1 limit 1",
+        "insert into PLACE.check_state select tenant_id, 'resolver-2', vantage, 'p1', kind, slot, outcome, reason, latency_us, since
+         from PLACE.check_state where check_name like $1 limit 1",
         "check_state of ",
     ),
     (
-        "update shared.poller_seen set site = 'elsewhere' where poller = 'p1' and tenant_id = (
-             select tenant_id from shared.result where check_name like $1 limit 1)",
+        "update PLACE.poller_seen set site = 'elsewhere' where poller = 'p1' and tenant_id = (
+             select tenant_id from PLACE.result where check_name like $1 limit 1)",
         "poller_seen of elsewhere/p1",
     ),
-    ("update shared.dead_letter set subject = subject || '.more' where $1 <> ''", "dead_letter of "),
+    ("update PLACE.dead_letter set subject = subject || '.more' where $1 <> ''", "dead_letter of "),
     (
-        "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
                                     island, attested)
          select tenant_id, check_name, slot, 'elsewhere', poller, kind, outcome, started_at, generation, island, attested
-         from shared.result where poller = 'p1' and tenant_id = (
-             select tenant_id from shared.result where check_name like $1 limit 1) limit 1",
+         from PLACE.result where poller = 'p1' and tenant_id = (
+             select tenant_id from PLACE.result where check_name like $1 limit 1) limit 1",
         "result of elsewhere/p1",
     ),
     (
-        "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
                                     island, attested)
          select tenant_id, check_name, slot - interval '1 second', vantage, poller, kind, outcome, started_at, generation,
                 island, attested
-         from shared.result where poller = 'p1' and vantage <> 'elsewhere' and tenant_id = (
-             select tenant_id from shared.result where check_name like $1 limit 1) order by slot desc limit 1",
+         from PLACE.result where poller = 'p1' and vantage <> 'elsewhere' and tenant_id = (
+             select tenant_id from PLACE.result where check_name like $1 limit 1) order by slot desc limit 1",
         "slots of the real poller",
     ),
     (
-        "delete from shared.result where (check_name, slot) in (
-             select check_name, slot from shared.result where poller = 'ledger' and check_name like $1 limit 1)",
+        "delete from PLACE.result where (check_name, slot) in (
+             select check_name, slot from PLACE.result where poller = 'ledger' and check_name like $1 limit 1)",
         "acknowledged results are not stored",
     ),
     (
-        "update shared.result set latency_us = latency_us + 1 where (check_name, slot) in (
-             select check_name, slot from shared.result where poller = 'ledger' and check_name like $1 limit 1)",
+        "update PLACE.result set latency_us = latency_us + 1 where (check_name, slot) in (
+             select check_name, slot from PLACE.result where poller = 'ledger' and check_name like $1 limit 1)",
         "is stored otherwise than it was sent",
     ),
     (
-        "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, latency_us, started_at,
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, latency_us, started_at,
                                     generation, island, attested)
          select tenant_id, check_name, slot, 'elsewhere', poller, kind, outcome, latency_us, started_at, generation,
                 island, attested
-         from shared.result where poller = 'ledger' and check_name like $1 limit 1",
+         from PLACE.result where poller = 'ledger' and check_name like $1 limit 1",
         "is stored more than once",
     ),
     (
-        "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
                                     island, attested)
          select tenant_id, check_name, slot + interval '7 minutes', vantage, poller, kind, outcome, started_at,
                 generation, island, attested
-         from shared.result where poller = 'ledger' and check_name like $1 limit 1",
+         from PLACE.result where poller = 'ledger' and check_name like $1 limit 1",
         "was never sent",
     ),
-    ("delete from shared.dead_letter where $1 <> '' and strpos(encode(payload, 'escape'), 'ledger') > 0", "0 times"),
+    ("delete from PLACE.dead_letter where $1 <> '' and strpos(encode(payload, 'escape'), 'ledger') > 0", "0 times"),
 ];
 
 /// Control: the books see each of the damages, and nothing that is none.
@@ -126,12 +127,17 @@ async fn books_that_do_not_balance_say_so() -> anyhow::Result<()> {
     let tenant = plan.faults().find_map(ledger_of).context("a malformed batch is planned")?;
     let report = run(&mut world, plan).await?;
     assert!(report.is_balanced(), "{report}");
+    let sql = "select coalesce((select schema from platform.tenant_schema join platform.tenant using (tenant_id) where slug = $1),
+                        'shared')";
+    let place: String = sqlx::query_scalar(sql).bind(tenant.slug()).fetch_one(&world.witness).await?;
     for (damage, expected) in DAMAGES {
         let says_so = |books: &Books| books.problems.iter().any(|problem| problem.contains(expected));
         let books = report.add_up_again(&world, tenant).await?;
         assert!(!says_so(&books), "{expected}: {books}");
         let name = format!("ledger-{}-%", tenant.slug());
-        let changed = sqlx::query(damage).bind(name).execute(&world.witness).await?.rows_affected();
+        let damage = damage.replace("PLACE", &place);
+        let changed =
+            sqlx::query(AssertSqlSafe(damage.clone())).bind(name).execute(&world.witness).await?.rows_affected();
         assert!(changed > 0, "{damage}");
         let books = report.add_up_again(&world, tenant).await?;
         assert!(says_so(&books), "{expected}: {books}");

@@ -32,14 +32,14 @@ fn set(file: &Path, section: &str, key: &str, value: i64) -> anyhow::Result<()> 
 }
 
 async fn backlog_stored(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id)
+    let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id)
                where t.slug = $1 and r.check_name like 'check-%'";
     sqlx::query_scalar(sql).bind(TENANT).fetch_one(witness).await.context("count the backlog")
 }
 
 /// How old the newest stored result of the oldest of the real poller's checks is.
 async fn oldest_live_ms(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select coalesce(min((extract(epoch from slot) * 1000)::int8), 0) from shared.check_state s
+    let sql = "select coalesce(min((extract(epoch from slot) * 1000)::int8), 0) from everywhere.check_state s
                join platform.tenant t using (tenant_id) where t.slug = $1 and s.check_name not like 'check-%'";
     let slot_ms: i64 = sqlx::query_scalar(sql).bind(TENANT).fetch_one(witness).await.context("look at live results")?;
     Ok(now_ms() - slot_ms)

@@ -190,7 +190,7 @@ async fn gaps(witness: &PgPool) -> anyhow::Result<i64> {
     let sql = "select coalesce(sum(expected - found), 0)::int8 from (
                    select count(*) as found,
                           (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
-                   from shared.result group by tenant_id, check_name, vantage
+                   from everywhere.result group by tenant_id, check_name, vantage
                ) checks";
     sqlx::query_scalar(sql).fetch_one(witness).await.context("look for gaps")
 }

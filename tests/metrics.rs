@@ -177,7 +177,7 @@ async fn fill_quota(deployment: &TestDeployment) -> anyhow::Result<()> {
 /// Every kept dead letter was counted under its reason, however often it was delivered.
 async fn check_dead_letters(deployment: &TestDeployment, page: &Exposition) -> anyhow::Result<()> {
     let witness = deployment.witness().await?;
-    let kept: i64 = sqlx::query_scalar("select count(*) from shared.dead_letter where reason = 'not_decodable'")
+    let kept: i64 = sqlx::query_scalar("select count(*) from everywhere.dead_letter where reason = 'not_decodable'")
         .fetch_one(&witness)
         .await
         .context("count dead letters")?;

@@ -43,10 +43,11 @@ async fn wait_for_more(
     Ok(more.await?)
 }
 
-const STORED: &str = "select count(*) from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
-const REVOKED: &str = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id)
+const STORED: &str =
+    "select count(*) from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+const REVOKED: &str = "select count(*) from everywhere.dead_letter d join platform.tenant t using (tenant_id)
                        where t.slug = $1 and d.reason = 'poller_revoked'";
-const SUSPENDED: &str = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id)
+const SUSPENDED: &str = "select count(*) from everywhere.dead_letter d join platform.tenant t using (tenant_id)
                          where t.slug = $1 and d.reason = 'tenant_suspended'";
 const UNCLAIMED: &str = "select count(*) from platform.unclaimed_dead_letter where account_key = $1";
 
@@ -67,7 +68,7 @@ async fn a_revoked_pollers_batches_are_refused_within_a_second() -> anyhow::Resu
     // Control: the other tenant's go on.
     let other = count(&witness, STORED, "xyz-inc").await?;
     wait_for_more(&witness, (STORED, "xyz-inc"), other, "results of the other tenant").await?;
-    let sql = "select coalesce(max((extract(epoch from received_at) * 1000)::int8), 0) from shared.result r
+    let sql = "select coalesce(max((extract(epoch from received_at) * 1000)::int8), 0) from everywhere.result r
                join platform.tenant t using (tenant_id) where t.slug = $1";
     let late_ms = count(&witness, sql, "acme-corp").await? - revoked_ms;
     assert!(late_ms <= REVOKED_WITHIN_MS, "a result was stored {late_ms} ms after its poller was revoked");
@@ -99,7 +100,7 @@ async fn a_suspension_loses_nothing_that_was_accepted_and_an_end_leaves_nothing(
     deployment.up.core.restart()?;
     wait_for_more(&witness, (SUSPENDED, "acme-corp"), 0, "refused batches of a suspended tenant").await?;
     wait_for_more(&witness, (STORED, "acme-corp"), stored, "results that the hub had accepted before").await?;
-    let sql = "select coalesce(max((extract(epoch from slot) * 1000)::int8), 0) from shared.result r
+    let sql = "select coalesce(max((extract(epoch from slot) * 1000)::int8), 0) from everywhere.result r
                join platform.tenant t using (tenant_id) where t.slug = $1";
     let newest_ms = count(&witness, sql, "acme-corp").await?;
     assert!(newest_ms < suspended.state_since_ms, "a slot after the suspension is stored");

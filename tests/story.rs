@@ -14,7 +14,7 @@ type Slot = (String, String, i64, String, String, Option<i64>);
 async fn slots_in_database(witness: &PgPool, tenant: &str) -> anyhow::Result<BTreeSet<Slot>> {
     let sql =
         "select r.vantage, r.check_name, (extract(epoch from r.slot) * 1000)::int8, r.kind, r.outcome, r.latency_us
-               from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+               from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1";
     let rows: Vec<Slot> = sqlx::query_as(sql).bind(tenant).fetch_all(witness).await.context("read results")?;
     Ok(rows.into_iter().collect())
 }
@@ -90,7 +90,7 @@ async fn check_everything_measured(
     let port = own_target.rsplit(':').next().context("port")?;
     assert!(rows.iter().any(|row| row["check"].as_str().is_some_and(|check| check.ends_with(port))), "{own_target}");
     let unattested: i64 =
-        sqlx::query_scalar("select count(*) from shared.result where not attested").fetch_one(witness).await?;
+        sqlx::query_scalar("select count(*) from everywhere.result where not attested").fetch_one(witness).await?;
     assert_eq!(unattested, 0);
     Ok(())
 }
@@ -99,7 +99,7 @@ async fn check_lists(deployment: &TestDeployment) -> anyhow::Result<()> {
     let tenants = deployment.rows(&["tenant", "list"]).await?;
     assert_eq!(field(&tenants, "tenant"), ["acme-corp", "xyz-inc"]);
     assert_eq!(field(&tenants, "plan"), ["enterprise", "free"]);
-    assert_eq!(field(&tenants, "isolation"), ["shared", "shared"]);
+    assert_eq!(field(&tenants, "isolation"), ["schema", "shared"]);
     let pollers = deployment.rows(&["poller", "list", "--tenant", "xyz-inc"]).await?;
     assert_eq!((field(&pollers, "site"), field(&pollers, "poller")), (vec!["lima"], vec!["p1"]));
     assert!(pollers[0]["last_batch_ms"].as_i64().is_some());

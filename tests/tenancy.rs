@@ -71,7 +71,7 @@ async fn a_plan_is_changed(operator: &Operator<'_>) -> anyhow::Result<()> {
 async fn one_tenant_is_suspended(operator: &Operator<'_>, deployment: &TestDeployment) -> anyhow::Result<()> {
     let witness = deployment.witness().await?;
     let count = async |tenant: &str| -> anyhow::Result<i64> {
-        let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+        let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1";
         Ok(sqlx::query_scalar(sql).bind(tenant).fetch_one(&witness).await?)
     };
     let (preview, _) = operator.expect(0, &["tenant", "suspend", "acme-corp", "--dry-run"]).await?;

@@ -17,7 +17,7 @@ async fn find_gaps(witness: &PgPool) -> anyhow::Result<Vec<Gap>> {
     let sql = "with step as (
                  select t.slug, r.vantage, r.check_name, r.slot, lead(r.slot) over (
                    partition by t.slug, r.vantage, r.check_name order by r.slot) as next
-                 from shared.result r join platform.tenant t using (tenant_id)
+                 from everywhere.result r join platform.tenant t using (tenant_id)
                  where not starts_with(r.check_name, $1))
                select slug, vantage, check_name, slot::text, next::text from step
                where next - slot <> make_interval(secs => $2)";

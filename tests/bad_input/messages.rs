@@ -121,19 +121,19 @@ impl<'a> Site<'a> {
 
     /// Row and reason of every dead letter of acme-corp whose headers hold `mark`.
     async fn letters(&self, mark: &str) -> anyhow::Result<Vec<(i32, String)>> {
-        let sql = "select d.row_index, d.reason from shared.dead_letter d join platform.tenant t using (tenant_id)
+        let sql = "select d.row_index, d.reason from everywhere.dead_letter d join platform.tenant t using (tenant_id)
                    where t.slug = 'acme-corp' and position($1 in d.headers) > 0 order by d.row_index";
         sqlx::query_as(sql).bind(mark).fetch_all(&self.witness).await.context("read dead letters")
     }
 
     /// The reason of every dead letter with this body.
     async fn letters_with(&self, body: &[u8]) -> anyhow::Result<Vec<String>> {
-        let sql = "select reason from shared.dead_letter where payload = $1";
+        let sql = "select reason from everywhere.dead_letter where payload = $1";
         sqlx::query_scalar(sql).bind(body).fetch_all(&self.witness).await.context("read dead letters")
     }
 
     async fn rows_of(&self, check: &str) -> anyhow::Result<i64> {
-        let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id)
+        let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id)
                    where t.slug = 'acme-corp' and r.check_name = $1";
         sqlx::query_scalar(sql).bind(check).fetch_one(&self.witness).await.context("read results")
     }
@@ -231,7 +231,7 @@ impl<'a> Site<'a> {
             if letters == ["unknown_version"] { Ok(()) } else { Err(format!("{letters:?}")) }
         });
         settled.await?;
-        let sql = "select detail from shared.dead_letter where payload = $1";
+        let sql = "select detail from everywhere.dead_letter where payload = $1";
         let detail: String = sqlx::query_scalar(sql).bind(&body).fetch_one(&self.witness).await?;
         assert_eq!(detail, "the bundle is of version \"3\": version 2 is understood");
         assert_eq!(self.rows_of(&check).await?, 0, "a bundle of another version is read as a batch");
@@ -282,10 +282,10 @@ impl<'a> Site<'a> {
 
 /// Nothing under xyz-inc but what its own poller measured, and nothing that belongs to nobody.
 async fn check_untouched(witness: &PgPool) -> anyhow::Result<()> {
-    let sql = "select (select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id)
+    let sql = "select (select count(*) from everywhere.dead_letter d join platform.tenant t using (tenant_id)
                         where t.slug = 'xyz-inc'),
                       (select count(*) from platform.unclaimed_dead_letter),
-                      (select count(*) from shared.result r join platform.tenant t using (tenant_id)
+                      (select count(*) from everywhere.result r join platform.tenant t using (tenant_id)
                         where t.slug = 'xyz-inc' and (r.vantage, r.poller) is distinct from ('lima', 'p1'))";
     let counts: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(witness).await.context("look at xyz-inc")?;
     assert_eq!(counts, (0, 0, 0), "dead letters of xyz-inc, unclaimed dead letters, foreign results");

@@ -36,7 +36,7 @@ async fn wait_for_more(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
 async fn damage_a_key(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
     let change = |from: &str, to: &str| {
         format!(
-            "update shared.poller p set batch_key = {to} || substr(batch_key, {from}) from platform.tenant t
+            "update tenant_acme_corp.poller p set batch_key = {to} || substr(batch_key, {from}) from platform.tenant t
              where t.tenant_id = p.tenant_id and t.slug = 'acme-corp'"
         )
     };
@@ -65,28 +65,35 @@ async fn damage_a_key(deployment: &TestDeployment, witness: &PgPool) -> anyhow::
 
 const FAULTS: [Fault; 4] = [
     Fault {
-        breaks: "revoke insert on shared.result from bulkhead_core",
-        mends: "grant insert on shared.result to bulkhead_core",
+        breaks: "revoke insert on SCHEMA.result from ROLE",
+        mends: "grant insert on SCHEMA.result to ROLE",
         said: "permission denied for table result",
     },
     Fault {
-        breaks: "alter table shared.result rename column latency_us to latency",
-        mends: "alter table shared.result rename column latency to latency_us",
+        breaks: "alter table SCHEMA.result rename column latency_us to latency",
+        mends: "alter table SCHEMA.result rename column latency to latency_us",
         said: "column \"latency_us\"",
     },
     Fault {
-        breaks: "alter table shared.poller_seen rename to poller_was_seen",
-        mends: "alter table shared.poller_was_seen rename to poller_seen",
+        breaks: "alter table SCHEMA.poller_seen rename to poller_was_seen",
+        mends: "alter table SCHEMA.poller_was_seen rename to poller_seen",
         said: "relation \"poller_seen\" does not exist",
     },
     Fault {
-        breaks: "alter table shared.ingest_count add column ours integer not null default 1;
-                 alter table shared.ingest_count alter column ours drop default;
-                 delete from shared.ingest_count",
-        mends: "alter table shared.ingest_count drop column ours",
+        breaks: "alter table SCHEMA.ingest_count add column ours integer not null default 1;
+                 alter table SCHEMA.ingest_count alter column ours drop default;
+                 delete from SCHEMA.ingest_count",
+        mends: "alter table SCHEMA.ingest_count drop column ours",
         said: "null value in column \"ours\"",
     },
 ];
+
+/// A statement about every schema that has rows of a tenant, SCHEMA, and core's role there, ROLE.
+fn everywhere(sql: &str) -> String {
+    let places = [("shared", "bulkhead_core"), ("tenant_acme_corp", "tenant_acme_corp_core")];
+    let each = places.map(|(schema, role)| sql.replace("SCHEMA", schema).replace("ROLE", role));
+    each.join("; ")
+}
 
 async fn refusals(deployment: &TestDeployment) -> anyhow::Result<f64> {
     let page = deployment.metrics(CORE).await?;
@@ -103,14 +110,14 @@ async fn wait_for_readiness(deployment: &TestDeployment, status: u16, body: &str
 
 async fn dead_letters(witness: &PgPool) -> anyhow::Result<i64> {
     let sql =
-        "select (select count(*) from shared.dead_letter) + (select count(*) from platform.unclaimed_dead_letter)";
+        "select (select count(*) from everywhere.dead_letter) + (select count(*) from platform.unclaimed_dead_letter)";
     sqlx::query_scalar(sql).fetch_one(witness).await.context("count dead letters")
 }
 
 impl Fault {
     async fn pass(&self, deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
         let before = refusals(deployment).await?;
-        sqlx::raw_sql(AssertSqlSafe(self.breaks)).execute(witness).await.context("break the database")?;
+        sqlx::raw_sql(AssertSqlSafe(everywhere(self.breaks))).execute(witness).await.context("break the database")?;
         wait_for_readiness(deployment, 503, "away now: database (rights and schema)").await?;
         let waited = eventually("refusals", LIMIT, || async {
             let found = refusals(deployment).await.map_err(|error| format!("{error:#}"))? - before;
@@ -118,7 +125,7 @@ impl Fault {
         });
         waited.await.context("wait for refusals")?;
         assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
-        sqlx::raw_sql(AssertSqlSafe(self.mends)).execute(witness).await.context("mend the database")?;
+        sqlx::raw_sql(AssertSqlSafe(everywhere(self.mends))).execute(witness).await.context("mend the database")?;
         deployment.wait_for_results(witness).await?;
         wait_until_gapless(witness).await?;
         wait_for_readiness(deployment, 200, "ready").await?;
@@ -133,10 +140,10 @@ impl Fault {
 /// A key that is registered while its first batch is on the way: core's keys are up to a second old.
 async fn register_late(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
     let sql =
-        "select batch_key from shared.poller p join platform.tenant t using (tenant_id) where t.slug = 'acme-corp'";
+        "select batch_key from everywhere.poller p join platform.tenant t using (tenant_id) where t.slug = 'acme-corp'";
     let key: String = sqlx::query_scalar(sql).fetch_one(witness).await.context("read the key")?;
     let register = async |key: &str| {
-        let sql = "update shared.poller p set batch_key = $1 from platform.tenant t
+        let sql = "update tenant_acme_corp.poller p set batch_key = $1 from platform.tenant t
                    where t.tenant_id = p.tenant_id and t.slug = 'acme-corp'";
         sqlx::query(sql).bind(key).execute(witness).await.context("register a key")
     };
@@ -186,7 +193,8 @@ async fn a_locked_table_is_said_and_loses_nothing() -> anyhow::Result<()> {
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
     let mut lock = witness.begin().await?;
-    sqlx::raw_sql("lock table shared.result in access exclusive mode").execute(&mut *lock).await.context("lock")?;
+    let both = everywhere("lock table SCHEMA.result in access exclusive mode");
+    sqlx::raw_sql(AssertSqlSafe(both)).execute(&mut *lock).await.context("lock")?;
     wait_for_readiness(&deployment, 503, "database (writing)").await?;
     lock.rollback().await?;
     wait_for_readiness(&deployment, 200, "ready").await?;

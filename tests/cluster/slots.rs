@@ -13,7 +13,7 @@ pub(crate) async fn gaps(witness: &PgPool, (since_ms, until_ms): Period) -> anyh
     let sql = "select coalesce(sum(expected - found), 0)::int8 from (
                    select count(*) as found,
                           (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
-                   from shared.result
+                   from everywhere.result
                    where extract(epoch from slot) * 1000 between $1::float8 and $2::float8
                    group by tenant_id, check_name, vantage
                ) checks";

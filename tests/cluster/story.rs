@@ -44,7 +44,7 @@ async fn longest_pause(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
         tokio::select! {
             flows = &mut flowing => return flows.map(|()| longest.max(since.elapsed())),
             _ = looks.tick() => {
-                let stored = sqlx::query_scalar("select count(*) from shared.result").fetch_one(witness).await?;
+                let stored = sqlx::query_scalar("select count(*) from everywhere.result").fetch_one(witness).await?;
                 if stored != seen {
                     longest = longest.max(since.elapsed());
                     (seen, since) = (stored, Instant::now());

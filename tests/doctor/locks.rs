@@ -7,17 +7,17 @@ const LOCKS: [[&str; 3]; 12] = [
     [
         "alter table shared.result disable row level security",
         "alter table shared.result enable row level security",
-        "fail row-security result",
+        "fail row-security shared.result",
     ],
     [
         "alter table shared.PARTITION no force row level security",
         "alter table shared.PARTITION force row level security",
-        "fail row-security PARTITION",
+        "fail row-security shared.PARTITION",
     ],
     [
         "create policy everybody on shared.site using (true)",
         "drop policy everybody on shared.site",
-        "fail row-policy site",
+        "fail row-policy shared.site",
     ],
     [
         "grant delete on shared.site to bulkhead_core",
@@ -64,7 +64,7 @@ const LOCKS: [[&str; 3]; 12] = [
 
 pub(crate) async fn row_security_roles_and_grants(patient: &Patient) -> anyhow::Result<()> {
     let partition: String = sqlx::query_scalar(
-        "select relname::text from pg_class where relispartition and relkind = 'r' and relname like 'result\\_%' limit 1",
+        "select relname::text from pg_class where relispartition and relkind = 'r' and relnamespace = 'shared'::regnamespace limit 1",
     )
     .fetch_one(&patient.witness)
     .await?;
@@ -113,28 +113,28 @@ pub(crate) async fn a_database_that_forgets(patient: &Patient) -> anyhow::Result
 pub(crate) async fn clocks_and_dead_letters(patient: &Patient) -> anyhow::Result<()> {
     let of_acme = "select tenant_id from platform.tenant where slug = 'acme-corp'";
     let ahead = format!(
-        "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+        "insert into tenant_acme_corp.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
                                     island, attested)
          select ({of_acme}), 'ahead', date_trunc('second', now()), 'oslo', 'p1', 'tcp', 'ok', now() + interval '30 s', 0,
                 false, true;
-         insert into shared.check_state (tenant_id, check_name, vantage, poller, kind, slot, outcome, since)
-         select tenant_id, check_name, vantage, poller, kind, slot, outcome, slot from shared.result
+         insert into tenant_acme_corp.check_state (tenant_id, check_name, vantage, poller, kind, slot, outcome, since)
+         select tenant_id, check_name, vantage, poller, kind, slot, outcome, slot from tenant_acme_corp.result
          where check_name = 'ahead'"
     );
     let dead = format!(
-        "insert into shared.dead_letter values (({of_acme}), 'x', 0, 'signature', '', 'RESULTS', 'x', '', '', 1, now());
+        "insert into tenant_acme_corp.dead_letter values (({of_acme}), 'x', 0, 'signature', '', 'RESULTS', 'x', '', '', 1, now());
          insert into platform.unclaimed_dead_letter values ('x', 'A', 'unknown', 'x', '', '')"
     );
     for (open, close, area, expected) in [
         (
             ahead.as_str(),
-            "delete from shared.check_state where check_name = 'ahead'; delete from shared.result where check_name = 'ahead'",
+            "delete from tenant_acme_corp.check_state where check_name = 'ahead'; delete from tenant_acme_corp.result where check_name = 'ahead'",
             "clock",
             &["warn clock-poller acme-corp/oslo/p1"][..],
         ),
         (
             &dead,
-            "delete from shared.dead_letter; delete from platform.unclaimed_dead_letter",
+            "delete from tenant_acme_corp.dead_letter; delete from platform.unclaimed_dead_letter",
             "streams",
             &["warn dead-letters acme-corp", "warn dead-letters accounts that are no tenants"],
         ),

@@ -18,7 +18,7 @@ use crate::device::Ground;
 pub(crate) const SITE: &str = "bergen";
 
 pub(crate) async fn results_of(witness: &PgPool, poller: &str) -> anyhow::Result<i64> {
-    let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id)
+    let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id)
                where t.slug = 'acme-corp' and r.vantage = $1 and r.poller = $2 and r.outcome = 'ok' and r.attested";
     sqlx::query_scalar(sql).bind(SITE).bind(poller).fetch_one(witness).await.context("count results")
 }

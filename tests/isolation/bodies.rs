@@ -11,14 +11,14 @@ use crate::watch::{ACME, XYZ, hostile_leaf, unique};
 
 /// The tenant and the reason of every dead letter that holds `text`.
 async fn dead_letters(witness: &PgPool, text: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let sql = "select t.slug, d.reason from shared.dead_letter d join platform.tenant t using (tenant_id)
+    let sql = "select t.slug, d.reason from everywhere.dead_letter d join platform.tenant t using (tenant_id)
                where position($1::bytea in d.payload) > 0";
     sqlx::query_as(sql).bind(text.as_bytes()).fetch_all(witness).await.context("read dead letters")
 }
 
 /// Who has results of `check`: tenant, site, poller.
 async fn owners_of(witness: &PgPool, check: &str) -> anyhow::Result<Vec<(String, String, String)>> {
-    let sql = "select t.slug, r.vantage, r.poller from shared.result r join platform.tenant t using (tenant_id)
+    let sql = "select t.slug, r.vantage, r.poller from everywhere.result r join platform.tenant t using (tenant_id)
                where r.check_name = $1";
     sqlx::query_as(sql).bind(check).fetch_all(witness).await.context("read results")
 }
@@ -148,11 +148,12 @@ pub(crate) async fn expect_untouched(deployment: &TestDeployment, witness: &PgPo
         if now > before { Ok(()) } else { Err(format!("still {now}")) }
     });
     waited.await?;
-    let sql = "select count(*) from shared.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
+    let sql =
+        "select count(*) from everywhere.dead_letter d join platform.tenant t using (tenant_id) where t.slug = $1";
     let dead: i64 = sqlx::query_scalar(sql).bind(XYZ).fetch_one(witness).await.context("count dead letters")?;
     let sql = "select count(*) from platform.unclaimed_dead_letter";
     let unclaimed: i64 = sqlx::query_scalar(sql).fetch_one(witness).await.context("count unclaimed dead letters")?;
-    let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id)
+    let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id)
                where t.slug = $1 and (r.vantage, r.poller) is distinct from ('lima', 'p1')";
     let foreign: i64 = sqlx::query_scalar(sql).bind(XYZ).fetch_one(witness).await.context("count foreign results")?;
     assert_eq!((dead, unclaimed, foreign), (0, 0, 0), "dead letters of {XYZ}, unclaimed, foreign results");

@@ -15,7 +15,7 @@ const INTERVAL_MS: i64 = 5_000;
 /// Every stored slot. A slot that is there twice is an error.
 pub(crate) async fn stored(witness: &PgPool) -> anyhow::Result<BTreeSet<Slot>> {
     let sql = "select t.slug, r.check_name, r.vantage, (extract(epoch from r.slot) * 1000)::int8
-               from shared.result r join platform.tenant t using (tenant_id)";
+               from everywhere.result r join platform.tenant t using (tenant_id)";
     let rows: Vec<Slot> = sqlx::query_as(sql).fetch_all(witness).await.context("read stored slots")?;
     let count = rows.len();
     let slots: BTreeSet<Slot> = rows.into_iter().collect();

@@ -173,7 +173,10 @@ pub(super) async fn dump(
 ) -> Result<(), DatabaseError> {
     let password = PasswordFile::write(folder, address)?;
     let mut command = command(programs, "pg_dump", &password);
-    command.args(["--format=custom", "--compress=6", "--snapshot", snapshot, "--dbname"]).arg(address.open());
+    // What the preparation of a database makes as superuser is there before a dump is restored.
+    let args =
+        ["--format=custom", "--compress=6", "--exclude-schema", "provisioning", "--snapshot", snapshot, "--dbname"];
+    command.args(args).arg(address.open());
     run(command, "pg_dump", write).await
 }
 

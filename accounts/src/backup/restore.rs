@@ -52,6 +52,8 @@ pub enum RestoreError {
     Start(#[source] Box<DeploymentError>),
     #[error("database")]
     Database(#[source] DatabaseError),
+    #[error("roles of tenants with a schema of their own")]
+    Roles(#[source] StoreError),
     #[error("count the restored rows")]
     Count(#[source] StoreError),
     #[error("way to the restored hub's streams")]
@@ -169,6 +171,9 @@ pub(super) async fn rebuild_database(
     let address = Address::parse(&database.database_url()).map_err(RestoreError::Database)?;
     let folder = unfinished_restore(&options.home);
     let programs = options.tools.postgres.path.parent().unwrap_or(Path::new("/")).to_owned();
+    let tables = manifest.rows.keys().map(String::as_str);
+    let made = bulkhead_store::backup::make_tenant_roles(&database.database_url(), tables).await;
+    made.map_err(RestoreError::Roles)?;
     let restored = restore_dump(&programs, &folder, &address, &folder.join(DATABASE_PART)).await;
     restored.map_err(RestoreError::Database)?;
     Ok((manifest, database))

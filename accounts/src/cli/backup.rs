@@ -238,6 +238,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::Start(_)
             | RestoreError::Database(_)
             | RestoreError::Count(_)
+            | RestoreError::Roles(_)
             | RestoreError::Access(_)
             | RestoreError::Streams(_)
             | RestoreError::Open { .. }

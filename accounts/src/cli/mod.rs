@@ -5,6 +5,7 @@
 mod apply;
 mod backup;
 mod ca;
+mod db;
 mod desk;
 mod diff;
 mod doctor;
@@ -48,7 +49,7 @@ use self::number::whole;
 
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  diff, validate, expirations, nsc check: something differs, breaks a rule or ends soon; doctor: warnings; hub status: a server misses something\n  3  apply, plan apply, push: some is done and some not; doctor: failures; hub status: nothing is stored\n  4  invalid input\n  5  not ready in time, or not in force on every server: say it again\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this or is not admitted, or certificates would be cut off";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  diff, validate, expirations, nsc check, db status: something differs, breaks a rule or ends soon; doctor: warnings; hub status: a server misses something\n  3  apply, plan apply, push, db migrate: some is done and some not; doctor: failures; hub status: nothing is stored\n  4  invalid input\n  5  not ready in time, or not in force on every server: say it again\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this or is not admitted, or certificates would be cut off";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -80,6 +81,9 @@ enum Command {
     /// The authorities that issue certificates: list, replace, revoke.
     #[command(subcommand, after_help = "Example:\n  bulkhead ca list")]
     Ca(ca::CaCommand),
+    /// The database's schemas: their versions, and bringing them to this release.
+    #[command(subcommand, after_help = "Example:\n  bulkhead db status")]
+    Db(db::DbCommand),
     /// Tenants: NATS accounts and all that belongs to them (nsc: account).
     #[command(subcommand, after_help = "Example:\n  bulkhead tenant add acme-corp --plan pro")]
     Tenant(tenant::TenantCommand),
@@ -314,6 +318,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::Keys(command) => keys::run(&home, command, cli.json),
         Command::Nsc(command) => nsc::run(&home, command, cli.json),
         Command::Ca(command) => ca::run(&home, &command, cli.json).await,
+        Command::Db(command) => db::run(&home, command, cli.json).await,
         Command::Doctor(args) => doctor::run(home, &args, cli.json).await,
         Command::Backup(args) => backup::run_backup(home, args, cli.json).await,
         Command::Restore(args) => backup::run_restore(home, args, cli.json).await,

@@ -127,7 +127,7 @@ async fn apply(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<(), Failu
     tenancy.plans.add(&plan).map_err(TenancyError::Plan)?;
     let mut failed = Vec::new();
     for record in &concerned {
-        let moved = tenancy.change_tenant(&links, &record.slug, |record| record.plan = wanted).await;
+        let moved = tenancy.change_tenant(&links, &record.slug, |record| record.plan = wanted, &|_| {}).await;
         if let Err(error) = moved {
             failed.push(format!("{}: {}", record.slug, bulkhead_runtime::Chain(&error)));
         }

@@ -345,7 +345,8 @@ async fn change(
         }
         check_disconnects(preview.closing.len(), max_disconnects)?;
     }
-    let changed = tenancy.change_tenant(&links, slug, |known| *known = record).await?;
+    let announce = announcer(manner.is_json);
+    let changed = tenancy.change_tenant(&links, slug, |known| *known = record, &announce).await?;
     let text = format!("tenant {slug} is in force with plan {}", changed.plan);
     done(manner.is_json, &text, &changed)
 }

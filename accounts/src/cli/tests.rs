@@ -45,6 +45,7 @@ const READERS: &[&str] = &[
     "hub status",
     "hub wait",
     "ca list",
+    "db status",
     "backup show",
     "ca crl",
     "ca list",

@@ -289,15 +289,15 @@ fn migration_finding(home: &Home, state: &SchemaState) -> Finding {
     let newer: Vec<&i64> = state.applied.iter().filter(|version| !state.expected.contains(version)).collect();
     if !state.changed.is_empty() {
         let advice = "run the release that made the database, or restore the database from a backup";
-        return MIGRATION.fail(state.schema, format!("{:?} were applied with another text", state.changed), advice);
+        return MIGRATION.fail(&state.schema, format!("{:?} were applied with another text", state.changed), advice);
     }
     if !missing.is_empty() {
-        return MIGRATION.fail(state.schema, format!("{missing:?} are missing"), home.restart_advice());
+        return MIGRATION.fail(&state.schema, format!("{missing:?} are missing"), home.restart_advice());
     }
     if !newer.is_empty() {
-        return MIGRATION.warn(state.schema, format!("{newer:?} are of a newer release"), "run that release");
+        return MIGRATION.warn(&state.schema, format!("{newer:?} are of a newer release"), "run that release");
     }
-    MIGRATION.ok(state.schema, format!("at version {}", state.expected.last().unwrap_or(&0)))
+    MIGRATION.ok(&state.schema, format!("at version {}", state.expected.last().unwrap_or(&0)))
 }
 
 async fn migration_findings(home: &Home, database: &Inspection) -> Vec<Finding> {
@@ -405,7 +405,11 @@ mod tests {
         let home = Home::read(folder.path(), OffsetDateTime::UNIX_EPOCH);
         let judge = |applied: &[i64], changed: &[i64]| {
             let (applied, changed) = (applied.to_vec(), changed.to_vec());
-            migration_finding(&home, &SchemaState { schema: "shared", expected: vec![1, 2], applied, changed }).level
+            migration_finding(
+                &home,
+                &SchemaState { schema: "shared".to_owned(), expected: vec![1, 2], applied, changed },
+            )
+            .level
         };
         assert_eq!(judge(&[1, 2], &[]), Level::Ok);
         assert_eq!(judge(&[1], &[]), Level::Fail);

@@ -26,7 +26,8 @@ static SETTING: Look = Look {
 
 pub(super) const LOOKS: &[&Look] = &[&GRANT, &SETTING];
 
-const OWNER: &str = "bulkhead_owner";
+/// Roles that are no logins: others become the first, and the functions of the second are called.
+const NO_LOGINS: [&str; 2] = ["bulkhead_owner", "bulkhead_roles"];
 const READ_ONLY: &str = "default_transaction_read_only";
 /// How a setting that is true may be written.
 pub(super) const TRUE: [&str; 4] = ["on", "true", "yes", "1"];
@@ -72,8 +73,7 @@ fn grant_findings(rights: &Rights) -> Vec<Finding> {
 }
 
 fn hindrance_findings(roles: &[RoleState]) -> Vec<Finding> {
-    // The owner is no login: whoever provisions becomes it.
-    let broken = roles.iter().filter(|role| role.name != OWNER && !role.hindrances.is_empty());
+    let broken = roles.iter().filter(|role| !NO_LOGINS.contains(&role.name.as_str()) && !role.hindrances.is_empty());
     let finding = |role: &RoleState| {
         let advice = format!("as superuser: alter role {} login connection limit -1 valid until 'infinity'", role.name);
         SETTING.fail(&format!("role {}", role.name), role.hindrances.join(", "), advice)
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(levels(&[], "on"), [Level::Fail], "the server says it to everybody");
         assert_eq!(levels(&[("work_mem", "1GB")], "off"), [Level::Warn]);
         assert_eq!(levels(&[("synchronous_commit", "off")], "off"), [Level::Ok], "another look");
-        let owner = role(OWNER, vec!["it may not log in"]);
+        let owner = role(NO_LOGINS[0], vec!["it may not log in"]);
         assert_eq!(hindrance_findings(&[owner]), []);
         let core = role("bulkhead_core", vec!["its connections are limited"]);
         assert_eq!(hindrance_findings(&[core])[0].level, Level::Fail);

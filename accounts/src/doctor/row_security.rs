@@ -10,7 +10,7 @@ use super::reach::{Sources, limited};
 static ROLE: Look = Look {
     area: Area::Permissions,
     name: "database-role",
-    rule: "no role of ours is superuser, bypasses row security or makes roles; services own no table and are not in the owner's role",
+    rule: "no role of ours is superuser, bypasses row security or makes roles, but for the one without a login that makes tenants' roles; services own no table and are not in the owner's role",
     meaning: "row security does not hold for that role: it can read and write every tenant's rows",
 };
 static SECURITY: Look = Look {
@@ -30,12 +30,17 @@ pub(super) const LOOKS: &[&Look] = &[&ROLE, &SECURITY, &POLICY];
 const OWNER: &str = "bulkhead_owner";
 const PROVISION: &str = "bulkhead_provision";
 const CORE: &str = "bulkhead_core";
+/// Makes and drops roles of tenants, and nobody can become it.
+const ROLES: &str = "bulkhead_roles";
 const SETTING: &str = "app.tenant_id";
 const MIGRATE: &str = "find out who changed it; then set it right as the migrations in migrations/tenant do";
 
 fn role_finding(role: &RoleState) -> Finding {
     let is_service = role.name != OWNER && role.name != PROVISION;
     let mut found = role.powers.clone();
+    if role.name == ROLES {
+        found.retain(|power| *power != "createrole");
+    }
     if role.owns_tables && role.name != OWNER {
         found.push("owner of tables");
     }
@@ -54,7 +59,7 @@ fn role_finding(role: &RoleState) -> Finding {
 
 fn missing_role_findings(roles: &[RoleState]) -> Vec<Finding> {
     let is_gone = |name: &&&str| !roles.iter().any(|role| role.name == **name);
-    let gone = [OWNER, PROVISION, CORE];
+    let gone = [OWNER, PROVISION, CORE, ROLES];
     gone.iter()
         .filter(is_gone)
         .map(|name| ROLE.fail(name, "there is no such role", "start `bulkhead up` again"))
@@ -67,7 +72,10 @@ fn security_findings(tables: &[&TableState]) -> Vec<Finding> {
             (false, _) => "row security is disabled",
             (true, _) => "row security is not forced: the owner is exempt",
         };
-        let advice = format!("as bulkhead_owner: alter table shared.{0} enable row level security; alter table shared.{0} force row level security", table.name);
+        let advice = format!(
+            "as bulkhead_owner: alter table {0} enable row level security; alter table {0} force row level security",
+            table.name
+        );
         SECURITY.fail(&table.name, found, advice)
     });
     summed(&SECURITY, "tables", tables.len(), broken.collect())

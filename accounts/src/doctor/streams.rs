@@ -57,7 +57,7 @@ const DEAD_LETTER_WINDOW_MS: i64 = 3_600_000;
 /// What a server fills in where a configuration says nothing.
 const SERVER_DEFAULTS: [(&str, u64); 1] = [("max_waiting", 512)];
 /// Dead letters are most often what a changed or broken poller sends.
-const DEAD_ADVICE: &str = "read the reasons: select reason, detail, subject from shared.dead_letter under the tenant's setting; mend the sender";
+const DEAD_ADVICE: &str = "read the reasons: select reason, detail, subject from dead_letter, in the tenant's schema and under its setting; mend the sender";
 
 /// Absent, zero, unlimited and empty are the same: one side writes them out and the other does not.
 fn is_nothing(value: &Value) -> bool {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bulkhead_bus::{TenantSlug, TenantState};
 use bulkhead_runtime::eventually;
+use bulkhead_store::{Isolation, MoveStep, MovedRows, isolation_of};
 use serde_json::json;
 
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
@@ -12,6 +13,19 @@ use crate::up::tenant_row;
 
 /// How long connections of a closed account may take to go.
 const CLOSING_LIMIT: Duration = Duration::from_secs(15);
+
+/// A step of a move, for people.
+fn told(step: MoveStep) -> String {
+    match step {
+        MoveStep::Copying { done, all, rows } => {
+            format!("copying results while more arrive: {done} of {all} partitions, {rows} rows")
+        }
+        MoveStep::Holding => "holding its messages, and copying what has come since".to_owned(),
+        MoveStep::Compared { rows } => format!("{rows} rows are the same in both places"),
+        MoveStep::Switched => "its messages go on".to_owned(),
+        MoveStep::Removing => "waiting for those who read in the old place, then removing it".to_owned(),
+    }
+}
 
 impl Tenancy {
     /// Nobody of the tenant is admitted any more, those who are connected are disconnected, everything is kept.
@@ -94,7 +108,8 @@ impl Tenancy {
         Ok(record)
     }
 
-    /// Changes what a tenant is: `change` gets its record.
+    /// Changes what a tenant is: `change` gets its record. Its rows are brought where its plan puts them; `announce` hears of
+    /// that.
     ///
     /// # Errors
     /// When it is offboarded or half added, or a server does not follow: then say it again.
@@ -103,20 +118,58 @@ impl Tenancy {
         links: &Links,
         slug: &TenantSlug,
         change: impl FnOnce(&mut TenantRecord),
+        announce: &(dyn Fn(&str) + Sync),
     ) -> Result<TenantRecord, TenancyError> {
         let allowed = [TenantStage::Active, TenantStage::Suspended];
         let mut record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings it back")?;
         change(&mut record);
         super::onboard::check_display_name(&record.display_name)?;
         self.check_renders(&record)?;
+        self.make_room(links, &record).await?;
         let detail = json!({"plan": record.plan, "display_name": record.display_name});
         let act = self.begin(Act::ChangeTenant, slug.as_str(), detail)?;
         self.records.write(&record).map_err(TenancyError::Record)?;
         self.write_row(links, &record).await?;
         let account = self.render(&record)?;
         self.put_in_force(links, &account).await?;
-        act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
+        let moved = self.move_rows(links, &record, announce).await?;
+        let detail = json!({"account": account.key, "rows_moved": moved.map(|moved| moved.rows)});
+        act.finish(detail, self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
+    }
+
+    /// The schema that a tenant's plan asks for, before anything else is changed: the database may have no room for it.
+    async fn make_room(&self, links: &Links, record: &TenantRecord) -> Result<(), TenancyError> {
+        let Some(database) = links.database().await? else { return Ok(()) };
+        let tenant = tenant_row(record, &self.plan_of(record)?);
+        let isolation = database.isolation(&tenant).await.map_err(TenancyError::Rows)?;
+        if isolation_of(&tenant.plan) == Isolation::Schema && isolation == Some(Isolation::Shared) {
+            database.make_schema(&tenant).await.map_err(TenancyError::Rows)?;
+        }
+        Ok(())
+    }
+
+    /// Brings a tenant's rows where its plan puts them, while results keep arriving; `None` where they are there.
+    ///
+    /// # Errors
+    /// When the database does not answer or refuses: then say it again, and it goes on.
+    async fn move_rows(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        announce: &(dyn Fn(&str) + Sync),
+    ) -> Result<Option<MovedRows>, TenancyError> {
+        let Some(database) = links.database().await? else { return Ok(None) };
+        let tenant = tenant_row(record, &self.plan_of(record)?);
+        let moved = database.move_tenant(&tenant, &|step| announce(&told(step))).await.map_err(TenancyError::Rows)?;
+        if let Some(MovedRows { to, rows, held }) = moved {
+            let place = match to {
+                Isolation::Shared => "the shared tables",
+                Isolation::Schema => "its own schema",
+            };
+            announce(&format!("{rows} rows are in {place} now; its messages waited for {} ms", held.as_millis()));
+        }
+        Ok(moved)
     }
 
     /// Refuses a change before anything of it is written when its account could not be rendered: the token is damaged, another

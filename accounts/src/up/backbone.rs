@@ -44,6 +44,17 @@ pub(super) struct Backbone {
 }
 
 impl Starter<'_> {
+    /// Brings the rows of every tenant where its plan puts them: of an earlier release, which had no schemas for one tenant,
+    /// and of a move that was cut short.
+    async fn settle_rows(&self, database: &Provisioning, tenants: &[Tenant]) -> Result<(), DeploymentError> {
+        let unsettled = database.unsettled().await.map_err(DeploymentError::Rows)?;
+        for tenant in tenants.iter().filter(|tenant| unsettled.contains(&tenant.id)) {
+            (self.announce)(&format!("moving the rows of {} where its plan puts them", tenant.slug));
+            database.move_tenant(tenant, &|_| {}).await.map_err(DeploymentError::Rows)?;
+        }
+        Ok(())
+    }
+
     /// Starts hub, gatekeepers and core, and returns when core answers.
     pub(super) async fn start_backbone(&mut self, base: &Base, size: HubSize) -> Result<Backbone, DeploymentError> {
         let places = self.choose_places(size)?;
@@ -89,6 +100,7 @@ impl Starter<'_> {
         let running = children(&mut hub).into_iter().chain(gatekeepers::children(&mut gatekeepers)).collect();
         while_running(running, platform.ensure_streams(size)).await?;
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::tenancy)?;
+        self.settle_rows(&base.database, &tenants).await?;
         drop(lock);
         (self.announce)("starting core");
         let shards: Vec<u32> = accounts.intake.keys().copied().collect();

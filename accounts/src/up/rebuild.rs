@@ -105,7 +105,7 @@ impl RebuiltDatabase {
     pub async fn start_hub(self, size: HubSize) -> Result<RebuiltHub, DeploymentError> {
         let Self { layout, postgres, options, mut ports, passwords, lock } = self;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
-        admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        bulkhead_store::migrate(&url).await.map_err(DeploymentError::Database)?;
         remember_size(&layout, size)?;
         let mut starter = Starter { options: &options, layout: &layout, ports: &mut ports, announce: &|_| {} };
         let places = starter.choose_places(size)?;

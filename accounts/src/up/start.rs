@@ -127,7 +127,7 @@ impl Starter<'_> {
         (self.announce)("preparing the database");
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
-        admin::migrate(&url).await.map_err(DeploymentError::Database)?;
+        bulkhead_store::migrate(&url).await.map_err(DeploymentError::Database)?;
         // For the commands that run beside this one.
         write_secret(&self.layout.database_url_file(), url.as_bytes()).map_err(DeploymentError::File)?;
         let database = Provisioning::connect(&url).await.map_err(DeploymentError::Rows)?;

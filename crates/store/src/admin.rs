@@ -1,23 +1,52 @@
-//! Makes the database: roles, ownership, migrations. The one place that is given a superuser, and only to begin with.
+//! Makes the database: roles and ownership. The one place that is given a superuser, and only to begin with.
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use crate::isolation::Isolation;
-
-/// The platform's own tables.
-static PLATFORM: Migrator = sqlx::migrate!("../../migrations/platform");
-/// A tenant's tables: once for the shared schema, and once for each schema of an enterprise tenant.
-static TENANT: Migrator = sqlx::migrate!("../../migrations/tenant");
-
 const DATABASE: &str = "bulkhead";
-const PLATFORM_SCHEMA: &str = "platform";
 pub(crate) const DATABASE_GRANT: &str = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
 
-/// Services refuse to start on an older schema than theirs, and so have to see which one it is.
-pub(crate) fn migrations_grant(schema: &str) -> String {
-    format!("grant select on {schema}._migrations to bulkhead_core")
-}
+/// Makes and drops the roles of single tenants, and nothing else: the role that may do so cannot log in, and only its two
+/// functions speak for it. A name is that of a tenant's schema, so that no other role can be meant.
+pub(crate) const TENANT_ROLES: &str = "
+create schema if not exists provisioning authorization bulkhead_roles;
+create or replace function provisioning.make_role(schema_name text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    role_name text := schema_name || '_core';
+begin
+    if schema_name !~ '^tenant_[a-z0-9_]{1,40}$' then
+        raise exception '% is no schema of a tenant', schema_name using errcode = 'invalid_parameter_value';
+    end if;
+    perform pg_advisory_xact_lock(hashtext('provisioning'));
+    if not exists (select from pg_roles where rolname = role_name) then
+        execute format('create role %I nologin noinherit', role_name);
+    end if;
+    if not pg_has_role('bulkhead_core', role_name, 'member') then
+        execute format('grant %I to bulkhead_core', role_name);
+    end if;
+end
+$$;
+create or replace function provisioning.drop_role(schema_name text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if schema_name !~ '^tenant_[a-z0-9_]{1,40}$' then
+        raise exception '% is no schema of a tenant', schema_name using errcode = 'invalid_parameter_value';
+    end if;
+    perform pg_advisory_xact_lock(hashtext('provisioning'));
+    execute format('drop role if exists %I', schema_name || '_core');
+end
+$$;
+alter function provisioning.make_role(text) owner to bulkhead_roles;
+alter function provisioning.drop_role(text) owner to bulkhead_roles;
+revoke all on function provisioning.make_role(text) from public;
+revoke all on function provisioning.drop_role(text) from public;
+grant usage on schema provisioning to bulkhead_owner;
+grant execute on function provisioning.make_role(text) to bulkhead_owner;
+grant execute on function provisioning.drop_role(text) to bulkhead_owner";
 
 /// Why the database is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +54,17 @@ pub enum AdminError {
     #[error("{action}")]
     Sql { action: &'static str, source: sqlx::Error },
     #[error("migrate schema {schema}")]
-    Migrate { schema: &'static str, source: MigrateError },
+    Migrate { schema: String, source: MigrateError },
+    #[error("{} schemas of tenants could not be migrated: {}; mend what each says, and run `bulkhead db migrate` again", .0.len(), shown(.0))]
+    Schemas(Vec<(String, String)>),
     #[error("password of {0} is not letters and digits only: choose another one")]
     Password(&'static str),
+}
+
+/// The first few, so that one line says what is wrong.
+fn shown(failed: &[(String, String)]) -> String {
+    let lines: Vec<String> = failed.iter().take(3).map(|(schema, why)| format!("{schema}: {why}")).collect();
+    lines.join("; ")
 }
 
 impl AdminError {
@@ -46,16 +83,16 @@ pub struct Passwords {
     pub core: String,
 }
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> AdminError {
+pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> AdminError {
     move |source| AdminError::Sql { action, source }
 }
 
-async fn connect(url: &str) -> Result<PgConnection, AdminError> {
+pub(crate) async fn connect(url: &str) -> Result<PgConnection, AdminError> {
     let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(failed("read database address"))?;
     options.disable_statement_logging().connect().await.map_err(failed("connect to the database"))
 }
 
-async fn run(connection: &mut PgConnection, action: &'static str, sql: &str) -> Result<(), AdminError> {
+pub(crate) async fn run(connection: &mut PgConnection, action: &'static str, sql: &str) -> Result<(), AdminError> {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(|_| ()).map_err(failed(action))
 }
 
@@ -89,6 +126,9 @@ pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Res
     ensure_role(&mut connection, "bulkhead_owner").await?;
     run(&mut connection, "set up owner", "alter role bulkhead_owner nologin nosuperuser nobypassrls noinherit").await?;
     run(&mut connection, "grant ownership", "grant bulkhead_owner to bulkhead_provision").await?;
+    ensure_role(&mut connection, "bulkhead_roles").await?;
+    let rights = "alter role bulkhead_roles nologin nosuperuser nobypassrls nocreatedb createrole noinherit";
+    run(&mut connection, "set up the role that makes tenants' roles", rights).await?;
     let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
         .bind(DATABASE)
         .fetch_one(&mut connection)
@@ -110,6 +150,18 @@ pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Res
         run(&mut connection, "close database", "revoke all on database bulkhead from public").await?;
         run(&mut connection, "open database to its roles", DATABASE_GRANT).await?;
     }
+    connection.close().await.map_err(failed("close"))?;
+    prepare_tenant_roles(superuser_url).await
+}
+
+async fn prepare_tenant_roles(superuser_url: &str) -> Result<(), AdminError> {
+    let options: PgConnectOptions = superuser_url.parse().map_err(failed("read database address"))?;
+    let options = options.database(DATABASE).disable_statement_logging();
+    let mut connection = options.connect().await.map_err(failed("connect to the new database"))?;
+    let action = "make what makes tenants' roles";
+    // Two who say it at the same time would disturb each other.
+    let sql = format!("begin; select pg_advisory_xact_lock(hashtext('provisioning')); {TENANT_ROLES}; commit");
+    run(&mut connection, action, &sql).await?;
     connection.close().await.map_err(failed("close"))
 }
 
@@ -120,64 +172,4 @@ async fn ensure_role(connection: &mut PgConnection, role: &'static str) -> Resul
         .await
         .map_err(failed("look for a role"))?;
     if exists { Ok(()) } else { run(connection, "create role", &format!("create role {role}")).await }
-}
-
-/// Brings the platform's schema and the shared schema to this release.
-///
-/// # Errors
-/// When a migration fails or an applied one was changed.
-pub async fn migrate(provision_url: &str) -> Result<(), AdminError> {
-    run_migrations(provision_url, PLATFORM_SCHEMA, &PLATFORM).await?;
-    run_migrations(provision_url, Isolation::Shared.schema(), &TENANT).await
-}
-
-/// Which version of each schema this release works with.
-pub(crate) fn expected_versions() -> [(&'static str, i64); 2] {
-    let newest = |migrator: &Migrator| migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-    [(PLATFORM_SCHEMA, newest(&PLATFORM)), (Isolation::Shared.schema(), newest(&TENANT))]
-}
-
-/// Versions of migrations, each with its checksum.
-pub(crate) type Checksums = Vec<(i64, Vec<u8>)>;
-
-/// Every migration of this release, by schema.
-pub(crate) fn expected_migrations() -> [(&'static str, Checksums); 2] {
-    let all = |migrator: &Migrator| -> Checksums {
-        migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect()
-    };
-    [(PLATFORM_SCHEMA, all(&PLATFORM)), (Isolation::Shared.schema(), all(&TENANT))]
-}
-
-/// The text of every migration, by schema and in order.
-pub(crate) fn migrations_text() -> Vec<(&'static str, String)> {
-    let text = |migrator: &Migrator| migrator.iter().map(|one| one.sql.as_str()).collect::<Vec<_>>().join("\n");
-    vec![(PLATFORM_SCHEMA, text(&PLATFORM)), (Isolation::Shared.schema(), text(&TENANT))]
-}
-
-fn in_schema(migrator: &Migrator, schema: &str) -> Migrator {
-    let mut migrator = Migrator { migrations: migrator.migrations.clone(), locking: false, ..Migrator::DEFAULT };
-    migrator.dangerous_set_table_name(format!("{schema}._migrations"));
-    migrator
-}
-
-/// On a connection of its own: a migration that fails leaves its session's locks behind (facts: postgres, section 3).
-async fn run_migrations(url: &str, schema: &'static str, migrator: &Migrator) -> Result<(), AdminError> {
-    let mut connection = connect(url).await?;
-    let action = "prepare a schema";
-    run(&mut connection, action, "set role bulkhead_owner").await?;
-    sqlx::query("select pg_advisory_lock(hashtext($1))")
-        .bind(schema)
-        .execute(&mut connection)
-        .await
-        .map_err(failed("lock a schema"))?;
-    if schema == PLATFORM_SCHEMA {
-        // Nobody keeps anything in the schema that everybody can look into.
-        run(&mut connection, action, "revoke all on schema public from public").await?;
-    }
-    run(&mut connection, action, &format!("create schema if not exists {schema}")).await?;
-    run(&mut connection, action, &format!("set search_path to {schema}")).await?;
-    let ran = in_schema(migrator, schema).run_direct(None, &mut connection, false).await;
-    ran.map_err(|source| AdminError::Migrate { schema, source })?;
-    run(&mut connection, action, &migrations_grant(schema)).await?;
-    connection.close().await.map_err(failed("close"))
 }

@@ -2,13 +2,12 @@
 //!
 //! It sees every tenant's rows, as a superuser, counts them and reads nothing else of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
 
-use crate::StoreError;
-use crate::isolation::Isolation;
-use crate::store::failed;
+use crate::isolation::{OWN_SCHEMAS, SHARED};
+use crate::store::{StoreError, failed};
 
 /// How many rows there are, by table such as `shared.result`, and stored results by tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +58,24 @@ pub async fn count_rows(url: &str) -> Result<RowCounts, StoreError> {
     Ok(counts)
 }
 
+/// Makes the roles of tenants that have a schema of their own, before a dump that names them is restored into the database at
+/// `url`, which is entered as a superuser. `tables` are those that the dump holds, such as `tenant_acme_corp.result`.
+///
+/// # Errors
+/// When the database does not answer or refuses.
+pub async fn make_tenant_roles<'a>(url: &str, tables: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
+    let making = failed("make the roles of tenants");
+    let schemas = tables.filter_map(|table| table.split_once('.')).map(|(schema, _)| schema);
+    let own: BTreeSet<&str> = schemas.filter(|schema| schema.starts_with(OWN_SCHEMAS)).collect();
+    let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(failed("read database address"))?;
+    let mut connection = options.disable_statement_logging().connect().await.map_err(&making)?;
+    for schema in own {
+        let made = sqlx::query("select provisioning.make_role($1)").bind(schema).execute(&mut connection).await;
+        made.map_err(&making)?;
+    }
+    connection.close().await.map_err(making)
+}
+
 async fn begin(url: &str) -> Result<PgConnection, StoreError> {
     let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(failed("read database address"))?;
     let options = options.application_name("bulkhead backup").disable_statement_logging();
@@ -86,11 +103,17 @@ async fn count(connection: &mut PgConnection) -> Result<RowCounts, StoreError> {
         let rows = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await;
         counts.tables.insert(name, rows.map_err(failed("count rows"))?);
     }
-    let shared = Isolation::Shared.schema();
-    let sql = format!(
-        "select t.slug, count(r.slot) from platform.tenant t left join {shared}.result r using (tenant_id) group by 1"
-    );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *connection).await.map_err(failed("count results"))?;
-    counts.results = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let sql = "select schema from platform.tenant_schema order by 1";
+    let own: Result<Vec<String>, _> = sqlx::query_scalar(sql).fetch_all(&mut *connection).await;
+    let own = own.map_err(failed("list the schemas of tenants"))?;
+    for schema in std::iter::once(SHARED.to_owned()).chain(own) {
+        let sql = format!(
+            "select t.slug, count(r.slot) from platform.tenant t left join {schema}.result r using (tenant_id) group by 1"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *connection).await;
+        for row in rows.map_err(failed("count results"))? {
+            *counts.results.entry(row.get(0)).or_default() += row.get::<i64, _>(1);
+        }
+    }
     Ok(counts)
 }

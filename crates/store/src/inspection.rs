@@ -8,11 +8,11 @@ use bulkhead_bus::Tenant;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 
-use crate::StoreError;
-use crate::admin;
-use crate::isolation::Isolation;
+use crate::isolation::SHARED;
+use crate::migrations;
 use crate::rights::{self, OwnSetting, Right, Rights, Settings};
-use crate::store::{Tenants, begin, failed, read_tenants};
+use crate::store::{StoreError, Tenants, failed, read_tenants};
+use crate::transaction::{Door, begin};
 
 const STATEMENT_LIMIT_MS: u32 = 3_000;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -30,9 +30,10 @@ pub struct RoleState {
     pub hindrances: Vec<&'static str>,
 }
 
-/// A table of the schema that holds tenants.
+/// A table of a schema that holds tenants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableState {
+    /// With its schema: `shared.result`.
     pub name: String,
     pub is_partition: bool,
     pub has_tenant: bool,
@@ -46,7 +47,7 @@ pub struct TableState {
 /// Which migrations of a schema are in force, and which this release has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaState {
-    pub schema: &'static str,
+    pub schema: String,
     pub expected: Vec<i64>,
     pub applied: Vec<i64>,
     /// Applied with another text than this release has.
@@ -156,18 +157,18 @@ impl Inspection {
         Ok(rows.iter().map(role).collect())
     }
 
-    /// Every table and partition of the schema that holds tenants.
+    /// Every table and partition of the schemas that hold tenants.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn tenant_tables(&self) -> Result<Vec<TableState>, StoreError> {
         let looking = failed("look at tables");
-        let schema = Isolation::Shared.schema();
-        let sql = "select c.relname::text, c.relispartition, c.relrowsecurity, c.relforcerowsecurity, o.rolname::text,
+        let schemas = self.tenant_schemas().await?;
+        let sql = "select n.nspname || '.' || c.relname, c.relispartition, c.relrowsecurity, c.relforcerowsecurity, o.rolname::text,
                           exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_roles o on o.oid = c.relowner
-                   where n.nspname = $1 and c.relkind in ('r', 'p') order by 1";
-        let rows = sqlx::query(sql).bind(schema).fetch_all(&self.pool).await.map_err(&looking)?;
+                   where n.nspname = any($1) and c.relkind in ('r', 'p') order by 1";
+        let rows = sqlx::query(sql).bind(&schemas).fetch_all(&self.pool).await.map_err(&looking)?;
         let table = |row: &sqlx::postgres::PgRow| TableState {
             name: row.get(0),
             is_partition: row.get(1),
@@ -179,14 +180,23 @@ impl Inspection {
         };
         let mut tables: BTreeMap<String, TableState> =
             rows.iter().map(table).map(|table| (table.name.clone(), table)).collect();
-        let sql = "select tablename::text, coalesce(qual, ''), coalesce(with_check, '') from pg_policies
-                   where schemaname = $1";
-        for row in sqlx::query(sql).bind(schema).fetch_all(&self.pool).await.map_err(&looking)? {
+        let sql = "select schemaname || '.' || tablename, coalesce(qual, ''), coalesce(with_check, '') from pg_policies
+                   where schemaname = any($1)";
+        for row in sqlx::query(sql).bind(&schemas).fetch_all(&self.pool).await.map_err(&looking)? {
             if let Some(table) = tables.get_mut(&row.get::<String, _>(0)) {
                 table.policies.push((row.get(1), row.get(2)));
             }
         }
         Ok(tables.into_values().collect())
+    }
+
+    /// The shared schema and those of single tenants.
+    async fn tenant_schemas(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "select schema from platform.tenant_schema order by 1";
+        let own: Result<Vec<String>, _> = sqlx::query_scalar(sql).fetch_all(&self.pool).await;
+        let mut schemas = own.map_err(failed("list the schemas of tenants"))?;
+        schemas.push(SHARED.to_owned());
+        Ok(schemas)
     }
 
     /// What is granted, beside what this release grants.
@@ -196,7 +206,8 @@ impl Inspection {
     pub async fn rights(&self) -> Result<Rights, StoreError> {
         let rows = sqlx::query(rights::FOUND).fetch_all(&self.pool).await.map_err(failed("look at rights"))?;
         let right = |row: &sqlx::postgres::PgRow| Right { object: row.get(0), role: row.get(1), privilege: row.get(2) };
-        Ok(Rights { expected: rights::expected(), found: rows.iter().map(right).collect() })
+        let own: Vec<String> = self.tenant_schemas().await?.into_iter().filter(|schema| schema != SHARED).collect();
+        Ok(Rights { expected: rights::expected(&own), found: rows.iter().map(right).collect() })
     }
 
     /// Settings of the server and of the roles of this project.
@@ -214,11 +225,13 @@ impl Inspection {
         })
     }
 
+    /// The platform's schema, the shared one, and those of single tenants that are not at this release's version.
+    ///
     /// # Errors
     /// When the database does not answer, or has no schemas yet.
     pub async fn schemas(&self) -> Result<Vec<SchemaState>, StoreError> {
         let mut states = Vec::new();
-        for (schema, expected) in admin::expected_migrations() {
+        for (schema, expected) in migrations::expected_migrations() {
             let sql = format!("select version, checksum from {schema}._migrations where success order by 1");
             let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await;
             let rows = rows.map_err(failed("look at migrations"))?;
@@ -227,11 +240,19 @@ impl Inspection {
                 expected.iter().any(|(known, ours)| known == version && ours != checksum)
             };
             states.push(SchemaState {
-                schema,
+                schema: schema.to_owned(),
                 changed: applied.iter().filter(is_changed).map(|(version, _)| *version).collect(),
                 expected: expected.iter().map(|(version, _)| *version).collect(),
                 applied: applied.iter().map(|(version, _)| *version).collect(),
             });
+        }
+        let [_, (_, expected)] = migrations::expected_migrations();
+        let expected: Vec<i64> = expected.iter().map(|(version, _)| *version).collect();
+        let sql = "select schema, version from platform.tenant_schema where version <> $1 order by 1";
+        let others = sqlx::query(sql).bind(expected.last().unwrap_or(&0)).fetch_all(&self.pool).await;
+        for row in others.map_err(failed("look at the schemas of tenants"))? {
+            let applied = (1..=row.get::<i64, _>(1)).collect();
+            states.push(SchemaState { schema: row.get(0), expected: expected.clone(), applied, changed: vec![] });
         }
         Ok(states)
     }
@@ -247,7 +268,7 @@ impl Inspection {
                      on r.tenant_id = s.tenant_id and r.check_name = s.check_name and r.slot = s.slot
                     and r.vantage = s.vantage
                    group by 1, 2 order by 1, 2";
-        let mut tx = begin(&self.pool, tenant).await?;
+        let mut tx = begin(Door::Owner(&self.pool), tenant).await?;
         let rows = sqlx::query(sql).fetch_all(tx.connection()).await.map_err(failed("look at pollers' clocks"))?;
         let clock =
             |row: &sqlx::postgres::PgRow| PollerClock { site: row.get(0), poller: row.get(1), ahead_s: row.get(2) };
@@ -261,7 +282,7 @@ impl Inspection {
     pub async fn dead_letters(&self, tenant: &Tenant, since_ms: i64) -> Result<Vec<DeadLetters>, StoreError> {
         let sql = "select reason, count(*) from dead_letter where received_at > to_timestamp($1::float8 / 1000)
                    group by 1 order by 1";
-        let mut tx = begin(&self.pool, tenant).await?;
+        let mut tx = begin(Door::Owner(&self.pool), tenant).await?;
         let rows = sqlx::query(sql).bind(since_ms as f64).fetch_all(tx.connection()).await;
         let rows = rows.map_err(failed("look at dead letters"))?;
         Ok(rows.iter().map(|row| DeadLetters { reason: row.get(0), count: row.get(1) }).collect())

@@ -8,13 +8,16 @@ use bulkhead_bus::{Tenant, TenantState};
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
+use crate::isolation::Isolation;
 use crate::provisioning::{Provisioning, ProvisioningError, failed};
-use crate::store::{READ_TENANT, TenantTx, tenant_of_row};
+use crate::store::{READ_TENANT, tenant_of_row};
+use crate::transaction::TenantTx;
 
 /// Rows of one transaction of a purge.
 const BATCH_ROWS: i64 = 5_000;
 /// Tables of a tenant's schema that are emptied in any order; results go by day, and the counters are reset.
-const PLAIN_TABLES: [&str; 5] = ["site", "poller", "poller_seen", "check_state", "dead_letter"];
+/// The list of changes last: removing what is configured is a change.
+const PLAIN_TABLES: [&str; 6] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "config_change"];
 const RESULT: &str = "result";
 const COUNTERS: &str = "ingest_count";
 const UNCLAIMED: &str = "unclaimed_dead_letter";
@@ -82,9 +85,9 @@ impl Provisioning {
     /// When the tenant is still active or suspended.
     pub async fn purge_tenant(&self, tenant: &Tenant) -> Result<RowCounts, ProvisioningError> {
         self.check_closed(tenant).await?;
-        let mut removed = RowCounts::new();
+        let mut removed = self.purge_schema(tenant).await?;
         for table in PLAIN_TABLES {
-            removed.insert(table, self.purge_table(tenant, table).await?);
+            *removed.entry(table).or_default() += self.purge_table(tenant, table).await?;
         }
         let mut results = 0;
         for day in self.result_days(tenant).await? {
@@ -92,14 +95,32 @@ impl Provisioning {
         }
         // Whatever is in a partition with a name of its own.
         results += self.delete(tenant, "delete from result where tenant_id = $1").await?;
-        removed.insert(RESULT, results);
+        *removed.entry(RESULT).or_default() += results;
         let reset = format!(
             "update {COUNTERS} set batches = 0, results = 0, replaced = 0, duplicates = 0, dead_letters = 0
              where tenant_id = $1 and {COUNTED}"
         );
-        removed.insert(COUNTERS, self.delete(tenant, &reset).await?);
+        *removed.entry(COUNTERS).or_default() += self.delete(tenant, &reset).await?;
         removed.insert(UNCLAIMED, self.delete(tenant, PURGE_UNCLAIMED).await?);
         Ok(removed)
+    }
+
+    /// Drops the schema of a tenant, if it has one, and says what was in it. From here on its rows are looked for in the
+    /// shared tables, which say that nothing may be written for it.
+    async fn purge_schema(&self, tenant: &Tenant) -> Result<RowCounts, ProvisioningError> {
+        let mut counts = RowCounts::new();
+        if self.isolation(tenant).await? == Some(Isolation::Schema) {
+            counts = self.row_counts(tenant).await?;
+            counts.remove(UNCLAIMED);
+            let sql = "update platform.tenant set isolation = 'shared' where tenant_id = $1";
+            let left = sqlx::query(sql).bind(tenant.id.as_uuid()).execute(&self.pool).await;
+            left.map_err(failed("leave the schema of a tenant"))?;
+        }
+        self.drop_schema(tenant).await?;
+        for table in ["tenant_move", "batch_key"] {
+            self.delete(tenant, &format!("delete from platform.{table} where tenant_id = $1")).await?;
+        }
+        Ok(counts)
     }
 
     /// Takes a purged tenant off the list: its account is unknown from here on, and its slug free.

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use crate::StoreError;
 use crate::provisioning::{Provisioning, ProvisioningError, failed};
-use crate::store::TenantTx;
+use crate::transaction::TenantTx;
 
 /// Whether what a poller signs is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

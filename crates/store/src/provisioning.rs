@@ -7,8 +7,11 @@ use bulkhead_bus::{AccountKey, PollerName, SiteName, Tenant, TenantId, TenantSlu
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
-use crate::StoreError;
-use crate::store::{READ_TENANT, TenantTx, Tenants, begin, read_tenants, tenant_of_row};
+use crate::admin::AdminError;
+use crate::isolation::{Isolation, isolation_of};
+use crate::schemas::{SCHEMAS_MOST, close_shared};
+use crate::store::{READ_TENANT, StoreError, Tenants, read_tenants, tenant_of_row};
+use crate::transaction::{Door, TenantTx, begin};
 
 const CONNECTIONS: u32 = 2;
 const DISPLAY_NAME_CHARS_MAX: usize = 200;
@@ -20,6 +23,15 @@ pub enum ProvisioningError {
     Sql { action: &'static str, source: sqlx::Error },
     #[error("tenant")]
     Store(#[source] StoreError),
+    #[error("schema of a tenant")]
+    Schema(#[source] AdminError),
+    #[error(
+        "this database holds {SCHEMAS_MOST} schemas of tenants and does not hold more well: leave {slug} on plan pro, move a \
+         tenant that has a schema to pro, or give {slug} a deployment with a database of its own"
+    )]
+    SchemasFull { slug: TenantSlug },
+    #[error("the rows of tenant {slug} are in its own schema: move them first, or purge the tenant")]
+    SchemaInUse { slug: TenantSlug },
     #[error("slug {slug} belongs to another account: offboard that tenant first, or choose another slug")]
     SlugTaken { slug: TenantSlug },
     #[error("account {account} cannot be a tenant's and the platform's at the same time: use another account")]
@@ -32,6 +44,13 @@ pub enum ProvisioningError {
     NoPoller { site: SiteName, poller: PollerName },
     #[error("site {site} has {pollers} pollers: remove them first, or together with the site")]
     SiteInUse { site: SiteName, pollers: u64 },
+    #[error("tenant {slug} leaves: its rows stay where they are; restore it first")]
+    Leaves { slug: TenantSlug },
+    #[error(
+        "{table} has {there} rows where they were and {here} where they were copied to, or other ones: nothing was switched, \
+         look for triggers and rows with a partition of their own, and say it again"
+    )]
+    NotTheSame { table: String, there: i64, here: i64 },
     #[error("tenant {slug} is written as one that leaves: write it first, and change its state then")]
     WrittenClosed { slug: TenantSlug },
     #[error("tenant {slug} is active or suspended, so its rows stay: begin its offboarding first")]
@@ -49,6 +68,14 @@ pub struct TenantNote {
     pub display_name: Option<String>,
     /// Of the plan that its account was rendered from.
     pub plan_version: Option<u32>,
+}
+
+impl ProvisioningError {
+    /// Whether the database took a transaction back for another one's sake: the same may succeed now.
+    pub(crate) fn is_rollback(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        source.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("40"))
+    }
 }
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -176,9 +203,10 @@ impl Provisioning {
         if !tenant.state.is_open() {
             return Err(ProvisioningError::WrittenClosed { slug: tenant.slug.clone() });
         }
+        let isolation = self.make_place(key, tenant).await?;
         let sql = "insert into platform.tenant
-                     (tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned)
-                   select $1, $2, $3, $4, $5, $6, $7
+                     (tenant_id, account_key, slug, plan, state, retention_days, allows_unsigned, isolation)
+                   select $1, $2, $3, $4, $5, $6, $7, $8
                    where not exists (select from platform.platform_account where account_key = $2)
                    on conflict (account_key) do update set
                      slug = excluded.slug, plan = excluded.plan,
@@ -195,6 +223,7 @@ impl Provisioning {
             .bind(tenant.state.as_str())
             .bind(i32::try_from(tenant.retention_days).unwrap_or(i32::MAX))
             .bind(tenant.allows_unsigned)
+            .bind(isolation.as_str())
             .execute(&self.pool)
             .await;
         match put {
@@ -206,8 +235,24 @@ impl Provisioning {
         }
     }
 
+    /// The schema of a tenant that is new and has one of its own, before anybody may look for rows there. Whoever is on the
+    /// list stays where its rows are.
+    async fn make_place(&self, key: &AccountKey, tenant: &Tenant) -> Result<Isolation, ProvisioningError> {
+        let isolation = isolation_of(&tenant.plan);
+        let sql = "select account_key from platform.tenant where account_key = $1 or slug = $2
+                   union all select account_key from platform.platform_account where account_key = $1";
+        let known = sqlx::query_scalar(sql).bind(key.as_str()).bind(tenant.slug.as_str()).fetch_optional(&self.pool);
+        let known: Option<String> = known.await.map_err(failed("look whether a tenant is there"))?;
+        if isolation == Isolation::Schema && known.is_none() {
+            self.make_schema(tenant).await?;
+            let mut connection = self.alone().await?;
+            close_shared(&mut connection, tenant).await?;
+        }
+        Ok(isolation)
+    }
+
     pub(crate) async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, ProvisioningError> {
-        begin(&self.pool, tenant).await.map_err(ProvisioningError::Store)
+        begin(Door::Owner(&self.pool), tenant).await.map_err(ProvisioningError::Store)
     }
 }
 

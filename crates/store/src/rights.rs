@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::admin::{DATABASE_GRANT, migrations_grant, migrations_text};
+use crate::admin::{DATABASE_GRANT, TENANT_ROLES};
+use crate::isolation::SHARED;
+use crate::migrations::{migrations_grant, migrations_text};
 
 /// One privilege on one object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,20 +56,39 @@ pub(crate) const FOUND: &str = "
       and regexp_replace(s.object, '^(sequence|function|schema) ', '') !~ '^(pg_|information_schema)'";
 
 /// What the migrations and the preparation of the database grant.
-pub(crate) fn expected() -> BTreeSet<Right> {
+pub(crate) fn expected(own_schemas: &[String]) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     apply(&mut rights, "", DATABASE_GRANT);
+    apply(&mut rights, "", TENANT_ROLES);
     for (schema, text) in migrations_text() {
         apply(&mut rights, schema, &text);
+        let own: Vec<Right> =
+            own_schemas.iter().flat_map(|own| rights.iter().filter_map(|right| in_own(right, own))).collect();
+        rights.extend(own);
         apply(&mut rights, schema, &migrations_grant(schema));
     }
     rights
 }
 
+/// In the schema of one tenant the same is granted as in the shared one, to that tenant's role.
+fn in_own(right: &Right, schema: &str) -> Option<Right> {
+    let object = if right.object == format!("schema {SHARED}") {
+        format!("schema {schema}")
+    } else {
+        let (kind, object) =
+            right.object.rsplit_once(' ').map_or(("", &*right.object), |(kind, object)| (kind, object));
+        let rest = object.strip_prefix(SHARED)?.strip_prefix('.')?;
+        format!("{kind}{}{schema}.{rest}", if kind.is_empty() { "" } else { " " })
+    };
+    let service = right.role.strip_prefix("bulkhead_")?;
+    Some(Right { object, role: format!("{schema}_{service}"), privilege: right.privilege.clone() })
+}
+
 /// Reads the `grant` and `revoke` of one migration, also those that are put together with the schema's name.
 fn apply(rights: &mut BTreeSet<Right>, schema: &str, sql: &str) {
     let lines: Vec<&str> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-    for statement in lines.join(" ").replace("%I", schema).split(';') {
+    for statement in lines.join(" ").split(';') {
+        let statement = &in_shared(statement).replace("%1$I", schema).replace("%I", schema);
         if let Some((granted, _)) = read(statement, "grant ", " to ", schema) {
             rights.extend(granted);
         }
@@ -78,6 +99,15 @@ fn apply(rights: &mut BTreeSet<Right>, schema: &str, sql: &str) {
             rights.retain(|right| !revoked.iter().any(|gone| is_same(right, gone)));
         }
     }
+}
+
+/// What a statement that is put together for the role of a service says in the shared schema.
+fn in_shared(statement: &str) -> String {
+    let service = statement.split_once("runtime_role('").and_then(|(_, rest)| rest.split_once('\''));
+    let Some((service, _)) = service else { return statement.to_owned() };
+    ["%1$I'", "%2$I'", "%I'"].iter().fold(statement.to_owned(), |text, place| {
+        text.replace(&format!(" to {place}"), &format!(" to bulkhead_{service}'"))
+    })
 }
 
 /// Each right of one statement, and whether it is about all privileges.
@@ -169,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_core_needs_is_expected() {
-        let expected = shown(&expected());
+        let expected = shown(&expected(&["tenant_acme_corp".to_owned()]));
         for right in [
             "bulkhead_core CONNECT database bulkhead",
             "bulkhead_core USAGE schema platform",
@@ -178,9 +208,14 @@ mod tests {
             "bulkhead_core SELECT shared._migrations",
             "bulkhead_core EXECUTE function shared.ensure_result_partition(date)",
             "bulkhead_core INSERT platform.unclaimed_dead_letter",
+            "bulkhead_owner EXECUTE function provisioning.make_role(text)",
+            "tenant_acme_corp_core USAGE schema tenant_acme_corp",
+            "tenant_acme_corp_core INSERT tenant_acme_corp.result",
+            "tenant_acme_corp_core EXECUTE function tenant_acme_corp.ensure_result_partition(date)",
         ] {
             assert!(expected.iter().any(|one| one == right), "{right} is not in {expected:#?}");
         }
+        assert!(!expected.iter().any(|one| one.starts_with("bulkhead_core") && one.contains("tenant_acme_corp")));
         assert!(!expected.iter().any(|one| one.contains("PUBLIC") || one.contains("DELETE")), "{expected:#?}");
     }
 }

@@ -1,13 +1,16 @@
-//! Connections of services, and the transaction that names its tenant first.
+//! Connections of services, and what they read that is no tenant's.
 
 use std::time::Duration;
 
 use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSlug, TenantSnapshot};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, Row, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, Row};
 
-use crate::admin;
-use crate::isolation::isolation_of;
+use crate::migrations;
+use crate::own_pool::OwnPool;
+use crate::self_test;
+use crate::transaction::{Door, TenantTx, begin};
 
 const STATEMENT_LIMIT_MS: u32 = 30_000;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -22,17 +25,27 @@ pub enum StoreError {
     #[error("{action}: no answer of the database within {limit:?}")]
     TimedOut { action: &'static str, limit: Duration },
     #[error("database role {role} is {what}: services must use a role that row security holds for")]
-    Privileged { role: String, what: &'static str },
-    #[error("database schemas are not there: run the migrations first")]
+    Privileged { role: String, what: String },
+    #[error("tenants are not kept apart: {}; `bulkhead doctor --area permissions` says how to mend it", .0.join("; "))]
+    NotApart(Vec<String>),
+    #[error("database schemas are not there: run `bulkhead db migrate` first")]
     NotMigrated(#[source] sqlx::Error),
-    #[error("schema {schema} has version {found}, and this release needs {expected}: run its migrations first")]
+    #[error("schema {schema} has version {found}, and this release needs {expected}: run `bulkhead db migrate` first")]
     Outdated { schema: &'static str, expected: i64, found: i64 },
+    #[error("schema {schema} has version {found}, and this release needs {expected}: run `bulkhead db migrate` first")]
+    OutdatedTenant { schema: String, expected: i64, found: i64 },
     #[error("tenant setting is {found:?} after it was set to {expected}")]
     Setting { expected: String, found: String },
     #[error("tenant row {account} is not readable: {what}")]
     Row { account: String, what: String },
+    #[error(
+        "schema {schema} has version {found}, which needs services that know {floor} at least, and this release knows {known}: run a newer release"
+    )]
+    TooNew { schema: &'static str, found: i64, floor: i64, known: i64 },
     #[error("tenant {slug} leaves: nothing is written for it any more")]
     TenantClosed { slug: TenantSlug },
+    #[error("the rows of tenant {slug} are being moved or were: try again")]
+    Moved { slug: TenantSlug },
 }
 
 impl StoreError {
@@ -42,8 +55,12 @@ impl StoreError {
         match self {
             Self::Sql { source, .. } | Self::NotMigrated(source) => is_transient(source),
             Self::TimedOut { .. } => true,
-            Self::Privileged { .. }
+            Self::Moved { .. }
+            | Self::TooNew { .. }
+            | Self::Privileged { .. }
+            | Self::NotApart(_)
             | Self::Outdated { .. }
+            | Self::OutdatedTenant { .. }
             | Self::Setting { .. }
             | Self::Row { .. }
             | Self::TenantClosed { .. } => false,
@@ -63,8 +80,12 @@ impl StoreError {
             Self::Sql { .. }
             | Self::NotMigrated(_)
             | Self::TimedOut { .. }
+            | Self::Moved { .. }
+            | Self::TooNew { .. }
             | Self::Privileged { .. }
+            | Self::NotApart(_)
             | Self::Outdated { .. }
+            | Self::OutdatedTenant { .. }
             | Self::Setting { .. }
             | Self::Row { .. }
             | Self::TenantClosed { .. } => false,
@@ -128,10 +149,30 @@ impl Tenants {
     }
 }
 
-/// The connections of one service. The pool is nobody else's.
+/// The connections of one service. The pools are nobody else's.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    own: OwnPool,
+}
+
+/// How many connections a service may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// For the platform's tables and the shared ones of tenants.
+    pub shared: u32,
+    /// For schemas of single tenants: few, because a backend remembers every schema that it has seen.
+    pub own_schemas: u32,
+}
+
+/// A connection for tables that are no tenant's. Of tenants' tables it reaches none: no tenant is named.
+#[derive(Debug)]
+pub struct PlatformConnection(PoolConnection<Postgres>);
+
+impl PlatformConnection {
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
 }
 
 impl Store {
@@ -139,7 +180,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database is away, the role is privileged, or the migrations have not run.
-    pub async fn connect(url: &str, service: &'static str, connections: u32) -> Result<Self, StoreError> {
+    pub async fn connect(url: &str, service: &'static str, connections: Connections) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(failed("read database address"))?;
         let options = options
             .application_name(service)
@@ -151,45 +192,30 @@ impl Store {
                 ("synchronous_commit", "on"),
             ])
             .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(CONNECT_LIMIT)
-            .max_lifetime(CONNECTION_LIFE)
+        let pooled = |most| {
+            let options = PgPoolOptions::new().max_connections(most);
+            options.acquire_timeout(CONNECT_LIMIT).max_lifetime(CONNECTION_LIFE)
+        };
+        let own = OwnPool::new(pooled(connections.own_schemas), options.clone());
+        let pool = pooled(connections.shared)
             .after_release(|connection, _| {
                 Box::pin(async move { sqlx::query("reset all").execute(connection).await.map(|_| true) })
             })
             .connect_with(options)
             .await
             .map_err(failed("connect to the database"))?;
-        let store = Self { pool };
-        store.check_role().await?;
+        let store = Self { pool, own };
+        self_test::check_roles(&store.pool).await?;
         store.check_schemas().await?;
+        self_test::check_tables(&store.pool).await?;
         Ok(store)
     }
 
-    async fn check_role(&self) -> Result<(), StoreError> {
-        let sql = "select r.rolname::text, r.rolsuper, r.rolbypassrls,
-                          exists (select from pg_class c where c.relkind in ('r', 'p') and c.relowner = r.oid),
-                          exists (select from pg_class c where c.relkind in ('r', 'p')
-                                  and pg_has_role(r.oid, c.relowner, 'member'))
-                   from pg_roles r where r.rolname = current_user";
-        let row = sqlx::query(sql).fetch_one(&self.pool).await.map_err(failed("look at our own role"))?;
-        let role: String = row.get(0);
-        let privileges = [
-            "a superuser",
-            "exempt from row security",
-            "an owner of tables",
-            "a member of the role that owns the tables",
-        ];
-        match (1..).zip(privileges).find(|(column, _)| row.get::<bool, _>(column)) {
-            Some((_, what)) => Err(StoreError::Privileged { role, what }),
-            None => Ok(()),
-        }
-    }
-
-    /// A schema that is newer than this release is fine: migrations first add, and take away only a release later.
+    /// A schema that is newer than this release is fine unless it says that it is not: migrations first add, and what takes
+    /// something away, a release later, raises the floor.
     async fn check_schemas(&self) -> Result<(), StoreError> {
-        for (schema, expected) in admin::expected_versions() {
+        for (migrations, (schema, expected)) in ["platform", "tenant"].into_iter().zip(migrations::expected_versions())
+        {
             let sql = format!("select coalesce(max(version) filter (where success), 0) from {schema}._migrations");
             let found: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await;
             let found = found.map_err(|error| match error.as_database_error() {
@@ -199,8 +225,20 @@ impl Store {
             if found < expected {
                 return Err(StoreError::Outdated { schema, expected, found });
             }
+            let sql = "select oldest_reader from platform.schema_floor where migrations = $1";
+            let floor = sqlx::query_scalar(sql).bind(migrations).fetch_one(&self.pool).await;
+            let floor: i64 = floor.map_err(failed("look at the schemas"))?;
+            if floor > expected {
+                return Err(StoreError::TooNew { schema, found, floor, known: expected });
+            }
         }
-        Ok(())
+        let (_, expected) = migrations::expected_versions()[1];
+        let sql = "select schema, version from platform.tenant_schema where version < $1 order by version limit 1";
+        let behind = sqlx::query(sql).bind(expected).fetch_optional(&self.pool).await;
+        match behind.map_err(failed("look at the schemas of tenants"))? {
+            None => Ok(()),
+            Some(row) => Err(StoreError::OutdatedTenant { schema: row.get(0), expected, found: row.get(1) }),
+        }
     }
 
     /// Every tenant and platform account.
@@ -235,7 +273,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, StoreError> {
-        begin(&self.pool, tenant).await
+        begin(Door::Service { shared: &self.pool, own: &self.own }, tenant).await
     }
 
     /// Whether the database answers, and nothing else.
@@ -258,7 +296,9 @@ impl Store {
     /// Open connections: those in use, and those that wait to be used.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
-        let (open, idle) = (usize::try_from(self.pool.size()).unwrap_or(usize::MAX), self.pool.num_idle());
+        let pools = [&self.pool, self.own.pool()];
+        let open: usize = pools.iter().map(|pool| usize::try_from(pool.size()).unwrap_or(usize::MAX)).sum();
+        let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
         (open.saturating_sub(idle), idle)
     }
 
@@ -266,51 +306,8 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn platform(&self) -> Result<sqlx::pool::PoolConnection<Postgres>, StoreError> {
-        self.pool.acquire().await.map_err(failed("take a connection"))
-    }
-}
-
-pub(crate) async fn begin(pool: &PgPool, tenant: &Tenant) -> Result<TenantTx, StoreError> {
-    let tx = pool.begin().await.map_err(failed("begin"))?;
-    let mut tx = TenantTx { tx };
-    tx.switch_to(tenant).await?;
-    Ok(tx)
-}
-
-/// A transaction that speaks for one tenant at a time.
-#[derive(Debug)]
-pub struct TenantTx {
-    tx: Transaction<'static, Postgres>,
-}
-
-impl TenantTx {
-    /// From here on `tenant`'s rows are the only ones, until the transaction ends or switches again.
-    ///
-    /// # Errors
-    /// When the setting did not take.
-    pub async fn switch_to(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
-        let schema = isolation_of(&tenant.plan).schema();
-        let expected = tenant.id.as_uuid().to_string();
-        let sql = "select set_config('app.tenant_id', $1, true), set_config('search_path', $2, true)";
-        let row = sqlx::query(sql)
-            .bind(&expected)
-            .bind(schema)
-            .fetch_one(&mut *self.tx)
-            .await
-            .map_err(failed("name the tenant"))?;
-        let found: String = row.get(0);
-        if found == expected { Ok(()) } else { Err(StoreError::Setting { expected, found }) }
-    }
-
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.tx
-    }
-
-    /// # Errors
-    /// When the database does not confirm; then it is unknown whether it was stored.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        self.tx.commit().await.map_err(failed("commit"))
+    pub async fn platform(&self) -> Result<PlatformConnection, StoreError> {
+        self.pool.acquire().await.map(PlatformConnection).map_err(failed("take a connection"))
     }
 }
 

@@ -36,14 +36,15 @@ async fn versions_clock_schemas_and_roles_are_seen() {
     run(&mut superuser, "update shared._migrations set checksum = '\\x00'").await;
     run(&mut superuser, "delete from platform._migrations").await;
     let schemas = inspection.schemas().await.unwrap();
-    assert_eq!((schemas[0].applied.len(), schemas[1].changed.len()), (0, 2), "{schemas:?}");
+    assert_eq!((schemas[0].applied.len(), schemas[1].changed.len()), (0, 3), "{schemas:?}");
 
     let roles = inspection.roles().await.unwrap();
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
-    assert_eq!(names, ["bulkhead_core", "bulkhead_owner", "bulkhead_provision"]);
-    assert!(roles.iter().all(|role| role.powers.is_empty()), "{roles:?}");
-    assert_eq!(roles.iter().map(|role| role.owns_tables).collect::<Vec<_>>(), [false, true, false]);
-    assert_eq!(roles.iter().map(|role| role.is_member_of_owner).collect::<Vec<_>>(), [false, false, true]);
+    assert_eq!(names, ["bulkhead_core", "bulkhead_owner", "bulkhead_provision", "bulkhead_roles"]);
+    let powers: Vec<&[&str]> = roles.iter().map(|role| &role.powers[..]).collect();
+    assert_eq!(powers, [&[][..], &[], &[], &["createrole"]]);
+    assert_eq!(roles.iter().map(|role| role.owns_tables).collect::<Vec<_>>(), [false, true, false, false]);
+    assert_eq!(roles.iter().map(|role| role.is_member_of_owner).collect::<Vec<_>>(), [false, false, true, false]);
     assert!(roles[0].hindrances.is_empty() && roles[2].hindrances.is_empty(), "{roles:?}");
     run(&mut superuser, "alter role bulkhead_core bypassrls createdb nologin connection limit 1").await;
     let core = &inspection.roles().await.unwrap()[0];
@@ -106,16 +107,16 @@ async fn row_security_policies_and_grants_are_seen_of_tables_and_partitions() {
     run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await;
     let tables = inspection.tenant_tables().await.unwrap();
     let of_tenants: Vec<&TableState> = tables.iter().filter(|table| table.has_tenant).collect();
-    assert_eq!(of_tenants.len(), 8, "seven tables and a partition: {tables:?}");
+    assert_eq!(of_tenants.len(), 9, "eight tables and a partition: {tables:?}");
     assert!(of_tenants.iter().all(|table| table.is_secured && table.is_forced));
     assert!(of_tenants.iter().all(|table| table.policies.len() == usize::from(!table.is_partition)));
 
     run(&mut superuser, "alter table shared.site no force row level security").await;
     run(&mut superuser, "alter table shared.poller disable row level security").await;
     run(&mut superuser, "create policy more on shared.site using (true)").await;
-    let site = table(&inspection, "site").await;
+    let site = table(&inspection, "shared.site").await;
     assert!(site.is_secured && !site.is_forced && site.policies.len() == 2, "{site:?}");
-    assert!(!table(&inspection, "poller").await.is_secured);
+    assert!(!table(&inspection, "shared.poller").await.is_secured);
 }
 
 /// A result of `check` whose poller's clock is `ahead_s` ahead, with its state.

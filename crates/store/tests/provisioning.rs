@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use bulkhead_bus::{Account, TenantState};
 use bulkhead_store::admin::{self, AdminError, Passwords};
-use bulkhead_store::{ProvisioningError, Store, StoreError, UrlError, read_database_url};
+use bulkhead_store::{Connections, ProvisioningError, Store, StoreError, UrlError, migrate, read_database_url};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use sqlx::{AssertSqlSafe, PgConnection};
+
+const ONE: Connections = Connections { shared: 1, own_schemas: 1 };
 
 async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
@@ -20,7 +22,7 @@ async fn preparing_and_migrating_twice_changes_nothing() {
     let database = TestDatabase::start().await.unwrap();
     database.prepare().await.unwrap();
     let url = database.provision_url();
-    let (first, second) = tokio::join!(admin::migrate(&url), admin::migrate(&url));
+    let (first, second) = tokio::join!(migrate(&url), migrate(&url));
     first.unwrap();
     second.unwrap();
     assert!(database.store().await.unwrap().tenants().await.unwrap().tenants.is_empty());
@@ -31,28 +33,31 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     let database = TestDatabase::start_bare().await.unwrap();
     let passwords = Passwords { provision: "secret".to_owned(), core: "secret".to_owned() };
     admin::prepare_database(&database.bare_url(), &passwords).await.unwrap();
-    let refused = Store::connect(&database.core_url(), "core", 1).await.unwrap_err();
+    let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotMigrated(_)), "{refused}");
-    admin::migrate(&database.provision_url()).await.unwrap();
-    Store::connect(&database.core_url(), "core", 1).await.unwrap();
+    migrate(&database.provision_url()).await.unwrap();
+    Store::connect(&database.core_url(), "core", ONE).await.unwrap();
     let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "update shared._migrations set version = version + 1000").await;
-    Store::connect(&database.core_url(), "core", 1).await.expect("a newer schema is fine");
+    Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema is fine");
     run(
         &mut superuser,
         "delete from shared._migrations where version > 1001; update shared._migrations set version = 0",
     )
     .await;
-    let refused = Store::connect(&database.core_url(), "core", 1).await.unwrap_err();
-    assert_eq!(refused.to_string(), "schema shared has version 0, and this release needs 2: run its migrations first");
+    let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "schema shared has version 0, and this release needs 3: run `bulkhead db migrate` first"
+    );
 }
 
 #[tokio::test]
 async fn a_migration_that_was_changed_is_refused() {
     let database = TestDatabase::start().await.unwrap();
     run(&mut database.superuser().await.unwrap(), "update shared._migrations set checksum = '\\x00'").await;
-    let refused = admin::migrate(&database.provision_url()).await.unwrap_err();
-    assert!(matches!(refused, AdminError::Migrate { schema: "shared", .. }), "{refused}");
+    let refused = migrate(&database.provision_url()).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Migrate { .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -167,7 +172,7 @@ fn a_database_address_is_a_secret() {
 #[tokio::test]
 async fn errors_do_not_show_the_password() {
     for url in ["postgres://core:hidden@127.0.0.1:1/bulkhead", "postgres://core:hidden@127.0.0.1:x/bulkhead"] {
-        let refused = Store::connect(url, "core", 1).await.unwrap_err();
+        let refused = Store::connect(url, "core", ONE).await.unwrap_err();
         let mut shown = format!("{refused:?}");
         let mut cause: Option<&dyn std::error::Error> = Some(&refused);
         while let Some(error) = cause {

@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::{Store, StoreError, TenantTx};
+use bulkhead_store::{Connections, Store, StoreError, TenantTx};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+const ONE: Connections = Connections { shared: 1, own_schemas: 1 };
 const CANCELLATIONS: u64 = 60;
 
 /// Tables of tenants that row security does not hold for, each with what is missing.
@@ -239,19 +240,76 @@ async fn a_privileged_role_is_refused_at_the_door() {
         Err(StoreError::Privileged { what, .. }) => what,
         other => panic!("{other:?}"),
     };
-    assert_eq!(what(Store::connect(&database.superuser_url(), "core", 1).await), "a superuser");
+    assert_eq!(what(Store::connect(&database.superuser_url(), "core", ONE).await), "a superuser");
     let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "alter role bulkhead_core bypassrls").await.unwrap();
-    assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "exempt from row security");
+    assert_eq!(what(Store::connect(&database.core_url(), "core", ONE).await), "exempt from row security");
     run(&mut superuser, "alter role bulkhead_core nobypassrls").await.unwrap();
     run(&mut superuser, "grant bulkhead_owner to bulkhead_core").await.unwrap();
     assert_eq!(
-        what(Store::connect(&database.core_url(), "core", 1).await),
+        what(Store::connect(&database.core_url(), "core", ONE).await),
         "a member of the role that owns the tables"
     );
     run(&mut superuser, "revoke bulkhead_owner from bulkhead_core").await.unwrap();
     run(&mut superuser, "alter table shared.site owner to bulkhead_core").await.unwrap();
-    assert_eq!(what(Store::connect(&database.core_url(), "core", 1).await), "an owner of tables");
+    assert_eq!(what(Store::connect(&database.core_url(), "core", ONE).await), "an owner of tables");
+}
+
+/// A service does not start on a database whose locks are open, and says which: each lock is a control of the start.
+#[tokio::test]
+async fn a_service_refuses_a_database_with_an_open_lock() {
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
+    let acme = Tenant { plan: "enterprise".to_owned(), ..tenant("acme-corp") };
+    provisioning.put_tenant(&account_key(), &acme).await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
+    let partition = today_partition(&mut superuser).await;
+    let rows = format!("insert into shared.site (tenant_id, name) values ('{}', 'oslo')", acme.id.as_uuid());
+    run(&mut superuser, &rows).await.unwrap();
+    database.store().await.unwrap();
+    let policy =
+        "create policy tenant on shared.site using (tenant_id = (select current_setting('app.tenant_id')::uuid))
+                  with check (tenant_id = (select current_setting('app.tenant_id')::uuid))";
+    let locks: [(&str, &str, &str); 9] = [
+        (
+            "alter table shared.site disable row level security",
+            "alter table shared.site enable row level security",
+            "disabled",
+        ),
+        (
+            "alter table PARTITION no force row level security",
+            "alter table PARTITION force row level security",
+            "forced",
+        ),
+        ("grant select on PARTITION to bulkhead_core", "revoke select on PARTITION from bulkhead_core", "granted"),
+        ("create policy wide on PARTITION using (true)", "drop policy wide on PARTITION", "policy of its own"),
+        ("drop policy tenant on shared.site", policy, "its policy"),
+        ("create policy wide on shared.site using (true)", "drop policy wide on shared.site", "its policy"),
+        (
+            "drop policy tenant on shared.site; create policy tenant on shared.site
+             using (current_setting('app.tenant_id') <> '') with check (current_setting('app.tenant_id') <> '')",
+            "drop policy tenant on shared.site; POLICY",
+            "a tenant that does not exist sees rows",
+        ),
+        (
+            "alter table tenant_acme_corp.result no force row level security",
+            "alter table tenant_acme_corp.result force row level security",
+            "tenant_acme_corp.result",
+        ),
+        (
+            "alter role tenant_acme_corp_core bypassrls",
+            "alter role tenant_acme_corp_core nobypassrls",
+            "tenant_acme_corp_core",
+        ),
+    ];
+    for (open, close, expected) in locks {
+        let filled = |sql: &str| sql.replace("PARTITION", &partition).replace("POLICY", policy);
+        run(&mut superuser, &filled(open)).await.unwrap();
+        let refused = Store::connect(&database.core_url(), "core", ONE).await.expect_err(open);
+        assert!(refused.to_string().contains(expected), "{open}: {refused}");
+        run(&mut superuser, &filled(close)).await.unwrap();
+        Store::connect(&database.core_url(), "core", ONE).await.expect(close);
+    }
 }
 
 #[tokio::test]
@@ -259,7 +317,7 @@ async fn a_transaction_that_is_cancelled_leaves_no_tenant_behind() {
     let database = TestDatabase::start().await.unwrap();
     let (_, acme, xyz) = store_with_results(&database).await;
     // One connection, so that the next transaction meets what the cancelled one left.
-    let store = Store::connect(&database.core_url(), "core", 1).await.unwrap();
+    let store = Store::connect(&database.core_url(), "core", ONE).await.unwrap();
     let mut cancelled = 0;
     for round in 0..CANCELLATIONS {
         let slow = async {
@@ -272,11 +330,11 @@ async fn a_transaction_that_is_cancelled_leaves_no_tenant_behind() {
         cancelled += u64::from(tokio::time::timeout(limit, slow).await.is_err());
         let mut bare = store.platform().await.unwrap();
         let left: Option<String> = sqlx::query_scalar("select nullif(current_setting('app.tenant_id', true), '')")
-            .fetch_one(&mut *bare)
+            .fetch_one(bare.connection())
             .await
             .unwrap();
         assert_eq!(left, None, "round {round}");
-        assert!(sqlx::query("select from shared.result").execute(&mut *bare).await.is_err(), "round {round}");
+        assert!(sqlx::query("select from shared.result").execute(bare.connection()).await.is_err(), "round {round}");
         drop(bare);
         let mut tx = store.begin(&xyz).await.unwrap();
         let owner: uuid::Uuid =

@@ -6,7 +6,7 @@ use anyhow::Context;
 use bulkhead_accounts::up::Postgres;
 use bulkhead_bus::{AccountKey, BatchKey, Tenant, TenantId, TenantState};
 use bulkhead_store::admin::{self, Passwords};
-use bulkhead_store::{Provisioning, Store};
+use bulkhead_store::{Connections, Provisioning, Store};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -15,6 +15,8 @@ use crate::{find_test_tools, free_ports};
 
 const DATABASE: &str = "bulkhead";
 const PASSWORD: &str = "secret";
+/// Of a store.
+pub const CONNECTIONS: Connections = Connections { shared: 4, own_schemas: 2 };
 
 /// A running PostgreSQL, with Bulkhead's roles and schemas once it is prepared.
 pub struct TestDatabase {
@@ -57,7 +59,7 @@ impl TestDatabase {
     pub async fn prepare(&self) -> anyhow::Result<()> {
         let passwords = Passwords { provision: PASSWORD.to_owned(), core: PASSWORD.to_owned() };
         admin::prepare_database(&self.bare_url(), &passwords).await?;
-        Ok(admin::migrate(&self.provision_url()).await?)
+        Ok(bulkhead_store::migrate(&self.provision_url()).await?)
     }
 
     /// The superuser's address of the database that every PostgreSQL has.
@@ -85,7 +87,7 @@ impl TestDatabase {
     /// # Errors
     /// When the role may not connect.
     pub async fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::connect(&self.core_url(), "core", 4).await?)
+        Ok(Store::connect(&self.core_url(), "core", CONNECTIONS).await?)
     }
 
     /// # Errors
@@ -100,6 +102,14 @@ impl TestDatabase {
     /// When the database does not answer.
     pub async fn superuser(&self) -> anyhow::Result<PgConnection> {
         Ok(PgConnection::connect(&self.superuser_url()).await?)
+    }
+
+    /// A connection as the role that provisions, which inherits nothing.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn bare_provision(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.provision_url()).await?)
     }
 
     /// A connection as core's role, without any of the store's care.

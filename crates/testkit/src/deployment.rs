@@ -239,7 +239,8 @@ impl TestDeployment {
         gatekeeper_names(self.up.hub_size()).into_iter().map(of_one).collect()
     }
 
-    /// Sees every row of every tenant: the database's superuser.
+    /// Sees every row of every tenant: the database's superuser. The schema `everywhere` shows them, whichever schema they are
+    /// in.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -247,7 +248,9 @@ impl TestDeployment {
         let url = self.up.postgres.superuser_url();
         let url = url.strip_suffix("/postgres").context("the superuser's address names a database")?;
         let pool = PgPoolOptions::new().max_connections(2).connect(&format!("{url}/bulkhead")).await;
-        pool.context("connect as witness")
+        let pool = pool.context("connect as witness")?;
+        crate::everywhere::make(&pool).await?;
+        Ok(pool)
     }
 
     /// Stored results of a tenant, by slug.
@@ -255,7 +258,7 @@ impl TestDeployment {
     /// # Errors
     /// When the database does not answer.
     pub async fn stored(&self, witness: &PgPool, tenant: &str) -> anyhow::Result<i64> {
-        let sql = "select count(*) from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1";
+        let sql = "select count(*) from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1";
         sqlx::query_scalar(sql).bind(tenant).fetch_one(witness).await.context("count results")
     }
 
@@ -267,7 +270,7 @@ impl TestDeployment {
         let since = now_ms();
         let expected = i64::try_from(self.up.checks).context("count checks")?;
         let waited = eventually("a new result of every check", LIMIT, || async {
-            let sql = "select count(*) from shared.check_state where extract(epoch from slot) * 1000 >= $1::float8";
+            let sql = "select count(*) from everywhere.check_state where extract(epoch from slot) * 1000 >= $1::float8";
             let fresh: i64 = sqlx::query_scalar(sql)
                 .bind(since as f64)
                 .fetch_one(witness)

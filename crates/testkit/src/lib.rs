@@ -7,6 +7,7 @@ mod cluster;
 pub mod database;
 pub mod deployment;
 mod dial;
+mod everywhere;
 mod exposition;
 mod fake_hub;
 mod forger;

@@ -154,6 +154,16 @@ impl Verdict {
 }
 
 impl Verdict {
+    /// Whose rows or dead letters it adds.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Admitted(admitted) => Some(&admitted.tenant),
+            Self::Dead(tenant, _) => Some(tenant),
+            Self::Undecided | Self::Unclaimed(..) | Self::Foreign(_) => None,
+        }
+    }
+
     /// What it adds to a transaction: rows that are stored, and dead letters.
     #[must_use]
     pub fn entries(&self) -> usize {

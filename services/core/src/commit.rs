@@ -1,6 +1,7 @@
 //! One transaction for the shares of many tenants: everything of it is stored, or nothing, and it is counted as it is
 //! stored, so that the books balance: rows that came in are inserted, replaced, duplicates or dead letters.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -118,7 +119,8 @@ impl Ready {
 #[derive(Debug, Clone)]
 pub struct Writer {
     store: Store,
-    days: BTreeSet<(&'static str, Date)>,
+    /// By schema, as the tenant's plan has it.
+    days: BTreeSet<(Cow<'static, str>, Date)>,
 }
 
 impl Writer {
@@ -158,15 +160,15 @@ impl Writer {
     }
 
     async fn ensure_days(&mut self, share: &ReadyShare) -> Result<(), StoreError> {
-        let schema = isolation_of(&share.tenant.plan).schema();
+        let schema = isolation_of(&share.tenant.plan).schema_of(&share.tenant.slug);
         for &day in &share.days {
-            if self.days.contains(&(schema, day)) {
+            if self.days.contains(&(schema.clone(), day)) {
                 continue;
             }
             let mut tx = self.store.begin(&share.tenant).await?;
             store::ensure_partition(&mut tx, day).await?;
             tx.commit().await?;
-            self.days.insert((schema, day));
+            self.days.insert((schema.clone(), day));
         }
         Ok(())
     }

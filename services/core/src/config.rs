@@ -41,6 +41,7 @@ pub struct IngestConfig {
     pub dead_letter_after: i64,
     pub backfill_rows_per_second: u32,
     pub connections: u32,
+    pub schema_connections: u32,
 }
 
 impl IngestConfig {
@@ -54,6 +55,7 @@ impl IngestConfig {
 #[serde(deny_unknown_fields)]
 pub struct TenantsConfig {
     pub refresh_s: u64,
+    pub retention_every_s: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -73,7 +75,7 @@ impl Config {
 
     fn problems(&self) -> Vec<String> {
         let ingest = &self.ingest;
-        let ranges: [(&str, i128, i128, i128); 10] = [
+        let ranges: [(&str, i128, i128, i128); 12] = [
             ("ingest.messages_most", ingest.messages_most as i128, 1, 5_000),
             ("ingest.rows_most", ingest.rows_most as i128, RESULTS_PER_BATCH_MAX as i128, 100_000),
             ("ingest.writers", ingest.writers as i128, 1, 16),
@@ -82,7 +84,9 @@ impl Config {
             ("ingest.dead_letter_after", i128::from(ingest.dead_letter_after), 2, 1_000),
             ("ingest.backfill_rows_per_second", i128::from(ingest.backfill_rows_per_second), 1, 10_000_000),
             ("ingest.connections", i128::from(ingest.connections), 2, 100),
+            ("ingest.schema_connections", i128::from(ingest.schema_connections), 1, 100),
             ("tenants.refresh_s", i128::from(self.tenants.refresh_s), 1, 3_600),
+            ("tenants.retention_every_s", i128::from(self.tenants.retention_every_s), 1, 86_400),
             ("live.dark_after_s", i128::from(self.live.dark_after_s), 1, 86_400),
         ];
         let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);

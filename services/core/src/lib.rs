@@ -14,6 +14,7 @@ pub mod live_view;
 pub mod metrics;
 pub mod observe;
 pub mod precedence;
+pub mod retention;
 pub mod said;
 mod start;
 pub mod store;
@@ -38,6 +39,7 @@ use crate::live_shards::{LiveBuses, LiveShards};
 use crate::live_view::LiveView;
 use crate::metrics::{Connection, Metrics};
 use crate::observe::{Answers, Observer, show_connections, show_hub, stream_of};
+use crate::retention::Retention;
 use crate::said::Said;
 use crate::start::{connect, open_store};
 
@@ -122,6 +124,15 @@ impl Starting<'_> {
         let heart = self.health.loops.watch("tenants");
         let seen = self.metrics.tenants_seen_timestamp_seconds.clone();
         self.tasks.spawn("tenants", directory.clone().keep_fresh(refresh, seen, heart, self.stop.clone()));
+        let retention = Retention {
+            store: store.clone(),
+            directory: directory.clone(),
+            metrics: Arc::clone(&self.metrics),
+            answers: answers.clone(),
+            heart: self.health.loops.watch("retention"),
+        };
+        let every = Duration::from_secs(self.config.tenants.retention_every_s);
+        self.tasks.spawn("retention", retention.run(every, self.stop.clone()));
         Ok(Database { store, directory, answers })
     }
 

@@ -54,10 +54,10 @@ impl PlanClass {
 }
 
 impl Failure {
-    /// `None` when it did as it should: nothing is stored for a tenant that leaves.
+    /// `None` when it did as it should: nothing is stored for a tenant that leaves, or whose rows are being moved.
     #[must_use]
     pub fn of(error: &StoreError) -> Option<Self> {
-        if let StoreError::TenantClosed { .. } = error {
+        if let StoreError::TenantClosed { .. } | StoreError::Moved { .. } = error {
             return None;
         }
         Some(if error.is_transient() {
@@ -83,6 +83,10 @@ bulkhead_runtime::metrics! {
         results_replaced: Counter,
         /// Rows that were there already.
         results_duplicate: Counter,
+        /// Rows removed because their tenant's plan keeps them no longer, in partitions that stay.
+        results_expired: Counter,
+        /// Partitions of results dropped because nobody keeps anything of them.
+        partitions_dropped: Counter,
         /// Messages or rows dead-lettered.
         dead_letters: Labelled<DeadReason, Counter>,
         /// Dead letters that were only counted, because the tenant has its fill of them.

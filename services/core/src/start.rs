@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, ConnectError, Stop};
-use bulkhead_store::{Store, StoreError, read_database_url};
+use bulkhead_store::{Connections, Store, StoreError, read_database_url};
 use tracing::info;
 
 use crate::config::Config;
@@ -66,13 +66,18 @@ pub(crate) async fn open_store(config: &Config, stop: &Stop) -> anyhow::Result<S
         StoreError::Privileged { .. }
         | StoreError::Setting { .. }
         | StoreError::Row { .. }
+        | StoreError::TooNew { .. }
         | StoreError::TenantClosed { .. } => true,
         // Migrations may be running at this moment.
         StoreError::Sql { .. }
         | StoreError::TimedOut { .. }
         | StoreError::NotMigrated(_)
+        | StoreError::NotApart(_)
+        | StoreError::Moved { .. }
+        | StoreError::OutdatedTenant { .. }
         | StoreError::Outdated { .. } => false,
     };
-    let open = || Store::connect(&url, "bulkhead-core", config.ingest.connections);
+    let connections = Connections { shared: config.ingest.connections, own_schemas: config.ingest.schema_connections };
+    let open = || Store::connect(&url, "bulkhead-core", connections);
     keep_trying("open the database", stop, is_final, open).await
 }

@@ -58,14 +58,31 @@ pub fn days_of(rows: &[Candidate]) -> BTreeSet<Date> {
     rows.iter().map(|row| utc(row.measured.slot_ms).date()).collect()
 }
 
-/// Makes the partition of a day unless it is there. In a transaction of its own: it locks the whole table, and while rows
-/// are being written two writers would wait for each other.
+/// Makes the partition of a day unless it is there. In a transaction of its own, because of the table's lock.
 ///
 /// # Errors
 /// When the day is outside what may be kept.
 pub async fn ensure_partition(tx: &mut TenantTx, day: Date) -> Result<(), StoreError> {
     let made = sqlx::query("select ensure_result_partition($1)").bind(day).execute(tx.connection()).await;
     made.map(|_| ()).map_err(failed("make a partition"))
+}
+
+/// Drops partitions of which nobody whose rows are here keeps anything, and says how many.
+///
+/// # Errors
+/// When somebody reads in one, who is not waited for, or the database refuses: then none is dropped.
+pub async fn drop_old_partitions(tx: &mut TenantTx) -> Result<i32, StoreError> {
+    let dropped = sqlx::query_scalar("select drop_old_partitions()").fetch_one(tx.connection()).await;
+    dropped.map_err(failed("drop old partitions"))
+}
+
+/// Removes up to `most` results, and as many dead letters, that the tenant's plan keeps no longer; the larger number of both.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn remove_old_rows(tx: &mut TenantTx, most: i32) -> Result<i64, StoreError> {
+    let gone = sqlx::query_scalar("select remove_old_rows($1)").bind(most).fetch_one(tx.connection()).await;
+    gone.map_err(failed("remove what is kept no longer"))
 }
 
 /// History and current state in one statement. A row that is there is replaced only by a better one
@@ -344,7 +361,7 @@ async fn write_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> R
         .bind(storable(&letter.headers))
         .bind(&letter.payload)
         .bind(UNCLAIMED_MAX)
-        .fetch_one(&mut *connection)
+        .fetch_one(connection.connection())
         .await;
     put.map_err(failed("write unclaimed dead letter"))
 }
@@ -376,7 +393,7 @@ impl Counts {
 /// Counts what the transaction stores, if its tenant may still be written for. Whoever ends a tenant waits for this row.
 ///
 /// # Errors
-/// When the tenant leaves, or the database refuses.
+/// When the tenant leaves, its rows are or go elsewhere, or the database refuses.
 pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> Result<(), StoreError> {
     let sql = "insert into ingest_count as c (tenant_id, batches, results, replaced, duplicates, dead_letters)
                values ($1, $2, $3, $4, $5, $6)
@@ -395,10 +412,16 @@ pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> R
         .bind(number(counts.dead_letters.total()))
         .execute(tx.connection())
         .await;
-    match added.map_err(failed("count"))?.rows_affected() {
-        0 => Err(StoreError::TenantClosed { slug: tenant.slug.clone() }),
-        _ => Ok(()),
+    if added.map_err(failed("count"))?.rows_affected() > 0 {
+        return Ok(());
     }
+    let sql = "select moved from ingest_count where tenant_id = $1";
+    let moved = sqlx::query_scalar(sql).bind(tenant.id.as_uuid()).fetch_one(tx.connection()).await;
+    let slug = tenant.slug.clone();
+    Err(match moved.map_err(failed("look why a tenant is closed"))? {
+        true => StoreError::Moved { slug },
+        false => StoreError::TenantClosed { slug },
+    })
 }
 
 /// Notes that a batch of a poller was stored now. Its sequence is the furthest that came: batches overtake each other.

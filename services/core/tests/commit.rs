@@ -280,7 +280,7 @@ async fn what_is_committed_is_on_the_disk_whatever_the_server_is_set_to() {
     // The second time it is a connection that was given back.
     for _ in 0..2 {
         let mut connection = store.platform().await.unwrap();
-        assert_eq!(sqlx::query_scalar::<_, String>(setting).fetch_one(&mut *connection).await.unwrap(), "on");
+        assert_eq!(sqlx::query_scalar::<_, String>(setting).fetch_one(connection.connection()).await.unwrap(), "on");
     }
 }
 

@@ -70,7 +70,7 @@ fn row(slot_ms: i64) -> anyhow::Result<Measured> {
 }
 
 async fn newest(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select coalesce(max((extract(epoch from slot) * 1000)::int8), 0) from shared.check_state
+    let sql = "select coalesce(max((extract(epoch from slot) * 1000)::int8), 0) from everywhere.check_state
                where check_name = $1";
     sqlx::query_scalar(sql).bind(CHECK).fetch_one(witness).await.context("look for the newest result")
 }

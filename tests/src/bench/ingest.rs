@@ -75,7 +75,7 @@ impl Cell {
 }
 
 async fn committed(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select coalesce(sum(results), 0)::int8 from shared.ingest_count";
+    let sql = "select coalesce(sum(results), 0)::int8 from everywhere.ingest_count";
     sqlx::query_scalar(sql).fetch_one(witness).await.context("count what is committed")
 }
 

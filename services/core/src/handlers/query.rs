@@ -9,7 +9,7 @@ use bulkhead_bus::{
     TenantSubject, role_permissions,
 };
 use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
-use bulkhead_store::{Store, StoreError, isolation_of};
+use bulkhead_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
@@ -236,7 +236,7 @@ impl Answering {
             tenant: tenant.slug.clone(),
             plan: tenant.plan.clone(),
             state: tenant.state.as_str().to_owned(),
-            isolation: isolation_of(&tenant.plan).as_str().to_owned(),
+            isolation: tx.isolation().as_str().to_owned(),
             sites: glance.sites,
             pollers: glance.pollers,
             account: key.to_string(),

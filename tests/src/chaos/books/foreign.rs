@@ -9,17 +9,17 @@ use super::{Books, Evidence};
 const FOREIGN: &str = "
 with row_of as (
     select 'result' as what, tenant_id, format('%s/%s %s', vantage, poller, check_name) as whose,
-           vantage || '/' || poller || ' ' || check_name = any($2) as is_own from shared.result
+           vantage || '/' || poller || ' ' || check_name = any($2) as is_own from everywhere.result
     union all
     select 'check_state', tenant_id, format('%s/%s %s', vantage, poller, check_name),
-           vantage || '/' || poller || ' ' || check_name = any($2) from shared.check_state
+           vantage || '/' || poller || ' ' || check_name = any($2) from everywhere.check_state
     union all
     select 'poller_seen', tenant_id, format('%s/%s', site, poller),
-           site || '/' || poller = any($3) from shared.poller_seen
+           site || '/' || poller = any($3) from everywhere.poller_seen
     union all
     select 'dead_letter', tenant_id, subject,
            subject = any(select format('t.%s.%s', account_key, own)
-                         from platform.tenant cross join unnest($4) own where slug = $1) from shared.dead_letter
+                         from platform.tenant cross join unnest($4) own where slug = $1) from everywhere.dead_letter
 )
 select format('%s of %s (%s rows)', what, whose, count(*)) from row_of r left join platform.tenant t using (tenant_id)
 where t.slug is null or (t.slug = $1 and not is_own) group by what, whose

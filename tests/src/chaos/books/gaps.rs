@@ -9,7 +9,7 @@ use super::{Books, Evidence};
 /// that has no row at all is named too.
 const GAPS: &str = "
 with r as (
-    select check_name, slot from shared.result r join platform.tenant t using (tenant_id)
+    select check_name, slot from everywhere.result r join platform.tenant t using (tenant_id)
     where t.slug = $1 and r.vantage || '/' || r.poller || ' ' || r.check_name = any($2)
       and r.vantage || '/' || r.poller = $5
       and r.slot between to_timestamp($3::float8 / 1000) and now()

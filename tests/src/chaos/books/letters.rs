@@ -32,7 +32,7 @@ impl Letter {
 }
 
 async fn found(witness: &PgPool, evidence: &Evidence) -> anyhow::Result<Vec<Letter>> {
-    let sql = "select d.reason, d.payload from shared.dead_letter d
+    let sql = "select d.reason, d.payload from everywhere.dead_letter d
                join platform.tenant t using (tenant_id)
                where t.slug = $1 and d.received_at >= to_timestamp($2::float8 / 1000)";
     let found: Vec<(String, Vec<u8>)> = sqlx::query_as(sql)

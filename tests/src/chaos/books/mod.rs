@@ -94,9 +94,9 @@ struct Counted {
 
 async fn counted(witness: &PgPool, tenant: Tenant) -> anyhow::Result<Counted> {
     let sql = "select coalesce(max(c.results), 0), coalesce(max(c.dead_letters), 0), coalesce(max(c.duplicates), 0),
-                      (select count(*) from shared.result r where r.tenant_id = (select tenant_id from platform.tenant where slug = $1)),
-                      (select count(*) from shared.dead_letter d where d.tenant_id = (select tenant_id from platform.tenant where slug = $1))
-               from shared.ingest_count c join platform.tenant t using (tenant_id) where t.slug = $1";
+                      (select count(*) from everywhere.result r where r.tenant_id = (select tenant_id from platform.tenant where slug = $1)),
+                      (select count(*) from everywhere.dead_letter d where d.tenant_id = (select tenant_id from platform.tenant where slug = $1))
+               from everywhere.ingest_count c join platform.tenant t using (tenant_id) where t.slug = $1";
     let row: (i64, i64, i64, i64, i64) =
         sqlx::query_as(sql).bind(tenant.slug()).fetch_one(witness).await.context("read counters")?;
     Ok(Counted { results: row.0, letters: row.1, duplicates: row.2, rows: row.3, kept: row.4 })

@@ -33,7 +33,7 @@ pub(super) async fn stored(witness: &PgPool, evidence: &Evidence) -> anyhow::Res
                       format('%s/%s %s started %s ms after its slot, reason %L, generation %s, revision %s, island %s, attested %s, detail %L',
                              r.vantage, r.poller, r.kind, (extract(epoch from r.started_at - r.slot) * 1000)::int8,
                              r.reason, r.generation, r.revision, r.island, r.attested, r.detail)
-               from shared.result r join platform.tenant t using (tenant_id)
+               from everywhere.result r join platform.tenant t using (tenant_id)
                where t.slug = $1 and (r.poller = $2 or starts_with(r.check_name, $2 || '-'))
                  and (r.slot >= to_timestamp($3::float8 / 1000) or r.received_at >= to_timestamp($3::float8 / 1000))";
     let rows: Vec<(String, i64, String, Option<i64>, String)> = sqlx::query_as(sql)

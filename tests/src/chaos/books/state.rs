@@ -14,9 +14,9 @@ use super::{Books, Evidence};
 /// Of each check of `$1` and vantage: what its state says, and what its rows say.
 const STATES: &str = "
 with r as (
-    select r.* from shared.result r join platform.tenant t using (tenant_id) where t.slug = $1
+    select r.* from everywhere.result r join platform.tenant t using (tenant_id) where t.slug = $1
 ), s as (
-    select s.* from shared.check_state s join platform.tenant t using (tenant_id) where t.slug = $1
+    select s.* from everywhere.check_state s join platform.tenant t using (tenant_id) where t.slug = $1
 ), newest as (
     select distinct on (check_name, vantage) * from r order by check_name, vantage, slot desc
 ), written as (

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, Trouble, now_ms};
-use bulkhead_store::{Store, StoreError};
+use bulkhead_store::{Isolation, Store, StoreError, isolation_of};
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -92,6 +92,8 @@ struct Work {
 /// A transaction as it is put together.
 #[derive(Default)]
 struct Gathering {
+    /// The tenant whose transaction it is alone, because it has a schema of its own.
+    apart: Option<TenantId>,
     shares: Shares,
     entries: usize,
     done: Vec<Delivery>,
@@ -100,6 +102,14 @@ struct Gathering {
 impl Gathering {
     fn ready(self, writer: usize) -> Work {
         Work { writer, ready: self.shares.ready(), entries: self.entries, done: self.done }
+    }
+}
+
+/// A tenant that shares a transaction with nobody.
+fn apart_of(tenant: &Tenant) -> Option<TenantId> {
+    match isolation_of(&tenant.plan) {
+        Isolation::Shared => None,
+        Isolation::Schema => Some(tenant.id),
     }
 }
 
@@ -352,13 +362,19 @@ impl Ingesting {
                 prepared.strangers.push(Stranger { delivery, account, dead });
                 continue;
             }
-            let is_full = |work: &Gathering| work.entries > 0 && work.entries + entries > self.config.rows_most;
             let account = CoreSubject::account_of(&delivery.subject);
             let own = &mut gathered[account.map_or(0, |account| writer_of(&account, self.config.writers))];
-            if own.last().is_none_or(is_full) {
-                own.push(Gathering::default());
-            }
-            let Some(work) = own.last_mut() else { continue };
+            let apart = parts.iter().find_map(|(_, verdict)| verdict.tenant()).and_then(apart_of);
+            let place = match own.iter().rposition(|work| work.apart == apart) {
+                Some(place) if own[place].entries == 0 || own[place].entries + entries <= self.config.rows_most => {
+                    place
+                }
+                Some(_) | None => {
+                    own.push(Gathering { apart, ..Gathering::default() });
+                    own.len() - 1
+                }
+            };
+            let Some(work) = own.get_mut(place) else { continue };
             for (part, verdict) in parts {
                 self.share_out(&mut work.shares, (&delivery, &part), verdict);
             }

@@ -26,6 +26,9 @@ const STRANGER_WAIT: Duration = Duration::from_secs(1);
 /// than keys are believed.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a delivery waits while its tenant's rows are being moved.
+const MOVED_WAIT: Duration = Duration::from_millis(500);
+
 /// Whether what was asked of the database is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
@@ -99,6 +102,8 @@ impl Settler {
                 put_back(&self.ingesting, self.heart(), &work.done, &error).await;
                 return Settled::Away;
             }
+            // Each goes where its tenant's rows are when it is stored alone.
+            Err(StoreError::Moved { slug }) => info!(tenant = %slug, "the rows of tenant {slug} are being moved"),
             Err(StoreError::TenantClosed { slug }) => {
                 info!(tenant = %slug, "tenant {slug} left while its batches were under way");
                 // So that they are nobody's when they are decided about again.
@@ -144,6 +149,11 @@ impl Settler {
             Ok(counts) => {
                 self.count(counts);
                 acknowledge(&self.ingesting, self.heart(), std::slice::from_ref(delivery)).await;
+                Settled::Yes
+            }
+            // Nothing is wrong: its turn comes again, and nobody else waits for it.
+            Err(StoreError::Moved { .. }) => {
+                retry(&self.ingesting, self.heart(), delivery, MOVED_WAIT).await;
                 Settled::Yes
             }
             Err(error) => {

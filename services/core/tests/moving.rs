@@ -1,0 +1,316 @@
+//! Moves of a tenant's rows between the shared tables and a schema of its own, while its results keep arriving and people
+//! keep asking. Nothing is lost, nothing is doubled, and whoever reads sees one place.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use bulkhead_bus::payload::{CheckKind, Measured, Outcome};
+use bulkhead_bus::{AccountKey, Tenant};
+use bulkhead_core::commit::{Seen, Shares, Writer};
+use bulkhead_core::precedence::Candidate;
+use bulkhead_runtime::now_ms;
+use bulkhead_store::{Isolation, MoveStep, Provisioning, ProvisioningError, Store, StoreError};
+use bulkhead_testkit::TestDatabase;
+use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::task::JoinHandle;
+
+const ROWS_A_BATCH: i64 = 40;
+const HISTORY_DAYS: i64 = 3;
+const DAY_MS: i64 = 86_400_000;
+
+struct World {
+    database: TestDatabase,
+    provisioning: Provisioning,
+    store: Store,
+    key: AccountKey,
+    acme: Tenant,
+    xyz: Tenant,
+}
+
+async fn world() -> World {
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
+    let (acme, xyz) = (Tenant { plan: "pro".to_owned(), ..tenant("acme-corp") }, tenant("xyz-inc"));
+    let key = account_key();
+    for (key, tenant) in [(&key, &acme), (&account_key(), &xyz)] {
+        provisioning.put_tenant(key, tenant).await.unwrap();
+        let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
+        provisioning.put_site(tenant, &oslo).await.unwrap();
+        provisioning.put_poller(tenant, &oslo, &p1, &batch_key()).await.unwrap();
+    }
+    let store = database.store().await.unwrap();
+    World { database, provisioning, store, key, acme, xyz }
+}
+
+/// Batch `number`: rows that no other batch has, of several days.
+fn rows(number: i64) -> impl Iterator<Item = Candidate> {
+    let start = (now_ms() / DAY_MS - HISTORY_DAYS) * DAY_MS;
+    (0..ROWS_A_BATCH).map(move |row| {
+        let slot_ms = start + (row % HISTORY_DAYS) * DAY_MS + number * 10_000;
+        let measured = Measured {
+            check: format!("web-{row}").parse().unwrap(),
+            kind: CheckKind::Http,
+            slot_ms,
+            started_ms: slot_ms,
+            outcome: Outcome::Ok,
+            reason: None,
+            latency_us: Some(7),
+            generation: 0,
+            island: false,
+            detail: BTreeMap::new(),
+        };
+        Candidate { measured, vantage: "oslo".to_owned(), poller: "p1".to_owned(), attested: true }
+    })
+}
+
+/// Stores batches for tenants until it is told to stop; whoever is moved is tried again.
+struct Load {
+    stop: Arc<AtomicBool>,
+    /// Rows of the first tenant that were confirmed.
+    stored: Arc<AtomicI64>,
+    writing: JoinHandle<()>,
+    reading: JoinHandle<u64>,
+}
+
+fn share(shares: &mut Shares, tenant: &Tenant, number: i64) {
+    let share = shares.of(tenant);
+    share.rows.extend(rows(number));
+    share.seen.push(Seen { site: "oslo".parse().unwrap(), poller: "p1".parse().unwrap(), sequence: None });
+}
+
+impl Load {
+    /// Batches for both tenants in one transaction where that is possible.
+    fn begin(world: &World, first: i64) -> Self {
+        let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(first * ROWS_A_BATCH)));
+        let (acme, xyz, store) = (world.acme.clone(), world.xyz.clone(), world.store.clone());
+        let (ended, confirmed) = (Arc::clone(&stop), Arc::clone(&stored));
+        let writing = tokio::spawn(async move {
+            let mut writer = Writer::new(store);
+            let mut number = first;
+            while !ended.load(Ordering::SeqCst) {
+                let mut both = Shares::default();
+                share(&mut both, &acme, number);
+                share(&mut both, &xyz, number);
+                let together = writer.write(&both.ready()).await;
+                if let Err(error) = together {
+                    assert!(error.is_transient() || matches!(error, StoreError::Moved { .. }), "{error:?}");
+                    for tenant in [&xyz, &acme] {
+                        store_alone(&mut writer, tenant, number).await;
+                    }
+                }
+                number += 1;
+                confirmed.store(number * ROWS_A_BATCH, Ordering::SeqCst);
+            }
+        });
+        let (acme, store) = (world.acme.clone(), world.store.clone());
+        let (ended, confirmed) = (Arc::clone(&stop), Arc::clone(&stored));
+        let reading = tokio::spawn(async move {
+            let mut looks = 0;
+            while !ended.load(Ordering::SeqCst) {
+                let least = confirmed.load(Ordering::SeqCst);
+                let mut tx = store.begin(&acme).await.unwrap();
+                let sql = "select count(*), (select coalesce(sum(results), 0)::int8 from ingest_count) from result";
+                let seen: (i64, i64) = sqlx::query_as(sql).fetch_one(tx.connection()).await.unwrap();
+                assert!(seen.0 >= least, "{least} are stored, and {} are seen in {:?}", seen.0, tx.isolation());
+                assert_eq!(seen.0, seen.1, "rows and counts of one place");
+                looks += 1;
+            }
+            looks
+        });
+        Self { stop, stored, writing, reading }
+    }
+
+    /// How many batches were stored.
+    async fn end(self) -> i64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.writing.await.unwrap();
+        assert!(self.reading.await.unwrap() > 0);
+        self.stored.load(Ordering::SeqCst) / ROWS_A_BATCH
+    }
+}
+
+/// As core does with a delivery that waits.
+async fn store_alone(writer: &mut Writer, tenant: &Tenant, number: i64) {
+    loop {
+        let mut shares = Shares::default();
+        share(&mut shares, tenant, number);
+        match writer.write(&shares.ready()).await {
+            Ok(_) => return,
+            Err(StoreError::Moved { .. }) => tokio::task::yield_now().await,
+            Err(error) if error.is_transient() => tokio::task::yield_now().await,
+            // The days were made in the place where the rows were.
+            Err(error) if error.to_string().contains("write results") => writer.forget_days(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(connection).await.unwrap()
+}
+
+impl World {
+    async fn plan(&mut self, plan: &str) {
+        let planned = Tenant { plan: plan.to_owned(), ..self.acme.clone() };
+        self.provisioning.put_tenant(&self.key, &planned).await.unwrap();
+    }
+
+    fn planned(&self, plan: &str) -> Tenant {
+        Tenant { plan: plan.to_owned(), ..self.acme.clone() }
+    }
+
+    /// All rows of acme are in `schema`, and nothing of it is anywhere else.
+    async fn check_all_in(&self, schema: &str, batches: i64) {
+        let mut superuser = self.database.superuser().await.unwrap();
+        let id = self.acme.id.as_uuid();
+        let rows = batches * ROWS_A_BATCH;
+        for (table, expected) in
+            [("result", rows), ("check_state", ROWS_A_BATCH), ("site", 1), ("poller", 1), ("poller_seen", 1)]
+        {
+            let sql = format!("select count(*) from {schema}.{table} where tenant_id = '{id}'");
+            assert_eq!(number(&mut superuser, &sql).await, expected, "{table} in {schema}");
+        }
+        let sql =
+            format!("select results from {schema}.ingest_count where tenant_id = '{id}' and not closed and not moved");
+        assert_eq!(number(&mut superuser, &sql).await, rows, "counted in {schema}");
+        let elsewhere = match schema {
+            "shared" => "select count(*) from pg_namespace where nspname = 'tenant_acme_corp'".to_owned(),
+            _ => ["result", "check_state", "site", "poller", "poller_seen", "dead_letter", "config_change"]
+                .map(|table| format!("(select count(*) from shared.{table} where tenant_id = '{id}')"))
+                .join(" + ")
+                .replacen("(select", "select (select", 1),
+        };
+        assert_eq!(number(&mut superuser, &elsewhere).await, 0, "{elsewhere}");
+        assert_eq!(number(&mut superuser, "select count(*) from platform.tenant_move").await, 0);
+        assert_eq!(number(&mut superuser, "select count(*) from platform.batch_key").await, 2);
+        let others = format!("select count(*) from shared.result where tenant_id = '{}'", self.xyz.id.as_uuid());
+        assert_eq!(number(&mut superuser, &others).await, rows, "the other tenant's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_moved_under_load_and_back() {
+    let mut world = world().await;
+    let load = Load::begin(&world, 0);
+    while load.stored.load(Ordering::SeqCst) < 20 * ROWS_A_BATCH {
+        tokio::task::yield_now().await;
+    }
+    world.plan("enterprise").await;
+    let moved = world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap().unwrap();
+    assert_eq!(moved.to, Isolation::Schema);
+    let after = load.stored.load(Ordering::SeqCst);
+    while load.stored.load(Ordering::SeqCst) < after + 20 * ROWS_A_BATCH {
+        tokio::task::yield_now().await;
+    }
+    let batches = load.end().await;
+    world.check_all_in("tenant_acme_corp", batches).await;
+    assert_eq!(
+        world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap(),
+        None,
+        "it is there"
+    );
+
+    let load = Load::begin(&world, batches);
+    world.plan("free").await;
+    let steps = std::sync::Mutex::new(Vec::new());
+    let moved = world.provisioning.move_tenant(&world.planned("free"), &|step| steps.lock().unwrap().push(step)).await;
+    assert_eq!(moved.unwrap().unwrap().to, Isolation::Shared);
+    let batches = load.end().await;
+    world.check_all_in("shared", batches).await;
+    let steps = steps.into_inner().unwrap();
+    assert!(matches!(steps.first(), Some(MoveStep::Copying { done: 0, .. })), "{steps:?}");
+    assert_eq!(steps.last(), Some(&MoveStep::Removing));
+    assert!(steps.contains(&MoveStep::Holding) && steps.contains(&MoveStep::Switched), "{steps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_cut_short_anywhere_goes_on_or_is_taken_back() {
+    let mut world = world().await;
+    let load = Load::begin(&world, 0);
+    while load.stored.load(Ordering::SeqCst) < 10 * ROWS_A_BATCH {
+        tokio::task::yield_now().await;
+    }
+    // There and back, each cut at another moment; whichever way it went, the rows are all there.
+    let (mut cut, mut limit) = (0, Duration::from_millis(2));
+    for round in 0..24 {
+        let plan = if round % 4 < 2 { "enterprise" } else { "pro" };
+        world.plan(plan).await;
+        let planned = world.planned(plan);
+        let moving = world.provisioning.move_tenant(&planned, &|_| {});
+        cut += u32::from(tokio::time::timeout(limit, moving).await.is_err());
+        limit = limit.mul_f64(1.25);
+    }
+    assert!(cut >= 8, "{cut} of 24 were cut short");
+    world.plan("enterprise").await;
+    world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap();
+    let batches = load.end().await;
+    world.check_all_in("tenant_acme_corp", batches).await;
+}
+
+/// Control: rows that do not arrive are missed, the rows stay where they are, and messages go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_not_the_same_are_not_said_to_be_moved() {
+    let mut world = world().await;
+    let mut writer = Writer::new(world.store.clone());
+    for number in 0..3 {
+        store_alone(&mut writer, &world.acme, number).await;
+        store_alone(&mut writer, &world.xyz, number).await;
+    }
+    let mut superuser = world.database.superuser().await.unwrap();
+    world.provisioning.make_schema(&world.planned("enterprise")).await.unwrap();
+    let lose = "create function public.lose() returns trigger language plpgsql as
+                  $$ begin if new.check_name = 'web-7' then return null; end if; return new; end $$;
+                create trigger lose before insert on tenant_acme_corp.result for each row execute function public.lose()";
+    sqlx::raw_sql(lose).execute(&mut superuser).await.unwrap();
+    world.plan("enterprise").await;
+    let refused = world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap_err();
+    assert!(matches!(refused, ProvisioningError::NotTheSame { there: 120, here: 117, .. }), "{refused:?}");
+    assert_eq!(world.provisioning.isolation(&world.acme).await.unwrap(), Some(Isolation::Shared));
+    store_alone(&mut writer, &world.acme, 3).await;
+    store_alone(&mut writer, &world.xyz, 3).await;
+    // Once it is mended the same call goes on.
+    sqlx::raw_sql("drop trigger lose on tenant_acme_corp.result").execute(&mut superuser).await.unwrap();
+    world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap().unwrap();
+    world.check_all_in("tenant_acme_corp", 4).await;
+}
+
+/// Control: without holding, what arrives while the rest is moved is lost, and the load sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn control_without_the_hold_rows_are_missing() {
+    let mut world = world().await;
+    let mut superuser = world.database.superuser().await.unwrap();
+    let mut writer = Writer::new(world.store.clone());
+    for number in 0..3 {
+        store_alone(&mut writer, &world.acme, number).await;
+    }
+    // Whatever says that nothing is to be written here is undone at once.
+    let weaken = "create function public.open() returns trigger language plpgsql as
+                    $$ begin new.closed := false; new.moved := false; return new; end $$;
+                  create trigger open before insert or update on shared.ingest_count for each row execute function public.open()";
+    sqlx::raw_sql(weaken).execute(&mut superuser).await.unwrap();
+    // A transaction of core's that found its place before the move, and writes behind it.
+    let mut late = world.store.begin(&world.acme).await.unwrap();
+    world.plan("enterprise").await;
+    let (provisioning, planned) = (world.provisioning.clone(), world.planned("enterprise"));
+    let (told, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let moving =
+        tokio::spawn(
+            async move { provisioning.move_tenant(&planned, &|step| told.send(step).unwrap_or_default()).await },
+        );
+    while said.recv().await != Some(MoveStep::Switched) {}
+    let row = "insert into result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation, island,
+                                   attested)
+               select tenant_id, 'late', slot, vantage, poller, kind, outcome, started_at, generation, island, attested
+               from result limit 1";
+    sqlx::raw_sql(row).execute(late.connection()).await.unwrap();
+    let counts = bulkhead_core::store::Counts::default();
+    bulkhead_core::store::add_counts(&mut late, &world.acme, counts).await.expect("nothing holds it");
+    late.commit().await.unwrap();
+    moving.await.unwrap().unwrap();
+    let lost = "select count(*) from tenant_acme_corp.result where check_name = 'late'";
+    assert_eq!(number(&mut superuser, lost).await, 0, "stored, confirmed, and gone with the old place");
+}
