@@ -68,6 +68,21 @@ async fn a_tenant_without_an_account(patient: &Patient) -> anyhow::Result<()> {
     sqlx::query(sql).bind(&key).execute(&patient.witness).await?;
     patient.has(&["drift"], &["fail tenant-account ghost"]).await?;
     sqlx::query("delete from platform.tenant where slug = 'ghost'").execute(&patient.witness).await?;
+    let moves = [
+        (
+            "update platform.tenant set isolation = 'schema' where slug = 'xyz-inc'",
+            "update platform.tenant set isolation = 'shared' where slug = 'xyz-inc'",
+        ),
+        (
+            "insert into platform.tenant_move (tenant_id, isolation) select tenant_id, 'schema' from platform.tenant where slug = 'xyz-inc'",
+            "delete from platform.tenant_move",
+        ),
+    ];
+    for (break_it, mend_it) in moves {
+        sqlx::query(break_it).execute(&patient.witness).await?;
+        patient.has(&["drift"], &["warn tenant-rows xyz-inc"]).await?;
+        sqlx::query(mend_it).execute(&patient.witness).await?;
+    }
     sqlx::query("update shared._migrations set checksum = '\\x00'::bytea || checksum")
         .execute(&patient.witness)
         .await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bulkhead_bus::question::{ServerQuestion, stored_account};
 use bulkhead_bus::{Role, TenantSlug};
 use bulkhead_runtime::Bus;
-use bulkhead_store::inspection::SchemaState;
+use bulkhead_store::inspection::{SchemaState, Unsettled};
 use bulkhead_store::{Inspection, Tenants};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -57,7 +57,14 @@ static MIGRATION: Look = Look {
     meaning: "services refuse to start, or work on tables that are not what they expect",
 };
 
-pub(super) const LOOKS: &[&Look] = &[&IN_FORCE, &UNKNOWN, &RENDERED, &TENANT, &MIGRATION];
+static PLACE: Look = Look {
+    area: Area::Drift,
+    name: "tenant-rows",
+    rule: "each tenant's rows are where its plan puts them, and no move of rows is under way",
+    meaning: "a tenant is without the schema that its plan promises, or its results wait for a move that was cut short",
+};
+
+pub(super) const LOOKS: &[&Look] = &[&IN_FORCE, &UNKNOWN, &RENDERED, &TENANT, &MIGRATION, &PLACE];
 
 /// Accounts that are asked about at once.
 const AT_ONCE: usize = 16;
@@ -300,6 +307,28 @@ fn migration_finding(home: &Home, state: &SchemaState) -> Finding {
     MIGRATION.ok(&state.schema, format!("at version {}", state.expected.last().unwrap_or(&0)))
 }
 
+fn place_finding(one: &Unsettled) -> Finding {
+    let Unsettled { slug, plan, isolation, is_moving } = one;
+    let found = match is_moving {
+        true => format!("its rows are on their way, and were last in place {isolation:?}"),
+        false => format!("its rows are in place {isolation:?}, and its plan is {plan}"),
+    };
+    let advice = format!(
+        "unless somebody is moving them now: `bulkhead tenant plan {slug} {plan}`, which goes on where it stood"
+    );
+    PLACE.warn(slug, found, &advice)
+}
+
+async fn place_findings(database: &Inspection) -> Vec<Finding> {
+    match limited(database.unsettled()).await {
+        Ok(unsettled) if unsettled.is_empty() => {
+            vec![PLACE.ok("tenants", "every tenant's rows are where its plan puts them")]
+        }
+        Ok(unsettled) => unsettled.iter().map(place_finding).collect(),
+        Err(why) => vec![PLACE.fail("tenants", why, "look again; read logs/postgres.log")],
+    }
+}
+
 async fn migration_findings(home: &Home, database: &Inspection) -> Vec<Finding> {
     match limited(database.schemas()).await {
         Ok(states) => states.iter().map(|state| migration_finding(home, state)).collect(),
@@ -320,6 +349,7 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: &Resu
         findings.extend(rendered_findings(home, records));
         findings.push(TENANT.skip("tenants", "the database cannot be asked"));
         findings.push(MIGRATION.skip("database", "the database cannot be asked"));
+        findings.push(PLACE.skip("tenants", "the database cannot be asked"));
         return findings;
     };
     let tenants = limited(database.tenants()).await;
@@ -329,6 +359,7 @@ pub(super) async fn look(home: &Home, sources: &Sources, hub: &Hub, known: &Resu
         Err(why) => vec![TENANT.fail("tenants", why, "look again; read logs/postgres.log")],
     });
     findings.extend(migration_findings(home, database).await);
+    findings.extend(place_findings(database).await);
     findings
 }
 

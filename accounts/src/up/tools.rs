@@ -146,6 +146,15 @@ pub fn find_tools(search_path: &OsString, folder: &Path, announce: &dyn Fn(&str)
     Ok(Tools { nats_server, postgres, notes })
 }
 
+/// Where `squawk` is, which judges migrations; fetched into `folder` when it is not there yet.
+///
+/// # Errors
+/// Why it could not be fetched, in words.
+pub fn fetch_squawk(folder: &Path) -> Result<PathBuf, String> {
+    let programs = fetch(&pins::SQUAWK, folder).map_err(|error| bulkhead_runtime::Chain(&error).to_string())?;
+    Ok(programs.join("squawk"))
+}
+
 fn fetched(
     program: &'static str,
     minimum: Version,

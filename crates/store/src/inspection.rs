@@ -8,8 +8,9 @@ use bulkhead_bus::Tenant;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 
-use crate::isolation::SHARED;
+use crate::isolation::{SHARED, isolation_of};
 use crate::migrations;
+use crate::moving::UNSETTLED;
 use crate::rights::{self, OwnSetting, Right, Rights, Settings};
 use crate::store::{StoreError, Tenants, failed, read_tenants};
 use crate::transaction::{Door, begin};
@@ -52,6 +53,16 @@ pub struct SchemaState {
     pub applied: Vec<i64>,
     /// Applied with another text than this release has.
     pub changed: Vec<i64>,
+}
+
+/// A tenant whose rows are not where its plan puts them, or whose move was begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    pub slug: String,
+    pub plan: String,
+    /// Where the rows are, as rows spell it.
+    pub isolation: String,
+    pub is_moving: bool,
 }
 
 /// How far a poller's clock is ahead of the database's, by the newest results of its checks.
@@ -188,6 +199,22 @@ impl Inspection {
             }
         }
         Ok(tables.into_values().collect())
+    }
+
+    /// Every tenant that is there and whose rows are not where its plan puts them; none that is settled.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn unsettled(&self) -> Result<Vec<Unsettled>, StoreError> {
+        let rows =
+            sqlx::query(UNSETTLED).fetch_all(&self.pool).await.map_err(failed("look where tenants' rows are"))?;
+        let found = rows.iter().map(|row| Unsettled {
+            slug: row.get("slug"),
+            plan: row.get("plan"),
+            isolation: row.get("isolation"),
+            is_moving: row.get("is_moving"),
+        });
+        Ok(found.filter(|one| one.is_moving || one.isolation != isolation_of(&one.plan).as_str()).collect())
     }
 
     /// The shared schema and those of single tenants.

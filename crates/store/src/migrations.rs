@@ -179,13 +179,15 @@ async fn bring(
     let action = "prepare a schema";
     let lock = sqlx::query("select pg_advisory_lock(hashtext($1))").bind(schema).execute(&mut *connection).await;
     lock.map_err(failed("lock a schema"))?;
-    run(connection, action, &format!("create schema if not exists {schema}; set search_path to {schema}")).await?;
+    // Whoever reads a table for long fails the migration, which can be said again; everybody else would wait behind it.
+    let there = format!("create schema if not exists {schema}; set search_path to {schema}; set lock_timeout to '5s'");
+    run(connection, action, &there).await?;
     let ran = in_schema(migrator, schema).run_direct(None, &mut *connection, false).await;
     ran.map_err(|source| AdminError::Migrate { schema: schema.to_owned(), source })?;
     run(connection, "finish a schema", finally).await?;
     let unlock = sqlx::query("select pg_advisory_unlock(hashtext($1))").bind(schema).execute(&mut *connection).await;
     unlock.map_err(failed("unlock a schema"))?;
-    run(connection, action, "reset search_path").await
+    run(connection, action, "reset search_path; reset lock_timeout").await
 }
 
 /// How far every schema is: the platform's, the shared one, and those of tenants by name.

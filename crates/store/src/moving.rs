@@ -25,6 +25,12 @@ const WRITING_MOST_S: i32 = 180;
 /// How often a move is tried that the database takes back for another transaction's sake.
 const TRIES_MOST: u32 = 10;
 
+/// Where the rows of every tenant are that is there.
+pub(crate) const UNSETTLED: &str = "
+    select tenant_id, slug, plan, isolation,
+           exists (select from platform.tenant_move m where m.tenant_id = t.tenant_id) as is_moving
+    from platform.tenant t where state in ('active', 'suspended') order by slug";
+
 /// How far a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MoveStep {
@@ -74,12 +80,13 @@ impl Provisioning {
         tenant: &Tenant,
         progress: &(dyn Fn(MoveStep) + Sync),
     ) -> Result<Option<MovedRows>, ProvisioningError> {
-        let mut tries = 1;
+        let (mut tries, mut moved) = (1, None);
         loop {
-            match self.move_once(tenant, progress).await {
+            match self.move_once(tenant, progress, &mut moved).await {
+                Ok(()) => return Ok(moved),
                 // Somebody who has not heard of the move was storing where the rows are not, and is refused: both cannot be first.
                 Err(error) if error.is_rollback() && tries < TRIES_MOST => tries += 1,
-                moved => return moved,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -88,7 +95,8 @@ impl Provisioning {
         &self,
         tenant: &Tenant,
         progress: &(dyn Fn(MoveStep) + Sync),
-    ) -> Result<Option<MovedRows>, ProvisioningError> {
+        moved: &mut Option<MovedRows>,
+    ) -> Result<(), ProvisioningError> {
         let to = isolation_of(&tenant.plan);
         let from = self.open_place(tenant).await?;
         match self.begun_move(tenant).await? {
@@ -97,7 +105,7 @@ impl Provisioning {
             Some(_) | None => {}
         }
         if from == to {
-            return Ok(None);
+            return Ok(());
         }
         if to == Isolation::Schema {
             self.make_schema(tenant).await?;
@@ -114,10 +122,9 @@ impl Provisioning {
                 return Err(error);
             }
         };
-        let held = held.elapsed();
+        *moved = Some(MovedRows { to, rows, held: held.elapsed() });
         progress(MoveStep::Switched);
-        self.finish_move(tenant, from, progress).await?;
-        Ok(Some(MovedRows { to, rows, held }))
+        self.finish_move(tenant, from, progress).await
     }
 
     /// Where the rows of a tenant are that may be moved.
@@ -137,15 +144,14 @@ impl Provisioning {
     /// # Errors
     /// When the database does not answer.
     pub async fn unsettled(&self) -> Result<BTreeSet<TenantId>, ProvisioningError> {
-        let sql = "select tenant_id, plan, isolation, exists (select from platform.tenant_move m where m.tenant_id = t.tenant_id)
-                   from platform.tenant t where state in ('active', 'suspended')";
-        let rows = sqlx::query(sql).fetch_all(&self.pool).await.map_err(failed("look where tenants' rows are"))?;
+        let rows =
+            sqlx::query(UNSETTLED).fetch_all(&self.pool).await.map_err(failed("look where tenants' rows are"))?;
         let is_settled = |row: &PgRow| {
-            let isolation = isolation_of(row.get(1));
-            row.get::<&str, _>(2) == isolation.as_str() && !row.get::<bool, _>(3)
+            let isolation = isolation_of(row.get("plan"));
+            row.get::<&str, _>("isolation") == isolation.as_str() && !row.get::<bool, _>("is_moving")
         };
         let unsettled = rows.iter().filter(|row| !is_settled(row));
-        Ok(unsettled.map(|row| TenantId::new(row.get(0))).collect())
+        Ok(unsettled.map(|row| TenantId::new(row.get("tenant_id"))).collect())
     }
 
     async fn begun_move(&self, tenant: &Tenant) -> Result<Option<Begun>, ProvisioningError> {

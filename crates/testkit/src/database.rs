@@ -84,6 +84,12 @@ impl TestDatabase {
         self.server.url("bulkhead_core", PASSWORD, DATABASE)
     }
 
+    /// The process of the server.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.child.pid()
+    }
+
     /// # Errors
     /// When the role may not connect.
     pub async fn store(&self) -> anyhow::Result<Store> {

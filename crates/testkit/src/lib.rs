@@ -41,5 +41,5 @@ pub use proxy::{Link, Losses, TcpProxy};
 pub use raw::{RawClient, header_block};
 pub use route::{RouteOutcome, try_route};
 pub use session::{Closed, Flushed};
-pub use settings::find_test_tools;
+pub use settings::{find_test_tools, squawk};
 pub use wire::RawMessage;

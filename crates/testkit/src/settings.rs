@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use bulkhead_accounts::up::{Tools, find_tools};
+use bulkhead_accounts::up::{Tools, fetch_squawk, find_tools};
 
 /// nats-server and PostgreSQL as `bulkhead tools` finds them, on PATH or in the folder that it fetches into.
 ///
@@ -14,6 +14,23 @@ use bulkhead_accounts::up::{Tools, find_tools};
 pub fn find_test_tools() -> anyhow::Result<Tools> {
     let search_path = env::var_os("PATH").unwrap_or_default();
     find_tools(&search_path, &tools_folder()?, &|_| {}).context("find servers to test with")
+}
+
+/// Where `squawk` is. `None`, after a loud line on stderr, when it cannot be fetched: the caller's test then ends.
+/// `BULKHEAD_INTEROP=required` makes that an error.
+///
+/// # Errors
+/// When it is required and cannot be fetched.
+pub fn squawk() -> anyhow::Result<Option<PathBuf>> {
+    let settings = interop_settings()?;
+    match fetch_squawk(&settings.tools_folder) {
+        Ok(program) => Ok(Some(program)),
+        Err(why) if settings.is_required => bail!("squawk could not be fetched, and BULKHEAD_INTEROP=required: {why}"),
+        Err(why) => {
+            eprintln!("SKIPPED: migrations are not judged by squawk: {why}");
+            Ok(None)
+        }
+    }
 }
 
 fn tools_folder() -> anyhow::Result<PathBuf> {

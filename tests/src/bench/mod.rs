@@ -14,6 +14,7 @@ mod ingest;
 mod leaf_storm;
 mod load;
 mod report;
+mod store;
 
 pub use accounts::{
     AccountsMeasured, AccountsPlan, AtSize, OfficialTool, Onboarding, Part, PuttingOut, Restart, Revocations, Signing,
@@ -26,3 +27,4 @@ pub use identity::{Entered, IdentityMeasured, IdentityPlan, Round, Storm, render
 pub use ingest::{Cell, Grid, Measured, Progress, run_ingest};
 pub use load::{Loaded, fill_all};
 pub use report::{render, row};
+pub use store::{StoreMeasured, StorePlan, Stored, render_store, run_store};

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bulkhead_tests::bench::{
-    AccountsPlan, Cell, Flooded, Grid, IdentityPlan, Part, Progress, render, render_accounts, render_identity, row,
-    run_accounts, run_flood, run_identity, run_ingest,
+    AccountsPlan, Cell, Flooded, Grid, IdentityPlan, Part, Progress, StorePlan, render, render_accounts,
+    render_identity, render_store, row, run_accounts, run_flood, run_identity, run_ingest, run_store,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -24,6 +24,9 @@ const ACCOUNTS: Section =
 
 const IDENTITY: Section =
     Section { begin: "<!-- identity: written by `cargo xtask bench identity` -->", end: "<!-- identity: end -->" };
+
+const STORE: Section =
+    Section { begin: "<!-- store: written by `cargo xtask bench store` -->", end: "<!-- store: end -->" };
 
 #[derive(Debug, Parser)]
 #[command(
@@ -56,6 +59,8 @@ enum What {
     Accounts(AccountsArgs),
     /// Connections a second with and without the gatekeepers, and a storm of reconnects.
     Identity(IdentityArgs),
+    /// The database alone: storing with tenants kept apart, schemas, a large history, and a plan that moves rows.
+    Store(StoreArgs),
     /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
     Flood {
         /// Batches of a hundred results that the attacker sends each second.
@@ -77,6 +82,19 @@ struct IdentityArgs {
     /// How many come at once in a storm.
     #[arg(long, default_value_t = 3_000)]
     storm: usize,
+    /// Write the figures between the marks in this page, such as docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// Rows of the history that is asked.
+    #[arg(long, default_value_t = 10_000_000)]
+    history: u64,
+    /// Rows of the tenant that is moved.
+    #[arg(long, default_value_t = 1_000_000)]
+    moved: u64,
     /// Write the figures between the marks in this page, such as docs/benchmarks.md.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
@@ -163,6 +181,25 @@ async fn identity(args: IdentityArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each step on stderr, with the time since the beginning; the figures on stdout when all of them are there.
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn store(args: StoreArgs) -> anyhow::Result<()> {
+    let StoreArgs { history, moved, page } = args;
+    let text = read_page(page.as_deref(), &STORE)?;
+    let began = Instant::now();
+    let say = |step: &str| {
+        let seconds = began.elapsed().as_secs();
+        eprintln!("[{:2}:{:02}] {step}", seconds / 60, seconds % 60);
+    };
+    let figures = render_store(&run_store(StorePlan { history, moved }, &say).await?);
+    print!("{figures}");
+    if let Some((path, text)) = page.zip(text) {
+        let text = replaced(&text, &STORE, &figures)?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
@@ -216,6 +253,7 @@ async fn main() -> anyhow::Result<()> {
         }
         What::Accounts(args) => accounts(args).await,
         What::Identity(args) => identity(args).await,
+        What::Store(args) => store(args).await,
         What::Flood { batches_per_second } => flood(batches_per_second).await,
     }
 }
