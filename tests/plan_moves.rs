@@ -86,15 +86,14 @@ async fn a_plan_moves_rows_while_results_arrive_and_is_killed_in_the_middle() ->
                 from platform.tenant, generate_series(1, 120000) n where slug = 'xyz-inc'";
     sqlx::raw_sql(fill).execute(&witness).await.context("fill old days")?;
 
-    // Killed while history is copied, and while messages are held: nothing is switched, and what comes waits.
+    // Killed while history is copied, and while messages are held.
     kill_when_it_says(&deployment, "enterprise", "copying results").await?;
     assert_eq!(shown_isolation(&operator).await?, "shared");
     deployment.wait_for_results(&witness).await.context("after a kill while copying")?;
     kill_when_it_says(&deployment, "enterprise", "are the same in both places").await?;
-    let held = "select count(*) from shared.ingest_count join platform.tenant t using (tenant_id) where t.slug = 'xyz-inc' and moved";
-    let is_held: i64 = sqlx::query_scalar(held).fetch_one(&witness).await?;
-    let moved = shown_isolation(&operator).await? == "schema";
-    anyhow::ensure!(moved || is_held == 1, "it was killed while it held messages");
+    // Whoever is not there any more holds nothing: results go on, wherever they are by now.
+    let killed = now_ms();
+    eventually("results go on after a kill", LIMIT, || is_current(&operator, killed)).await?;
     let before = now_ms();
     let (rows, said) = operator.expect(0, &["tenant", "plan", "xyz-inc", "enterprise"]).await?;
     anyhow::ensure!(rows[0]["tenant"] == "xyz-inc", "{rows:?} {said}");

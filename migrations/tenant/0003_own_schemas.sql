@@ -55,6 +55,10 @@ begin
             if kept_from is null or not pg_try_advisory_xact_lock(hashtext('remove_old_rows'), hashtext(owner_id::text)) then
                 return 0;
             end if;
+            -- What is being moved is the same in both places, or it is not moved.
+            if exists (select from platform.tenant_move m where m.tenant_id = owner_id) then
+                return 0;
+            end if;
             delete from result r using (
                 select check_name, slot, vantage from result where tenant_id = owner_id and slot < kept_from limit most) old
             where r.tenant_id = owner_id and r.slot < kept_from
@@ -82,6 +86,9 @@ begin
             if not pg_try_advisory_xact_lock(hashtext('drop_old_partitions of %1$s')) then
                 return 0;
             end if;
+            if exists (select from platform.tenant_move) then
+                return 0;
+            end if;
             select now() - make_interval(days => max(retention_days) + 1) into kept_from from platform.tenant t
             where case when '%1$s' = 'shared' then isolation = 'shared'
                        else tenant_id = (select tenant_id from platform.tenant_schema where schema = '%1$s') end;
@@ -100,6 +107,32 @@ begin
     $create$, current_schema());
 end
 $body$;
+-- Opens what a move holds that was killed: while one is under way its session has a lock. True when messages go on.
+do $body$
+begin
+    execute format($create$
+        create function reopen_place() returns boolean
+        language plpgsql security definer set search_path = %1$I, pg_temp
+        as $function$
+        declare
+            owner_id uuid := current_setting('app.tenant_id')::uuid;
+            place text := case when '%1$s' = 'shared' then 'shared' else 'schema' end;
+        begin
+            if not pg_try_advisory_xact_lock(hashtext('move'), hashtext(owner_id::text)) then
+                return false;
+            end if;
+            update ingest_count set closed = false, moved = false
+            where tenant_id = owner_id and moved
+              and exists (select from platform.tenant t where t.tenant_id = owner_id and t.isolation = place
+                          and t.state in ('active', 'suspended'));
+            return found;
+        end
+        $function$
+    $create$, current_schema());
+end
+$body$;
+revoke all on function reopen_place() from public;
+grant execute on function reopen_place() to bulkhead_core;
 revoke all on function remove_old_rows(integer) from public;
 revoke all on function drop_old_partitions() from public;
 grant execute on function remove_old_rows(integer) to bulkhead_core;
@@ -119,8 +152,13 @@ begin
             if day < current_date - 3700 or day > current_date + 10 then
                 raise exception 'day % is outside what results may be kept for', day;
             end if;
+            if to_regclass(partition) is not null then
+                return;
+            end if;
             perform pg_advisory_xact_lock(hashtext('ensure_result_partition'));
-            if to_regclass(partition) is null then
+            -- What was looked for before the lock is remembered as missing: the catalogue itself is asked.
+            if not exists (select from pg_class where relname = partition
+                           and relnamespace = current_schema()::regnamespace) then
                 execute format('create table %I (like result including defaults)', partition);
                 execute format('alter table %I enable row level security', partition);
                 execute format('alter table %I force row level security', partition);
@@ -144,6 +182,7 @@ begin
     execute format('grant execute on function ensure_result_partition(date) to %1$I', platform.runtime_role('core'));
     execute format('grant execute on function remove_old_rows(integer) to %1$I', platform.runtime_role('core'));
     execute format('grant execute on function drop_old_partitions() to %1$I', platform.runtime_role('core'));
+    execute format('grant execute on function reopen_place() to %1$I', platform.runtime_role('core'));
 
     execute format($create$
         create or replace function ensure_result_partition(day date) returns void
@@ -156,8 +195,13 @@ begin
             if day < current_date - 3700 or day > current_date + 40 then
                 raise exception 'day %% is outside what results may be kept for', day;
             end if;
+            if to_regclass(partition) is not null then
+                return;
+            end if;
             perform pg_advisory_xact_lock(hashtext('ensure_result_partition of %1$s'));
-            if to_regclass(partition) is null then
+            -- What was looked for before the lock is remembered as missing: the catalogue itself is asked.
+            if not exists (select from pg_class where relname = partition
+                           and relnamespace = current_schema()::regnamespace) then
                 execute format('create table %%I (like result including defaults)', partition);
                 execute format('alter table %%I enable row level security', partition);
                 execute format('alter table %%I force row level security', partition);

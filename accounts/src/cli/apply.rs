@@ -139,7 +139,8 @@ async fn take(tenancy: &Tenancy, links: &Links, step: &Step, is_json: bool) -> R
                     name.clone_into(&mut record.display_name);
                 }
             };
-            tenancy.change_tenant(links, tenant, change, &announcer(is_json)).await.map(drop)
+            let changed = tenancy.change_tenant(links, tenant, change).await?;
+            tenancy.move_rows(links, &changed, &announcer(is_json)).await.map(drop)
         }
         Step::Suspend { tenant } => tenancy.suspend(links, tenant).await.map(drop),
         Step::Resume { tenant } => tenancy.resume(links, tenant).await.map(drop),

@@ -127,8 +127,11 @@ async fn apply(home: &Path, args: &ApplyArgs, is_json: bool) -> Result<(), Failu
     tenancy.plans.add(&plan).map_err(TenancyError::Plan)?;
     let mut failed = Vec::new();
     for record in &concerned {
-        let moved = tenancy.change_tenant(&links, &record.slug, |record| record.plan = wanted, &|_| {}).await;
-        if let Err(error) = moved {
+        let moved = async {
+            let changed = tenancy.change_tenant(&links, &record.slug, |record| record.plan = wanted).await?;
+            tenancy.move_rows(&links, &changed, &|_| {}).await
+        };
+        if let Err(error) = moved.await {
             failed.push(format!("{}: {}", record.slug, bulkhead_runtime::Chain(&error)));
         }
     }

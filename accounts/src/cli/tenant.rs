@@ -334,7 +334,7 @@ async fn change(
     change: impl FnOnce(&mut TenantRecord),
 ) -> Result<(), Failure> {
     let tenancy = open(home)?;
-    let _lock = if manner.is_dry { None } else { Some(tenancy.lock()?) };
+    let lock = if manner.is_dry { None } else { Some(tenancy.lock()?) };
     let links = tenancy.connect().await?;
     let mut record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
     change(&mut record);
@@ -345,8 +345,10 @@ async fn change(
         }
         check_disconnects(preview.closing.len(), max_disconnects)?;
     }
-    let announce = announcer(manner.is_json);
-    let changed = tenancy.change_tenant(&links, slug, |known| *known = record, &announce).await?;
+    let changed = tenancy.change_tenant(&links, slug, |known| *known = record).await?;
+    // A large tenant's rows take a while, and somebody may have to be put out meanwhile.
+    drop(lock);
+    tenancy.move_rows(&links, &changed, &announcer(manner.is_json)).await?;
     let text = format!("tenant {slug} is in force with plan {}", changed.plan);
     done(manner.is_json, &text, &changed)
 }

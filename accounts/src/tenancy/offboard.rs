@@ -169,7 +169,8 @@ impl Tenancy {
         let tenant = tenant_row(record, &self.plan_of(record)?);
         let Some(account) = &record.account else { return Ok(BTreeMap::new()) };
         if database.tenant_by_account(account).await.map_err(TenancyError::Rows)?.is_none() {
-            // A purge that was cut short after this step.
+            // A purge that was cut short after this step, or an onboarding that made no more than its schema.
+            database.drop_schema(&tenant).await.map_err(TenancyError::Rows)?;
             return Ok(BTreeMap::new());
         }
         database.set_tenant_state(&tenant, TenantState::Offboarding).await.map_err(TenancyError::Rows)?;

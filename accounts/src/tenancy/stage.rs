@@ -108,8 +108,8 @@ impl Tenancy {
         Ok(record)
     }
 
-    /// Changes what a tenant is: `change` gets its record. Its rows are brought where its plan puts them; `announce` hears of
-    /// that.
+    /// Changes what a tenant is: `change` gets its record. Its rows are where they were: [`Tenancy::move_rows`] comes next, and
+    /// needs no lock of the home.
     ///
     /// # Errors
     /// When it is offboarded or half added, or a server does not follow: then say it again.
@@ -118,7 +118,6 @@ impl Tenancy {
         links: &Links,
         slug: &TenantSlug,
         change: impl FnOnce(&mut TenantRecord),
-        announce: &(dyn Fn(&str) + Sync),
     ) -> Result<TenantRecord, TenancyError> {
         let allowed = [TenantStage::Active, TenantStage::Suspended];
         let mut record = self.staged(slug, &allowed, "`bulkhead tenant restore` brings it back")?;
@@ -132,9 +131,7 @@ impl Tenancy {
         self.write_row(links, &record).await?;
         let account = self.render(&record)?;
         self.put_in_force(links, &account).await?;
-        let moved = self.move_rows(links, &record, announce).await?;
-        let detail = json!({"account": account.key, "rows_moved": moved.map(|moved| moved.rows)});
-        act.finish(detail, self.now_s()).map_err(TenancyError::Journal)?;
+        act.finish(json!({"account": account.key}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(record)
     }
 
@@ -153,7 +150,7 @@ impl Tenancy {
     ///
     /// # Errors
     /// When the database does not answer or refuses: then say it again, and it goes on.
-    async fn move_rows(
+    pub async fn move_rows(
         &self,
         links: &Links,
         record: &TenantRecord,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bulkhead_bus::payload::{Query, StatusRow};
 use bulkhead_bus::{CoreVerb, Tenant, TenantSlug};
-use bulkhead_runtime::{Bus, eventually};
+use bulkhead_runtime::{Bus, Chain, eventually};
 use bulkhead_store::Provisioning;
 use bulkhead_store::admin::Passwords;
 
@@ -45,12 +45,15 @@ pub(super) struct Backbone {
 
 impl Starter<'_> {
     /// Brings the rows of every tenant where its plan puts them: of an earlier release, which had no schemas for one tenant,
-    /// and of a move that was cut short.
+    /// and of a move that was cut short. Core is at work meanwhile.
     async fn settle_rows(&self, database: &Provisioning, tenants: &[Tenant]) -> Result<(), DeploymentError> {
         let unsettled = database.unsettled().await.map_err(DeploymentError::Rows)?;
         for tenant in tenants.iter().filter(|tenant| unsettled.contains(&tenant.id)) {
             (self.announce)(&format!("moving the rows of {} where its plan puts them", tenant.slug));
-            database.move_tenant(tenant, &|_| {}).await.map_err(DeploymentError::Rows)?;
+            // One tenant's trouble keeps nobody from starting; the doctor names it.
+            if let Err(error) = database.move_tenant(tenant, &|_| {}).await {
+                (self.announce)(&format!("the rows of {} stay where they are: {}", tenant.slug, Chain(&error)));
+            }
         }
         Ok(())
     }
@@ -100,12 +103,12 @@ impl Starter<'_> {
         let running = children(&mut hub).into_iter().chain(gatekeepers::children(&mut gatekeepers)).collect();
         while_running(running, platform.ensure_streams(size)).await?;
         let tenants = tenancy.write_rows(&base.database, &accounts).await.map_err(DeploymentError::tenancy)?;
-        self.settle_rows(&base.database, &tenants).await?;
         drop(lock);
         (self.announce)("starting core");
         let shards: Vec<u32> = accounts.intake.keys().copied().collect();
         let mut core = self.start_core(platform, &base.postgres, &base.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(self.layout)).await?;
+        self.settle_rows(&base.database, &tenants).await?;
         Ok(Backbone { tenancy, accounts, tenants, system, links, hub, gatekeepers, core })
     }
 }

@@ -222,6 +222,8 @@ impl Postgres {
             "jit=off".to_owned(),
             "shared_buffers=128MB".to_owned(),
             "max_connections=50".to_owned(),
+            // A backup and its restoration touch every table of every tenant's schema in one transaction.
+            "max_locks_per_transaction=1024".to_owned(),
         ];
         let mut args = vec!["-D".to_owned(), folder.join("data").display().to_string()];
         args.extend(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]));

@@ -16,6 +16,7 @@ pub mod rights;
 mod schemas;
 mod self_test;
 mod store;
+mod tending;
 mod transaction;
 mod url;
 

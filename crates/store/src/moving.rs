@@ -22,6 +22,12 @@ const COMPARED: [&str; 7] = ["site", "poller", "poller_seen", "check_state", "de
 /// A transaction that stores results may have begun so long before the copy, and have said so.
 const WRITING_MOST_S: i32 = 180;
 
+/// Whoever was killed may be at its last statement, and readers may take so long.
+const LOCK_LIMIT_S: u32 = 120;
+const OPEN_SHARED: &str = "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
+    and exists (select from platform.tenant t where t.tenant_id = $1 and isolation = 'shared')";
+const OPEN_SCHEMA: &str = "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
+    and exists (select from platform.tenant t where t.tenant_id = $1 and isolation = 'schema')";
 /// How often a move is tried that the database takes back for another transaction's sake.
 const TRIES_MOST: u32 = 10;
 
@@ -68,13 +74,22 @@ struct Span {
     to: OffsetDateTime,
 }
 
+/// A move on one connection, which holds a lock of its session: nobody else moves this tenant's rows, and whoever was killed
+/// is over when its last statement is.
+struct Mover<'a> {
+    provisioning: &'a Provisioning,
+    tenant: &'a Tenant,
+    connection: PgConnection,
+    progress: &'a (dyn Fn(MoveStep) + Sync),
+}
+
 impl Provisioning {
     /// Brings a tenant's rows where its plan puts them; `None` when they are there. Results keep arriving meanwhile, and
     /// whoever reads sees one place. A move that was cut short is gone on with, or taken back when the plan says so by now.
     ///
     /// # Errors
-    /// When the tenant is not on the list or leaves, the database has no room for one more schema, or the rows of both places
-    /// are not the same; then they stay where they were, and messages go on.
+    /// When the tenant is not on the list or leaves, somebody else is moving it, the database has no room for one more schema, or
+    /// the rows of both places are not the same; then they stay where they were, and messages go on.
     pub async fn move_tenant(
         &self,
         tenant: &Tenant,
@@ -82,7 +97,9 @@ impl Provisioning {
     ) -> Result<Option<MovedRows>, ProvisioningError> {
         let (mut tries, mut moved) = (1, None);
         loop {
-            match self.move_once(tenant, progress, &mut moved).await {
+            let connection = self.alone_with(tenant).await?;
+            let mut mover = Mover { provisioning: self, tenant, connection, progress };
+            match mover.run(&mut moved).await {
                 Ok(()) => return Ok(moved),
                 // Somebody who has not heard of the move was storing where the rows are not, and is refused: both cannot be first.
                 Err(error) if error.is_rollback() && tries < TRIES_MOST => tries += 1,
@@ -91,52 +108,25 @@ impl Provisioning {
         }
     }
 
-    async fn move_once(
-        &self,
-        tenant: &Tenant,
-        progress: &(dyn Fn(MoveStep) + Sync),
-        moved: &mut Option<MovedRows>,
-    ) -> Result<(), ProvisioningError> {
-        let to = isolation_of(&tenant.plan);
-        let from = self.open_place(tenant).await?;
-        match self.begun_move(tenant).await? {
-            Some(begun) if begun.to == from => self.finish_move(tenant, other(from), progress).await?,
-            Some(begun) if begun.to != to => self.take_back_move(tenant, from).await?,
-            Some(_) | None => {}
-        }
-        if from == to {
-            return Ok(());
-        }
-        if to == Isolation::Schema {
-            self.make_schema(tenant).await?;
-        }
-        let begun = self.begin_move(tenant, to).await?;
-        self.copy_history(tenant, from, progress).await?;
-        let held = std::time::Instant::now();
-        progress(MoveStep::Holding);
-        self.hold(tenant, from).await?;
-        let rows = match self.switch(tenant, from, &begun, progress).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                self.release(tenant, from).await?;
-                return Err(error);
+    /// A connection of nobody else's that keeps everybody from moving, or purging, this tenant's rows until it ends.
+    ///
+    /// # Errors
+    /// When somebody else keeps it.
+    pub(crate) async fn alone_with(&self, tenant: &Tenant) -> Result<PgConnection, ProvisioningError> {
+        let mut connection = self.alone().await?;
+        let locking = failed("keep others from moving the same rows");
+        let limit = format!("set lock_timeout to '{LOCK_LIMIT_S}s'");
+        sqlx::raw_sql(AssertSqlSafe(limit)).execute(&mut connection).await.map_err(&locking)?;
+        let lock = sqlx::query("select pg_advisory_lock(hashtext('move'), hashtext($1))");
+        match lock.bind(tenant.id.as_uuid().to_string()).execute(&mut connection).await {
+            Ok(_) => Ok(connection),
+            Err(error)
+                if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03") =>
+            {
+                Err(ProvisioningError::BeingMoved { slug: tenant.slug.clone() })
             }
-        };
-        *moved = Some(MovedRows { to, rows, held: held.elapsed() });
-        progress(MoveStep::Switched);
-        self.finish_move(tenant, from, progress).await
-    }
-
-    /// Where the rows of a tenant are that may be moved.
-    async fn open_place(&self, tenant: &Tenant) -> Result<Isolation, ProvisioningError> {
-        let sql = "select isolation, state from platform.tenant where tenant_id = $1";
-        let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_optional(&self.pool).await;
-        let row = row.map_err(failed("look where a tenant's rows are"))?;
-        let row = row.ok_or_else(|| ProvisioningError::NoTenant { slug: tenant.slug.clone() })?;
-        if !["active", "suspended"].contains(&row.get::<&str, _>(1)) {
-            return Err(ProvisioningError::Leaves { slug: tenant.slug.clone() });
+            Err(error) => Err(locking(error)),
         }
-        isolation_in(&row)
     }
 
     /// Every tenant that is there and whose rows are not where its plan puts them, or whose move was begun and not ended.
@@ -153,180 +143,198 @@ impl Provisioning {
         let unsettled = rows.iter().filter(|row| !is_settled(row));
         Ok(unsettled.map(|row| TenantId::new(row.get("tenant_id"))).collect())
     }
+}
 
-    async fn begun_move(&self, tenant: &Tenant) -> Result<Option<Begun>, ProvisioningError> {
+impl Mover<'_> {
+    async fn run(&mut self, moved: &mut Option<MovedRows>) -> Result<(), ProvisioningError> {
+        let to = isolation_of(&self.tenant.plan);
+        let from = self.open_place().await?;
+        match self.begun().await? {
+            Some(begun) if begun.to == from => self.finish(other(from)).await?,
+            Some(begun) if begun.to != to => self.take_back(from).await?,
+            Some(_) | None => {}
+        }
+        if from == to {
+            return Ok(());
+        }
+        if to == Isolation::Schema {
+            self.provisioning.make_schema(self.tenant).await?;
+        }
+        let begun = self.begin(to).await?;
+        self.copy_history(from).await?;
+        let held = std::time::Instant::now();
+        (self.progress)(MoveStep::Holding);
+        self.say(from, CLOSE).await?;
+        let rows = match self.switch(from, &begun).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.release(from).await?;
+                return Err(error);
+            }
+        };
+        *moved = Some(MovedRows { to, rows, held: held.elapsed() });
+        (self.progress)(MoveStep::Switched);
+        self.finish(from).await
+    }
+
+    /// Where the rows of a tenant are that may be moved.
+    async fn open_place(&mut self) -> Result<Isolation, ProvisioningError> {
+        let slug = || self.tenant.slug.clone();
+        let sql = "select isolation, state from platform.tenant where tenant_id = $1";
+        let row = sqlx::query(sql).bind(self.tenant.id.as_uuid()).fetch_optional(&mut self.connection).await;
+        let row = row.map_err(failed("look where a tenant's rows are"))?;
+        let row = row.ok_or_else(|| ProvisioningError::NoTenant { slug: slug() })?;
+        if !["active", "suspended"].contains(&row.get::<&str, _>(1)) {
+            return Err(ProvisioningError::Leaves { slug: slug() });
+        }
+        isolation_in(&row)
+    }
+
+    async fn begun(&mut self) -> Result<Option<Begun>, ProvisioningError> {
         let sql = "select isolation, began_at from platform.tenant_move where tenant_id = $1";
-        let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_optional(&self.pool).await;
+        let row = sqlx::query(sql).bind(self.tenant.id.as_uuid()).fetch_optional(&mut self.connection).await;
         let row = row.map_err(failed("look for a move that was begun"))?;
         row.map(|row| Ok(Begun { to: isolation_in(&row)?, began_at: row.get(1) })).transpose()
     }
 
-    /// One that was begun before keeps its time: what has come since then has to be looked at again.
-    async fn begin_move(&self, tenant: &Tenant, to: Isolation) -> Result<Begun, ProvisioningError> {
+    /// One that was begun before keeps its time: what has come since then has to be looked at again. When this returns nobody
+    /// removes what plans keep no longer, in either place, and nobody begins to.
+    async fn begin(&mut self, to: Isolation) -> Result<Begun, ProvisioningError> {
+        let beginning = failed("begin a move");
+        let id = self.tenant.id.as_uuid();
         let sql = "insert into platform.tenant_move (tenant_id, isolation) values ($1, $2) on conflict do nothing";
-        let put = sqlx::query(sql).bind(tenant.id.as_uuid()).bind(to.as_str()).execute(&self.pool).await;
-        put.map_err(failed("begin a move"))?;
-        let begun = self.begun_move(tenant).await?;
-        begun.ok_or_else(|| ProvisioningError::NoTenant { slug: tenant.slug.clone() })
+        let put = sqlx::query(sql).bind(id).bind(to.as_str()).execute(&mut self.connection).await;
+        put.map_err(&beginning)?;
+        let mut tx = self.connection.begin().await.map_err(&beginning)?;
+        let sql = "select pg_advisory_xact_lock(hashtext('remove_old_rows'), hashtext($1)),
+                          pg_advisory_xact_lock(hashtext('drop_old_partitions of shared')),
+                          pg_advisory_xact_lock(hashtext('drop_old_partitions of ' || $2))";
+        let own = Isolation::Schema.schema_of(&self.tenant.slug);
+        sqlx::query(sql).bind(id.to_string()).bind(&*own).execute(&mut *tx).await.map_err(&beginning)?;
+        tx.commit().await.map_err(beginning)?;
+        let begun = self.begun().await?;
+        begun.ok_or_else(|| ProvisioningError::NoTenant { slug: self.tenant.slug.clone() })
     }
 
     /// A partition at a time, so that nothing waits long and what is copied stays copied.
-    async fn copy_history(
-        &self,
-        tenant: &Tenant,
-        from: Isolation,
-        progress: &(dyn Fn(MoveStep) + Sync),
-    ) -> Result<(), ProvisioningError> {
-        let mut connection = self.alone().await?;
-        let spans = self.spans(&mut connection, &Place::of(tenant, from)).await?;
+    async fn copy_history(&mut self, from: Isolation) -> Result<(), ProvisioningError> {
+        let spans = spans(&mut self.connection, &Place::of(self.tenant, from)).await?;
         let (all, mut rows) = (spans.len(), 0);
         for (done, span) in spans.iter().enumerate() {
-            progress(MoveStep::Copying { done, all, rows });
-            let mut tx = name_tenant(&mut connection, tenant).await?;
-            ensure_partitions(&mut tx, tenant, from, span).await?;
-            rows += copy_results(&mut tx, tenant, from, "slot >= $2 and slot < $3", (span.from, span.to)).await?;
+            (self.progress)(MoveStep::Copying { done, all, rows });
+            self.ensure_partitions(from, span).await?;
+            let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
+            let which = "slot >= $2 and slot < $3";
+            rows += copy_results(&mut tx, self.tenant, from, which, (span.from, span.to)).await?;
             tx.commit().await.map_err(failed("copy results"))?;
         }
-        progress(MoveStep::Copying { done: all, all, rows });
-        let mut tx = name_tenant(&mut connection, tenant).await?;
-        copy_letters(&mut tx, tenant, from).await?;
-        tx.commit().await.map_err(failed("copy dead letters"))?;
-        connection.close().await.map_err(failed("close"))
+        (self.progress)(MoveStep::Copying { done: all, all, rows });
+        let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
+        copy_letters(&mut tx, self.tenant, from).await?;
+        tx.commit().await.map_err(failed("copy dead letters"))
     }
 
-    /// Days in the shared tables, and months in a schema of one's own.
-    async fn spans(&self, connection: &mut PgConnection, place: &Place) -> Result<Vec<Span>, ProvisioningError> {
-        let sql = "select (d::text || ' 00:00:00+00')::timestamptz,
-                          ((d + case when length(c.relname) = 13 then interval '1 month' else interval '1 day' end)::date::text
-                           || ' 00:00:00+00')::timestamptz
-                   from pg_inherits i join pg_class c on c.oid = i.inhrelid
-                   cross join lateral (select to_date(rpad(substr(c.relname, 8), 8, '01'), 'YYYYMMDD')) as day (d)
-                   where i.inhparent = ($1 || '.result')::regclass and c.relname ~ '^result_[0-9]{6}([0-9]{2})?$'
-                   order by 1";
-        let rows = sqlx::query(sql).bind(&*place.schema).fetch_all(connection).await;
-        let rows = rows.map_err(failed("look for partitions of results"))?;
-        Ok(rows.iter().map(|row| Span { from: row.get(0), to: row.get(1) }).collect())
+    /// In a transaction of its own: whoever writes results waits for it.
+    async fn ensure_partitions(&mut self, from: Isolation, span: &Span) -> Result<(), ProvisioningError> {
+        let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
+        ensure_partitions(&mut tx, self.tenant, from, span).await?;
+        tx.commit().await.map_err(failed("make partitions for what is moved"))
     }
 
-    /// From here on nothing is written for the tenant: whoever was at it has ended, and whoever comes is told to come again.
-    async fn hold(&self, tenant: &Tenant, place: Isolation) -> Result<(), ProvisioningError> {
-        self.say(tenant, place, CLOSE).await
+    /// Messages go on where they went before; nowhere, if the rows are not there any more.
+    async fn release(&mut self, place: Isolation) -> Result<(), ProvisioningError> {
+        let sql = match place {
+            Isolation::Shared => OPEN_SHARED,
+            Isolation::Schema => OPEN_SCHEMA,
+        };
+        self.say(place, sql).await
     }
 
-    /// Messages go on where they went before.
-    async fn release(&self, tenant: &Tenant, place: Isolation) -> Result<(), ProvisioningError> {
-        let sql = "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved";
-        self.say(tenant, place, sql).await
-    }
-
-    async fn say(&self, tenant: &Tenant, place: Isolation, sql: &'static str) -> Result<(), ProvisioningError> {
+    /// One statement about the tenant's row of counters in a place.
+    async fn say(&mut self, place: Isolation, sql: &'static str) -> Result<(), ProvisioningError> {
         let holding = failed("hold a tenant's messages");
-        let mut connection = self.alone().await?;
-        let mut tx = name_tenant(&mut connection, tenant).await?;
-        let schema = Place::of(tenant, place).schema;
+        let schema = Place::of(self.tenant, place).schema;
+        let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
         let there = sqlx::query("select set_config('search_path', $1, true)").bind(&*schema).execute(&mut *tx).await;
         there.map_err(&holding)?;
-        sqlx::query(sql).bind(tenant.id.as_uuid()).execute(&mut *tx).await.map_err(&holding)?;
-        tx.commit().await.map_err(&holding)?;
-        connection.close().await.map_err(holding)
+        sqlx::query(sql).bind(self.tenant.id.as_uuid()).execute(&mut *tx).await.map_err(&holding)?;
+        tx.commit().await.map_err(holding)
     }
 
     /// All of the rest in one transaction, the word where the rows are included.
-    async fn switch(
-        &self,
-        tenant: &Tenant,
-        from: Isolation,
-        begun: &Begun,
-        progress: &(dyn Fn(MoveStep) + Sync),
-    ) -> Result<u64, ProvisioningError> {
-        let mut connection = self.alone().await?;
-        let moving = failed("move the rest of a tenant's rows");
+    async fn switch(&mut self, from: Isolation, begun: &Begun) -> Result<u64, ProvisioningError> {
+        let (tenant, moving) = (self.tenant, failed("move the rest of a tenant's rows"));
         let (source, target) = (Place::of(tenant, from).schema, Place::of(tenant, begun.to).schema);
-        let mut tx = name_tenant(&mut connection, tenant).await?;
+        for span in spans(&mut self.connection, &Place::of(tenant, from)).await? {
+            self.ensure_partitions(from, &span).await?;
+        }
+        let mut tx = name_tenant(&mut self.connection, tenant).await?;
+        // Whoever configures the tenant has done so before this, or sees where it is afterwards.
+        let sql =
+            "select from platform.tenant where tenant_id = $1 and isolation = $2 and state in ('active', 'suspended')
+                   for update";
+        let here = sqlx::query(sql).bind(tenant.id.as_uuid()).bind(from.as_str()).fetch_optional(&mut *tx).await;
+        if here.map_err(&moving)?.is_none() {
+            return Err(ProvisioningError::Leaves { slug: tenant.slug.clone() });
+        }
         // What came while history was copied may be of any day.
         let since = begun.began_at - time::Duration::seconds(i64::from(WRITING_MOST_S));
-        for span in self.spans(&mut tx, &Place::of(tenant, from)).await? {
-            ensure_partitions(&mut tx, tenant, from, &span).await?;
-        }
         copy_results(&mut tx, tenant, from, "received_at >= greatest($2, $3)", (since, since)).await?;
         copy_letters(&mut tx, tenant, from).await?;
-        for table in SMALL {
-            let sql = format!(
-                "delete from {target}.{table} where tenant_id = '{id}';
-                 insert into {target}.{table} select * from {source}.{table} where tenant_id = '{id}'",
-                id = tenant.id.as_uuid()
-            );
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(&moving)?;
-        }
-        let sql = format!(
-            "insert into {target}.ingest_count as c
-             select (jsonb_populate_record(s, '{{\"closed\": false, \"moved\": false}}')).*
-             from {source}.ingest_count s where tenant_id = $1
-             on conflict (tenant_id) do update set batches = excluded.batches, results = excluded.results,
-                 replaced = excluded.replaced, duplicates = excluded.duplicates, dead_letters = excluded.dead_letters,
-                 closed = false, moved = false"
-        );
-        sqlx::query(AssertSqlSafe(sql)).bind(tenant.id.as_uuid()).execute(&mut *tx).await.map_err(&moving)?;
+        copy_small(&mut tx, tenant, (&source, &target)).await?;
         let mut rows = 0;
         for table in COMPARED {
             rows += compare(&mut tx, tenant, (&source, &target), table).await?;
         }
-        progress(MoveStep::Compared { rows });
+        (self.progress)(MoveStep::Compared { rows });
         let sql = "update platform.tenant set isolation = $2 where tenant_id = $1";
         let said = sqlx::query(sql).bind(tenant.id.as_uuid()).bind(begun.to.as_str()).execute(&mut *tx).await;
         said.map_err(&moving)?;
-        tx.commit().await.map_err(&moving)?;
-        connection.close().await.map_err(moving)?;
+        tx.commit().await.map_err(moving)?;
         Ok(rows)
     }
 
     /// Removes what is left in the place that the tenant has left, once nobody reads there any more.
-    async fn finish_move(
-        &self,
-        tenant: &Tenant,
-        old: Isolation,
-        progress: &(dyn Fn(MoveStep) + Sync),
-    ) -> Result<(), ProvisioningError> {
-        progress(MoveStep::Removing);
-        let mut connection = self.alone().await?;
+    async fn finish(&mut self, old: Isolation) -> Result<(), ProvisioningError> {
+        (self.progress)(MoveStep::Removing);
         // Whoever is in the old place holds this lock, and whoever comes now is sent on.
-        let key = Place::of(tenant, old).lock_key(tenant);
-        let wait = sqlx::query("select pg_advisory_lock($1)").bind(key).execute(&mut connection).await;
-        wait.map_err(failed("wait for those who read in the old place"))?;
-        connection.close().await.map_err(failed("close"))?;
-        self.remove_rows(tenant, old).await?;
-        self.end_move(tenant).await
+        let key = Place::of(self.tenant, old).lock_key(self.tenant);
+        let waiting = failed("wait for those who read in the old place");
+        let sql = "select pg_advisory_lock($1), pg_advisory_unlock($1)";
+        sqlx::query(sql).bind(key).execute(&mut self.connection).await.map_err(waiting)?;
+        self.remove_rows(old).await?;
+        self.end().await
     }
 
     /// As if it had never been begun.
-    async fn take_back_move(&self, tenant: &Tenant, from: Isolation) -> Result<(), ProvisioningError> {
-        self.release(tenant, from).await?;
-        self.remove_rows(tenant, other(from)).await?;
-        self.end_move(tenant).await
+    async fn take_back(&mut self, from: Isolation) -> Result<(), ProvisioningError> {
+        self.release(from).await?;
+        self.remove_rows(other(from)).await?;
+        self.end().await
     }
 
-    async fn end_move(&self, tenant: &Tenant) -> Result<(), ProvisioningError> {
+    async fn end(&mut self) -> Result<(), ProvisioningError> {
         let sql = "delete from platform.tenant_move where tenant_id = $1";
-        let ended = sqlx::query(sql).bind(tenant.id.as_uuid()).execute(&self.pool).await;
+        let ended = sqlx::query(sql).bind(self.tenant.id.as_uuid()).execute(&mut self.connection).await;
         ended.map(|_| ()).map_err(failed("end a move"))
     }
 
     /// In the shared tables one row stays, which says that nothing is to be written there.
-    async fn remove_rows(&self, tenant: &Tenant, place: Isolation) -> Result<(), ProvisioningError> {
+    async fn remove_rows(&mut self, place: Isolation) -> Result<(), ProvisioningError> {
         if place == Isolation::Schema {
-            return self.drop_schema(tenant).await;
+            return self.provisioning.drop_schema(self.tenant).await;
         }
         let removing = failed("remove rows that were moved");
-        let mut connection = self.alone().await?;
-        let (id, schema) = (tenant.id.as_uuid(), Place::of(tenant, place).schema);
-        for Span { from, to } in self.spans(&mut connection, &Place::of(tenant, place)).await? {
-            let mut tx = name_tenant(&mut connection, tenant).await?;
+        let (tenant, id) = (self.tenant, self.tenant.id.as_uuid());
+        let schema = Place::of(tenant, place).schema;
+        for Span { from, to } in spans(&mut self.connection, &Place::of(tenant, place)).await? {
+            let mut tx = name_tenant(&mut self.connection, tenant).await?;
             let sql = format!("delete from {schema}.result where tenant_id = $1 and slot >= $2 and slot < $3");
             let gone = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(from).bind(to).execute(&mut *tx).await;
             gone.map_err(&removing)?;
             tx.commit().await.map_err(&removing)?;
         }
-        let mut tx = name_tenant(&mut connection, tenant).await?;
+        let mut tx = name_tenant(&mut self.connection, tenant).await?;
         for table in COMPARED {
             let sql = format!("delete from {schema}.{table} where tenant_id = $1");
             sqlx::query(AssertSqlSafe(sql)).bind(id).execute(&mut *tx).await.map_err(&removing)?;
@@ -343,9 +351,47 @@ impl Provisioning {
              on conflict do nothing"
         );
         sqlx::query(AssertSqlSafe(sql)).bind(id).execute(&mut *tx).await.map_err(&removing)?;
-        tx.commit().await.map_err(&removing)?;
-        connection.close().await.map_err(removing)
+        tx.commit().await.map_err(removing)
     }
+}
+
+/// Days in the shared tables, and months in a schema of one's own.
+async fn spans(connection: &mut PgConnection, place: &Place) -> Result<Vec<Span>, ProvisioningError> {
+    let sql = "select (d::text || ' 00:00:00+00')::timestamptz,
+                      ((d + case when length(c.relname) = 13 then interval '1 month' else interval '1 day' end)::date::text
+                       || ' 00:00:00+00')::timestamptz
+               from pg_inherits i join pg_class c on c.oid = i.inhrelid
+               cross join lateral (select to_date(rpad(substr(c.relname, 8), 8, '01'), 'YYYYMMDD')) as day (d)
+               where i.inhparent = ($1 || '.result')::regclass and c.relname ~ '^result_[0-9]{6}([0-9]{2})?$'
+               order by 1";
+    let rows = sqlx::query(sql).bind(&*place.schema).fetch_all(connection).await;
+    let rows = rows.map_err(failed("look for partitions of results"))?;
+    Ok(rows.iter().map(|row| Span { from: row.get(0), to: row.get(1) }).collect())
+}
+
+/// The small tables whole, and the row of counters, open.
+async fn copy_small(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    (source, target): (&str, &str),
+) -> Result<(), ProvisioningError> {
+    let (id, moving) = (tenant.id.as_uuid(), failed("move the rest of a tenant's rows"));
+    for table in SMALL {
+        let sql = format!(
+            "delete from {target}.{table} where tenant_id = '{id}';
+             insert into {target}.{table} select * from {source}.{table} where tenant_id = '{id}'"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(&moving)?;
+    }
+    let sql = format!(
+        "insert into {target}.ingest_count as c
+         select (jsonb_populate_record(s, '{{\"closed\": false, \"moved\": false}}')).*
+         from {source}.ingest_count s where tenant_id = $1
+         on conflict (tenant_id) do update set batches = excluded.batches, results = excluded.results,
+             replaced = excluded.replaced, duplicates = excluded.duplicates, dead_letters = excluded.dead_letters,
+             closed = false, moved = false"
+    );
+    sqlx::query(AssertSqlSafe(sql)).bind(id).execute(tx).await.map(|_| ()).map_err(moving)
 }
 
 fn other(isolation: Isolation) -> Isolation {

@@ -43,7 +43,7 @@ impl Provisioning {
             .await
             .map_err(failed("write the state of a tenant"))?;
         let fence = if state.is_open() {
-            "update ingest_count set closed = false where tenant_id = $1 and closed"
+            "update ingest_count set closed = false where tenant_id = $1 and closed and not moved"
         } else {
             "insert into ingest_count (tenant_id, batches, results, replaced, duplicates, dead_letters, closed)
              values ($1, 0, 0, 0, 0, 0, true) on conflict (tenant_id) do update set closed = true"
@@ -85,6 +85,7 @@ impl Provisioning {
     /// When the tenant is still active or suspended.
     pub async fn purge_tenant(&self, tenant: &Tenant) -> Result<RowCounts, ProvisioningError> {
         self.check_closed(tenant).await?;
+        let _alone = self.alone_with(tenant).await?;
         let mut removed = self.purge_schema(tenant).await?;
         for table in PLAIN_TABLES {
             *removed.entry(table).or_default() += self.purge_table(tenant, table).await?;

@@ -44,6 +44,8 @@ pub enum ProvisioningError {
     NoPoller { site: SiteName, poller: PollerName },
     #[error("site {site} has {pollers} pollers: remove them first, or together with the site")]
     SiteInUse { site: SiteName, pollers: u64 },
+    #[error("somebody else is moving the rows of tenant {slug}, or purging them: wait for that, and say it again")]
+    BeingMoved { slug: TenantSlug },
     #[error("tenant {slug} leaves: its rows stay where they are; restore it first")]
     Leaves { slug: TenantSlug },
     #[error(
@@ -107,6 +109,10 @@ impl Provisioning {
                 })
             },
         );
+        // A begin that was cancelled may have begun.
+        let options = options.after_release(|connection, _| {
+            Box::pin(async move { sqlx::raw_sql("rollback").execute(connection).await.map(|_| true) })
+        });
         let pool = options.connect(url).await.map_err(failed("connect to the database"))?;
         Ok(Self { pool })
     }
@@ -252,7 +258,7 @@ impl Provisioning {
     }
 
     pub(crate) async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, ProvisioningError> {
-        begin(Door::Owner(&self.pool), tenant).await.map_err(ProvisioningError::Store)
+        begin(Door::Configuring(&self.pool), tenant).await.map_err(ProvisioningError::Store)
     }
 }
 

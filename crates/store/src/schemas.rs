@@ -81,13 +81,19 @@ async fn reserve(connection: &mut PgConnection, tenant: &Tenant, schema: &str) -
     tx.commit().await.map_err(&reserving)
 }
 
-/// Drops what there is. The row that says so goes last: as long as it is there, this can be said again.
+/// Drops what there is. The row that says whose it is goes last: as long as it is there, this can be said again, and without it
+/// there is nothing, or it is another tenant's who has the slug by now.
 pub(crate) async fn drop_schema(
     connection: &mut PgConnection,
     tenant: TenantId,
     schema: &str,
 ) -> Result<(), ProvisioningError> {
     let dropping = failed("drop the schema of a tenant");
+    let is_ours = "select exists (select from platform.tenant_schema where tenant_id = $1 and schema = $2)";
+    let is_ours = sqlx::query_scalar(is_ours).bind(tenant.as_uuid()).bind(schema).fetch_one(&mut *connection).await;
+    if !is_ours.map_err(&dropping)? {
+        return Ok(());
+    }
     let sql = format!("drop schema if exists {schema} cascade");
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(&dropping)?;
     sqlx::query("select provisioning.drop_role($1)").bind(schema).execute(&mut *connection).await.map_err(&dropping)?;

@@ -25,7 +25,8 @@ const OPEN_TABLES: &str = "
     with place (schema) as (select 'shared' union all select schema from platform.tenant_schema),
     policy (relid, count, good) as (
         select p.polrelid, count(*), count(*) filter (where p.polcmd = '*' and p.polpermissive
-                   and pg_get_expr(p.polqual, p.polrelid) like '%app.tenant_id%'
+                   and pg_get_expr(p.polqual, p.polrelid)
+                       = '(tenant_id = ( SELECT (current_setting(''app.tenant_id''::text))::uuid AS current_setting))'
                    and pg_get_expr(p.polwithcheck, p.polrelid) = pg_get_expr(p.polqual, p.polrelid))
         from pg_policy p group by 1)
     select n.nspname || '.' || c.relname || ': ' || concat_ws(', ',
@@ -35,7 +36,10 @@ const OPEN_TABLES: &str = "
                     then 'its policy is not the one for tenants, for reading and writing' end,
                case when c.relispartition and p.count > 0 then 'a partition with a policy of its own' end,
                case when c.relispartition and exists (
-                        select from aclexplode(c.relacl) acl where acl.grantee <> c.relowner) then 'a partition that is granted' end)
+                        select from aclexplode(c.relacl) acl where acl.grantee <> c.relowner) then 'a partition that is granted' end,
+               case when n.nspname <> 'shared' and exists (
+                        select from aclexplode(c.relacl) acl where acl.grantee in (0, current_user::regrole))
+                    then 'granted to a role that is not the tenant''s' end)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace join place on place.schema = n.nspname
     left join policy p on p.relid = c.oid
     where c.relkind in ('r', 'p')
@@ -43,7 +47,9 @@ const OPEN_TABLES: &str = "
       and (not c.relrowsecurity or not c.relforcerowsecurity
            or not c.relispartition and (p.good is distinct from 1 or p.count <> 1)
            or c.relispartition and (p.count > 0 or exists (
-                  select from aclexplode(c.relacl) acl where acl.grantee <> c.relowner)))
+                  select from aclexplode(c.relacl) acl where acl.grantee <> c.relowner))
+           or n.nspname <> 'shared' and exists (
+                  select from aclexplode(c.relacl) acl where acl.grantee in (0, current_user::regrole)))
     order by 1";
 
 /// Makes sure that row security holds for this role and every one that it may become.

@@ -199,7 +199,8 @@ impl Store {
         let own = OwnPool::new(pooled(connections.own_schemas), options.clone());
         let pool = pooled(connections.shared)
             .after_release(|connection, _| {
-                Box::pin(async move { sqlx::query("reset all").execute(connection).await.map(|_| true) })
+                // A begin that was cancelled may have begun.
+                Box::pin(async move { sqlx::raw_sql("rollback; reset all").execute(connection).await.map(|_| true) })
             })
             .connect_with(options)
             .await

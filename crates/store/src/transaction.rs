@@ -15,6 +15,8 @@ pub(crate) enum Door<'a> {
     Service { shared: &'a PgPool, own: &'a OwnPool },
     /// Provisioning: the owner of all schemas, which row security holds for as well.
     Owner(&'a PgPool),
+    /// The same, and it changes what is configured: a move waits for it, or it for the move.
+    Configuring(&'a PgPool),
 }
 
 /// Whoever looks in the wrong place is told the right one, and a move may come in between: not twice in a moment.
@@ -61,11 +63,17 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
     let (pool, role) = match (door, isolation) {
         (Door::Service { shared, .. }, Isolation::Shared) => (shared, String::new()),
         (Door::Service { own, .. }, Isolation::Schema) => (own.pool(), place.core_role().unwrap_or_default()),
-        (Door::Owner(pool), Isolation::Shared | Isolation::Schema) => (pool, String::new()),
+        (Door::Owner(pool) | Door::Configuring(pool), Isolation::Shared | Isolation::Schema) => (pool, String::new()),
     };
     let mut tx = pool.begin_with(AssertSqlSafe(begin)).await.map_err(failed("begin"))?;
     let expected = tenant.id.as_uuid().to_string();
-    let row = sqlx::query(ENTER)
+    let enter = match door {
+        Door::Service { .. } | Door::Owner(_) => ENTER.to_owned(),
+        Door::Configuring(_) => {
+            ENTER.replace("where tenant_id = $1::text::uuid", "where tenant_id = $1::text::uuid for share")
+        }
+    };
+    let row = sqlx::query(AssertSqlSafe(enter))
         .bind(&expected)
         .bind(&*place.schema)
         .bind(&role)

@@ -216,6 +216,9 @@ async fn a_purged_tenant_leaves_no_schema_and_no_role() {
     // And the slug opens nothing old.
     let next = enterprise("acme-corp");
     provisioning.put_tenant(&account_key(), &next).await.unwrap();
+    // Whoever says the purge of the old one again takes nothing of the new one.
+    provisioning.purge_tenant(acme).await.unwrap();
+    assert_eq!(count(&mut superuser, "select count(*) from pg_namespace where nspname = 'tenant_acme_corp'").await, 1);
     let mut tx = store.begin(&next).await.unwrap();
     assert_eq!(count(tx.connection(), "select count(*) from result").await, 0);
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bulkhead_bus::Tenant;
 use bulkhead_runtime::{Chain, Heart, Stop, now_ms};
-use bulkhead_store::{Isolation, Store, StoreError, isolation_of};
+use bulkhead_store::{Isolation, Store, StoreError};
 use time::Date;
 use tracing::{info, warn};
 
 use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
 use crate::observe::Answers;
-use crate::store::{READ_LIMIT, drop_old_partitions, ensure_partition, remove_old_rows, utc, within};
+use crate::store::{READ_LIMIT, ensure_partition, utc, within};
 
 /// How many days ahead there is a partition: a core that is away for a week finds its days made by the first batch instead.
 const DAYS_AHEAD: i64 = 7;
@@ -22,8 +22,10 @@ const ROWS_AT_ONCE: i32 = 5_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// What has become of what was kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removed {
+    /// Where the tenant's rows are.
+    pub place: Isolation,
     pub partitions: u64,
     /// Of partitions that stay.
     pub rows: u64,
@@ -60,13 +62,11 @@ impl Retention {
             if stop.is_cancelled() {
                 return;
             }
-            // The shared tables once, in the name of whoever comes first.
-            let has_place =
-                isolation_of(&tenant.plan) == Isolation::Schema || !std::mem::replace(&mut is_shared_seen, true);
-            let seen = see_to(&self.store, tenant, has_place, now_ms()).await;
+            let seen = see_to(&self.store, tenant, is_shared_seen, now_ms()).await;
             self.answers.note(&seen);
             match seen {
                 Ok(removed) => {
+                    is_shared_seen |= removed.place == Isolation::Shared;
                     add(&self.metrics.results_expired, removed.rows);
                     add(&self.metrics.partitions_dropped, removed.partitions);
                     if removed.partitions > 0 {
@@ -81,13 +81,15 @@ impl Retention {
     }
 }
 
-/// Makes coming partitions and removes old ones where the tenant's rows are, if `has_place`; then its own old rows.
+/// Makes coming partitions and removes old ones where the tenant's rows are, the shared tables once a round; then its own old
+/// rows.
 ///
 /// # Errors
-/// When the database refuses, or somebody reads in a partition that is to go: then it goes the next time.
-pub async fn see_to(store: &Store, tenant: &Tenant, has_place: bool, now_ms: i64) -> Result<Removed, StoreError> {
-    let mut removed = Removed::default();
-    if has_place {
+/// When the database refuses.
+pub async fn see_to(store: &Store, tenant: &Tenant, is_shared_seen: bool, now_ms: i64) -> Result<Removed, StoreError> {
+    let place = within("look where rows are", READ_LIMIT, async { Ok(store.begin(tenant).await?.isolation()) }).await?;
+    let mut removed = Removed { place, partitions: 0, rows: 0 };
+    if !(place == Isolation::Shared && is_shared_seen) {
         let ahead = (0..=DAYS_AHEAD).map(|day| utc(now_ms + day * DAY_MS).date());
         within("make partitions ahead", READ_LIMIT, make_ahead(store, tenant, ahead)).await?;
         removed.partitions = within("drop old partitions", READ_LIMIT, drop_old(store, tenant)).await?;
@@ -113,14 +115,14 @@ async fn make_ahead(store: &Store, tenant: &Tenant, days: impl Iterator<Item = D
 
 async fn drop_old(store: &Store, tenant: &Tenant) -> Result<u64, StoreError> {
     let mut tx = store.begin(tenant).await?;
-    let dropped = drop_old_partitions(&mut tx).await?;
+    let dropped = tx.drop_old_partitions().await?;
     tx.commit().await?;
-    Ok(u64::try_from(dropped).unwrap_or(0))
+    Ok(dropped)
 }
 
 async fn remove_some(store: &Store, tenant: &Tenant) -> Result<u64, StoreError> {
     let mut tx = store.begin(tenant).await?;
-    let gone = remove_old_rows(&mut tx, ROWS_AT_ONCE).await?;
+    let gone = tx.remove_old_rows(ROWS_AT_ONCE).await?;
     tx.commit().await?;
-    Ok(u64::try_from(gone).unwrap_or(0))
+    Ok(gone)
 }

@@ -67,24 +67,6 @@ pub async fn ensure_partition(tx: &mut TenantTx, day: Date) -> Result<(), StoreE
     made.map(|_| ()).map_err(failed("make a partition"))
 }
 
-/// Drops partitions of which nobody whose rows are here keeps anything, and says how many.
-///
-/// # Errors
-/// When somebody reads in one, who is not waited for, or the database refuses: then none is dropped.
-pub async fn drop_old_partitions(tx: &mut TenantTx) -> Result<i32, StoreError> {
-    let dropped = sqlx::query_scalar("select drop_old_partitions()").fetch_one(tx.connection()).await;
-    dropped.map_err(failed("drop old partitions"))
-}
-
-/// Removes up to `most` results, and as many dead letters, that the tenant's plan keeps no longer; the larger number of both.
-///
-/// # Errors
-/// When the database refuses.
-pub async fn remove_old_rows(tx: &mut TenantTx, most: i32) -> Result<i64, StoreError> {
-    let gone = sqlx::query_scalar("select remove_old_rows($1)").bind(most).fetch_one(tx.connection()).await;
-    gone.map_err(failed("remove what is kept no longer"))
-}
-
 /// History and current state in one statement. A row that is there is replaced only by a better one
 /// ([`crate::precedence::beats`]); a late row never moves the state back. `since` is the first slot of the run of one
 /// outcome that the newest row is in, seen from the state that this statement began with.

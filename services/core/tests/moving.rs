@@ -251,6 +251,47 @@ async fn a_move_that_is_cut_short_anywhere_goes_on_or_is_taken_back() {
     world.check_all_in("tenant_acme_corp", batches).await;
 }
 
+/// What a move held that was killed is opened again by whoever stores; one that is under way is left alone.
+#[tokio::test]
+async fn a_hold_ends_with_whoever_holds() {
+    let world = world().await;
+    let mut writer = Writer::new(world.store.clone());
+    store_alone(&mut writer, &world.acme, 0).await;
+    let mut mover = world.database.superuser().await.unwrap();
+    let id = world.acme.id.as_uuid();
+    let hold = format!(
+        "select pg_advisory_lock(hashtext('move'), hashtext('{id}'));
+         update shared.ingest_count set closed = true, moved = true where tenant_id = '{id}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut mover).await.unwrap();
+    let mut shares = Shares::default();
+    share(&mut shares, &world.acme, 1);
+    let ready = shares.ready();
+    let reopen = async || {
+        let mut tx = world.store.begin(&world.acme).await.unwrap();
+        let is_open = tx.reopen_place().await.unwrap();
+        tx.commit().await.unwrap();
+        is_open
+    };
+    assert!(matches!(writer.write(&ready).await, Err(StoreError::Moved { .. })));
+    assert!(!reopen().await, "it is under way");
+    assert!(matches!(writer.write(&ready).await, Err(StoreError::Moved { .. })));
+    sqlx::Connection::close(mover).await.unwrap();
+    while !reopen().await {
+        tokio::task::yield_now().await;
+    }
+    writer.write(&ready).await.unwrap();
+    // In the place that a tenant has left it stays closed.
+    let mut superuser = world.database.superuser().await.unwrap();
+    let left = format!(
+        "update shared.ingest_count set closed = true, moved = true where tenant_id = '{id}';
+         update platform.tenant set isolation = 'schema' where tenant_id = '{id}';
+         begin; select set_config('app.tenant_id', '{id}', true); set local search_path to shared; set local role bulkhead_core;
+         select 1 / (case when shared.reopen_place() then 0 else 1 end); commit"
+    );
+    sqlx::raw_sql(AssertSqlSafe(left)).execute(&mut superuser).await.expect("it was not opened");
+}
+
 /// Control: rows that do not arrive are missed, the rows stay where they are, and messages go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_not_the_same_are_not_said_to_be_moved() {

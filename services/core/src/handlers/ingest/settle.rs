@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_bus::{AccountKey, CoreSubject, Tenant};
+use bulkhead_bus::{AccountKey, CoreSubject, Tenant, TenantSlug};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Readable, Stop, now_ms};
 use bulkhead_store::StoreError;
 use tokio::sync::mpsc;
@@ -114,6 +114,8 @@ impl Settler {
                 }
             }
             Err(error) => {
+                // A partition that was taken away is made again; then the refusal was not the messages' fault.
+                self.writer.forget_days();
                 let cause = format!("one by one: {}", Chain(&error));
                 if self.ingesting.answers.said.is_news(cause, Instant::now()) {
                     let count = work.done.len();
@@ -121,8 +123,6 @@ impl Settler {
                 }
             }
         }
-        // A partition that was taken away is made again; then the refusal was not the messages' fault.
-        self.writer.forget_days();
         let (mut is_away, mut is_any_stored) = (false, false);
         for delivery in &work.done {
             if is_away {
@@ -152,7 +152,8 @@ impl Settler {
                 Settled::Yes
             }
             // Nothing is wrong: its turn comes again, and nobody else waits for it.
-            Err(StoreError::Moved { .. }) => {
+            Err(StoreError::Moved { slug }) => {
+                self.reopen(&slug).await;
                 retry(&self.ingesting, self.heart(), delivery, MOVED_WAIT).await;
                 Settled::Yes
             }
@@ -160,6 +161,24 @@ impl Settler {
                 put_back(&self.ingesting, self.heart(), std::slice::from_ref(delivery), &error).await;
                 if error.is_transient() { Settled::Away } else { Settled::Refused }
             }
+        }
+    }
+
+    /// A move that was killed holds nobody's messages for long.
+    async fn reopen(&self, slug: &TenantSlug) {
+        let snapshot = self.ingesting.directory.snapshot();
+        let Some((_, tenant)) = snapshot.tenants().find(|(_, tenant)| tenant.slug == *slug) else { return };
+        let opening = async {
+            let mut tx = self.ingesting.store.begin(tenant).await?;
+            let is_open = tx.reopen_place().await?;
+            tx.commit().await.map(|()| is_open)
+        };
+        match store::within("open a tenant's place again", store::READ_LIMIT, opening).await {
+            Ok(true) => {
+                warn!(tenant = %slug, "a move of the rows of tenant {slug} was cut short: its messages go on meanwhile")
+            }
+            Ok(false) => {}
+            Err(error) => warn!(tenant = %slug, error = %Chain(&error), "whether a move goes on was not looked at"),
         }
     }
 
