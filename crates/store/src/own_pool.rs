@@ -27,7 +27,7 @@ impl OwnPool {
         let options = options.after_release(move |connection, _| {
             let known = Arc::clone(&known);
             Box::pin(async move {
-                sqlx::raw_sql("rollback; reset role; reset all").execute(&mut *connection).await?;
+                sqlx::raw_sql("begin; rollback; reset role; reset all").execute(&mut *connection).await?;
                 let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await?;
                 let mut known = known.lock().expect("no holder panics");
                 let is_full = known.get(&pid).is_some_and(|seen| seen.len() >= SCHEMAS_A_CONNECTION);

@@ -109,9 +109,9 @@ impl Provisioning {
                 })
             },
         );
-        // A begin that was cancelled may have begun.
+        // A begin that was cancelled may have begun. Beginning first, because a rollback of nothing is a warning each time.
         let options = options.after_release(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql("rollback").execute(connection).await.map(|_| true) })
+            Box::pin(async move { sqlx::raw_sql("begin; rollback").execute(connection).await.map(|_| true) })
         });
         let pool = options.connect(url).await.map_err(failed("connect to the database"))?;
         Ok(Self { pool })

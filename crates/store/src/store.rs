@@ -199,8 +199,10 @@ impl Store {
         let own = OwnPool::new(pooled(connections.own_schemas), options.clone());
         let pool = pooled(connections.shared)
             .after_release(|connection, _| {
-                // A begin that was cancelled may have begun.
-                Box::pin(async move { sqlx::raw_sql("rollback; reset all").execute(connection).await.map(|_| true) })
+                // A begin that was cancelled may have begun. Beginning first, because a rollback of nothing is a warning each time.
+                Box::pin(
+                    async move { sqlx::raw_sql("begin; rollback; reset all").execute(connection).await.map(|_| true) },
+                )
             })
             .connect_with(options)
             .await

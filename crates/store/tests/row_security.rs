@@ -370,3 +370,18 @@ async fn provisioning_lives_under_row_security_too() {
     let sites: i64 = sqlx::query_scalar("select count(*) from site").fetch_one(tx.connection()).await.unwrap();
     assert_eq!(sites, 1);
 }
+
+/// What was begun and never heard of does not wait for whoever comes next, and nobody is warned each time.
+#[tokio::test]
+async fn a_transaction_that_was_left_open_ends_with_its_turn() {
+    let database = TestDatabase::start().await.unwrap();
+    let store = Store::connect(&database.core_url(), "core", ONE).await.unwrap();
+    let mut left = store.platform().await.unwrap();
+    // As a cancelled begin leaves it: the pool knows of no transaction.
+    run(left.connection(), "begin; select pg_advisory_xact_lock_shared(7)").await.unwrap();
+    drop(left);
+    let mut next = store.platform().await.unwrap();
+    let held = "select exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())";
+    let held: bool = sqlx::query_scalar(held).fetch_one(next.connection()).await.unwrap();
+    assert!(!held, "its lock is still held");
+}
