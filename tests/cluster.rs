@@ -11,7 +11,5 @@ mod doors;
 mod limits;
 #[path = "cluster/resize.rs"]
 mod resize;
-#[path = "cluster/slots.rs"]
-mod slots;
 #[path = "cluster/story.rs"]
 mod story;

@@ -8,8 +8,8 @@ use anyhow::Context;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, TestDeployment, find_test_tools};
+use bulkhead_tests::slots::Slots;
 use serde_json::Value;
-use sqlx::PgPool;
 use tokio::process::{Child, Command};
 
 /// A running `bulkhead up`, its output in a file.
@@ -185,26 +185,6 @@ async fn the_end_of_a_child_ends_up_with_its_name_and_log() -> anyhow::Result<()
     no_process_left(&home).await
 }
 
-/// Slots that are missing between the first and the last of each check.
-async fn gaps(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select coalesce(sum(expected - found), 0)::int8 from (
-                   select count(*) as found,
-                          (extract(epoch from max(slot) - min(slot)) / 5)::int8 + 1 as expected
-                   from everywhere.result group by tenant_id, check_name, vantage
-               ) checks";
-    sqlx::query_scalar(sql).fetch_one(witness).await.context("look for gaps")
-}
-
-async fn wait_until_gapless(witness: &PgPool) -> anyhow::Result<()> {
-    let waited = eventually("every slot stored", LIMIT, || async {
-        match gaps(witness).await.map_err(|error| format!("{error:#}"))? {
-            0 => Ok(()),
-            missing => Err(format!("{missing} slots are missing")),
-        }
-    });
-    waited.await.context("results are missing")
-}
-
 #[tokio::test]
 async fn every_part_may_be_killed_and_no_slot_is_missing_afterwards() -> anyhow::Result<()> {
     let mut deployment = TestDeployment::start().await?;
@@ -226,7 +206,7 @@ async fn every_part_may_be_killed_and_no_slot_is_missing_afterwards() -> anyhow:
     deployment.up.postgres.restart().await?;
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
-    wait_until_gapless(&witness).await?;
+    Slots::ALL.wait_until_gapless(&witness).await?;
 
     // Control: a slot that is taken away is found missing.
     sqlx::query(
@@ -234,6 +214,6 @@ async fn every_part_may_be_killed_and_no_slot_is_missing_afterwards() -> anyhow:
     )
     .execute(&witness)
     .await?;
-    assert!(gaps(&witness).await? > 0, "a missing slot goes unseen");
+    assert!(!Slots::ALL.gaps(&witness).await?.is_empty(), "a missing slot goes unseen");
     deployment.stop().await
 }

@@ -7,13 +7,15 @@ use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, TestDeployment};
 use bulkhead_tests::operator::Operator;
+use bulkhead_tests::slots::Slots;
 use sqlx::PgPool;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 /// Rows of old days, so that a move takes long enough to be killed in its middle.
 const OLD_ROWS: i64 = 120_000;
-const INTERVAL_MS: i64 = 5_000;
+/// Slots of what pollers measure.
+const REAL: Slots = Slots { without: "old", ..Slots::ALL };
 
 /// Starts the command and kills it once it has said `word`; what it did until then is done.
 async fn kill_when_it_says(deployment: &TestDeployment, plan: &str, word: &str) -> anyhow::Result<()> {
@@ -28,25 +30,6 @@ async fn kill_when_it_says(deployment: &TestDeployment, plan: &str, word: &str) 
         }
     }
     anyhow::bail!("it never said {word:?}")
-}
-
-/// Slots of the real checks of xyz-inc that are missing between the first and the last one.
-async fn gaps(witness: &PgPool) -> anyhow::Result<i64> {
-    let sql = "select coalesce(sum((extract(epoch from last - first) * 1000)::int8 / $1 + 1 - rows), 0)::int8 from (
-                   select min(slot) as first, max(slot) as last, count(*) as rows from everywhere.result
-                   join platform.tenant t using (tenant_id)
-                   where t.slug = 'xyz-inc' and check_name <> 'old' group by check_name, vantage) checks";
-    sqlx::query_scalar(sql).bind(INTERVAL_MS).fetch_one(witness).await.context("look for gaps")
-}
-
-async fn wait_until_gapless(witness: &PgPool) -> anyhow::Result<()> {
-    let waited = eventually("every slot stored", LIMIT, || async {
-        match gaps(witness).await.map_err(|error| format!("{error:#}"))? {
-            0 => Ok(()),
-            missing => Err(format!("{missing} slots are missing")),
-        }
-    });
-    waited.await.context("results are missing")
 }
 
 async fn rows_in(witness: &PgPool, schema: &str, check: &str) -> anyhow::Result<i64> {
@@ -101,7 +84,7 @@ async fn a_plan_moves_rows_while_results_arrive_and_is_killed_in_the_middle() ->
     assert_eq!(shown_isolation(&operator).await?, "schema");
     assert_eq!(rows_in(&witness, "tenant_xyz_inc", "old").await?, OLD_ROWS);
     assert_eq!((rows_in(&witness, "shared", "old").await?, rows_in(&witness, "shared", "new").await?), (0, 0));
-    wait_until_gapless(&witness).await?;
+    REAL.wait_until_gapless(&witness).await?;
 
     // And back, with the other tenant's schema where it was.
     let before = now_ms();
@@ -112,12 +95,12 @@ async fn a_plan_moves_rows_while_results_arrive_and_is_killed_in_the_middle() ->
     let schemas: Vec<String> =
         sqlx::query_scalar("select schema from platform.tenant_schema").fetch_all(&witness).await?;
     assert_eq!(schemas, ["tenant_acme_corp"]);
-    wait_until_gapless(&witness).await?;
+    REAL.wait_until_gapless(&witness).await?;
     // Control: a slot that is taken away is found missing.
     let middle = "delete from shared.result where slot = (
                       select slot from shared.result where check_name <> 'old' order by slot offset 12 limit 1)";
     sqlx::query(middle).execute(&witness).await?;
-    anyhow::ensure!(gaps(&witness).await? > 0, "a missing slot goes unseen");
+    anyhow::ensure!(!REAL.gaps(&witness).await?.is_empty(), "a missing slot goes unseen");
 
     let (versions, _) = operator.expect(0, &["db", "status"]).await?;
     let shown: Vec<&str> = versions.iter().filter_map(|row| row["schema"].as_str()).collect();

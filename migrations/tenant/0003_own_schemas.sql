@@ -139,36 +139,47 @@ grant execute on function remove_old_rows(integer) to bulkhead_core;
 grant execute on function drop_old_partitions() to bulkhead_core;
 
 -- A partition is attached, which stops neither readers nor writers; one that is created as a partition waits for all of them, and
--- everybody who comes waits behind it.
+-- everybody who comes waits behind it. It holds a day in the shared tables and a month in a schema of one tenant, where days would
+-- multiply the catalogue.
 do $body$
 begin
-    if current_schema() = 'shared' then
+    execute format($create$
         create or replace function ensure_result_partition(day date) returns void
-        language plpgsql security definer set search_path = shared, pg_temp
+        language plpgsql security definer set search_path = %1$I, pg_temp
         as $function$
         declare
-            partition text := 'result_' || to_char(day, 'YYYYMMDD');
+            is_shared boolean := '%1$s' = 'shared';
+            first date := case when is_shared then day else date_trunc('month', day::timestamp)::date end;
+            next date := (first + case when is_shared then interval '1 day' else interval '1 month' end)::date;
+            partition text := 'result_' || to_char(first, case when is_shared then 'YYYYMMDD' else 'YYYYMM' end);
         begin
             if day < current_date - 3700 or day > current_date + 10 then
-                raise exception 'day % is outside what results may be kept for', day;
+                raise exception 'day %% is outside what results may be kept for', day;
             end if;
             if to_regclass(partition) is not null then
                 return;
             end if;
-            perform pg_advisory_xact_lock(hashtext('ensure_result_partition'));
+            perform pg_advisory_xact_lock(hashtext('ensure_result_partition of %1$s'));
             -- What was looked for before the lock is remembered as missing: the catalogue itself is asked.
             if not exists (select from pg_class where relname = partition
                            and relnamespace = current_schema()::regnamespace) then
-                execute format('create table %I (like result including defaults)', partition);
-                execute format('alter table %I enable row level security', partition);
-                execute format('alter table %I force row level security', partition);
+                execute format('create table %%I (like result including defaults)', partition);
+                execute format('alter table %%I enable row level security', partition);
+                execute format('alter table %%I force row level security', partition);
                 execute format(
-                    'alter table result attach partition %I for values from (%L) to (%L)',
-                    partition, (day::text || ' 00:00:00+00')::timestamptz,
-                    ((day + 1)::text || ' 00:00:00+00')::timestamptz);
+                    'alter table result attach partition %%I for values from (%%L) to (%%L)', partition,
+                    (first::text || ' 00:00:00+00')::timestamptz, (next::text || ' 00:00:00+00')::timestamptz);
             end if;
         end
-        $function$;
+        $function$
+    $create$, current_schema());
+end
+$body$;
+
+-- In a schema of one tenant core is that tenant's role.
+do $body$
+begin
+    if current_schema() = 'shared' then
         return;
     end if;
     execute format('revoke all on all tables in schema %1$I from bulkhead_core', current_schema());
@@ -183,35 +194,5 @@ begin
     execute format('grant execute on function remove_old_rows(integer) to %1$I', platform.runtime_role('core'));
     execute format('grant execute on function drop_old_partitions() to %1$I', platform.runtime_role('core'));
     execute format('grant execute on function reopen_place() to %1$I', platform.runtime_role('core'));
-
-    execute format($create$
-        create or replace function ensure_result_partition(day date) returns void
-        language plpgsql security definer set search_path = %1$I, pg_temp
-        as $function$
-        declare
-            month date := date_trunc('month', day::timestamp)::date;
-            partition text := 'result_' || to_char(month, 'YYYYMM');
-        begin
-            if day < current_date - 3700 or day > current_date + 40 then
-                raise exception 'day %% is outside what results may be kept for', day;
-            end if;
-            if to_regclass(partition) is not null then
-                return;
-            end if;
-            perform pg_advisory_xact_lock(hashtext('ensure_result_partition of %1$s'));
-            -- What was looked for before the lock is remembered as missing: the catalogue itself is asked.
-            if not exists (select from pg_class where relname = partition
-                           and relnamespace = current_schema()::regnamespace) then
-                execute format('create table %%I (like result including defaults)', partition);
-                execute format('alter table %%I enable row level security', partition);
-                execute format('alter table %%I force row level security', partition);
-                execute format(
-                    'alter table result attach partition %%I for values from (%%L) to (%%L)',
-                    partition, (month::text || ' 00:00:00+00')::timestamptz,
-                    ((month + interval '1 month')::date::text || ' 00:00:00+00')::timestamptz);
-            end if;
-        end
-        $function$
-    $create$, current_schema());
 end
 $body$;

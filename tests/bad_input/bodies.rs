@@ -2,7 +2,7 @@
 
 use bulkhead_runtime::now_ms;
 
-use crate::grid::FORGED;
+use crate::FORGED;
 
 const DAY_MS: i64 = 86_400_000;
 /// The whole message, where a dead letter is not about one row.

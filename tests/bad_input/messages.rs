@@ -14,7 +14,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 
 use crate::bodies::{self, Case};
-use crate::grid::{FORGED, wait_until_gapless};
+use crate::{FORGED, HONEST};
 
 const FORWARDED: &str = "up.oslo.fwd.results";
 const EDGE: &str = "results.p1";
@@ -305,7 +305,7 @@ async fn bad_messages_are_dead_lettered_once_and_no_result_is_lost_by_them() -> 
 
     let witness = site.witness;
     deployment.wait_for_results(&witness).await?;
-    wait_until_gapless(&witness).await?;
+    HONEST.wait_until_gapless(&witness).await?;
     check_untouched(&witness).await?;
     deployment.up.check_running()?;
     assert_eq!(deployment.up.core.pid(), core);
@@ -323,7 +323,7 @@ async fn headers_that_cannot_be_read_stop_nobody() -> anyhow::Result<()> {
     site.send_headers(&site.edge().await?, 5_000_000).await?;
     let witness = site.witness;
     deployment.wait_for_results(&witness).await?;
-    wait_until_gapless(&witness).await?;
+    HONEST.wait_until_gapless(&witness).await?;
     check_untouched(&witness).await?;
     deployment.up.check_running()?;
     assert_eq!(deployment.up.core.pid(), core, "core did not have to be started again");

@@ -9,7 +9,7 @@ use bulkhead_testkit::database::batch_key;
 use bulkhead_testkit::{LIMIT, TestDeployment};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::grid::wait_until_gapless;
+use crate::HONEST;
 
 const CORE: &str = "core";
 /// How often core shall have tried in vain before the database is mended.
@@ -56,7 +56,7 @@ async fn damage_a_key(deployment: &TestDeployment, witness: &PgPool) -> anyhow::
     assert_eq!((stored("acme-corp").await?, dead_letters(witness).await?), (acme, 0));
     sqlx::raw_sql(AssertSqlSafe(change("9", "''"))).execute(witness).await.context("mend the key")?;
     deployment.wait_for_results(witness).await?;
-    wait_until_gapless(witness).await?;
+    HONEST.wait_until_gapless(witness).await?;
     assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
     let log = log().map_err(anyhow::Error::msg)?;
     assert_eq!(log.matches(said).count(), 1, "said once: {log}");
@@ -127,7 +127,7 @@ impl Fault {
         assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
         sqlx::raw_sql(AssertSqlSafe(everywhere(self.mends))).execute(witness).await.context("mend the database")?;
         deployment.wait_for_results(witness).await?;
-        wait_until_gapless(witness).await?;
+        HONEST.wait_until_gapless(witness).await?;
         wait_for_readiness(deployment, 200, "ready").await?;
         assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
         let log = fs::read_to_string(deployment.up.layout.log("core")).context("read core's log")?;
@@ -160,7 +160,7 @@ async fn register_late(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
     waited.await?;
     register(&key).await?;
     deployment.wait_for_results(witness).await?;
-    wait_until_gapless(witness).await?;
+    HONEST.wait_until_gapless(witness).await?;
     assert_eq!(dead_letters(witness).await?, 0, "good results are buried");
     Ok(())
 }
@@ -198,7 +198,7 @@ async fn a_locked_table_is_said_and_loses_nothing() -> anyhow::Result<()> {
     wait_for_readiness(&deployment, 503, "database (writing)").await?;
     lock.rollback().await?;
     wait_for_readiness(&deployment, 200, "ready").await?;
-    wait_until_gapless(&witness).await?;
+    HONEST.wait_until_gapless(&witness).await?;
     assert_eq!(dead_letters(&witness).await?, 0);
     deployment.stop().await
 }

@@ -8,8 +8,7 @@ use bulkhead_accounts::hub_state::hub_state;
 use bulkhead_accounts::up::{Deployment, Options, Programs};
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{LIMIT, StoppedDeployment, TestDeployment};
-
-use crate::slots::wait_until_gapless;
+use bulkhead_tests::slots::Slots;
 
 /// Batches that the hub holds and core has not stored.
 async fn held(deployment: &TestDeployment) -> u64 {
@@ -62,7 +61,7 @@ async fn a_hub_gets_three_servers_and_one_again_and_every_slot_is_stored() -> an
     assert_eq!(deployment.up.hub_size(), HubSize::Three);
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
-    wait_until_gapless(&witness, period).await?;
+    Slots { period_ms: period, ..Slots::ALL }.wait_until_gapless(&witness).await?;
     drop(witness);
 
     // Without being told it stays at three, and a server whose disk is gone is filled by the others.
@@ -81,6 +80,6 @@ async fn a_hub_gets_three_servers_and_one_again_and_every_slot_is_stored() -> an
     assert!(!home.join("hub-2").exists() && !home.join("hub-3").exists());
     let witness = deployment.witness().await?;
     deployment.wait_for_results(&witness).await?;
-    wait_until_gapless(&witness, period).await?;
+    Slots { period_ms: period, ..Slots::ALL }.wait_until_gapless(&witness).await?;
     deployment.stop().await
 }

@@ -9,11 +9,10 @@ use bulkhead_accounts::hub_state::hub_state;
 use bulkhead_bus::StreamName;
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{LIMIT, TestDeployment};
+use bulkhead_tests::slots::Slots;
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
-
-use crate::slots::{gaps, wait_until_gapless};
 
 /// What an election (4 to 9 s) and a puller that hears nothing (10 s) may cost on a busy machine; 6 s were measured.
 const PAUSE_MOST: Duration = Duration::from_secs(30);
@@ -163,11 +162,12 @@ async fn results_go_on_when_a_server_of_the_hub_dies_and_when_one_is_replaced() 
     let follower = deployment.stream_leader(StreamName::Results).await? % 3 + 1;
     replace(&mut deployment, &witness, follower).await?;
     let period = (0, now_ms());
-    wait_until_gapless(&witness, period).await?;
+    let slots = Slots { period_ms: period, ..Slots::ALL };
+    slots.wait_until_gapless(&witness).await?;
     // Control: a slot that is taken away is found missing.
     let middle = "delete from shared.result where slot =
                       (select slot from shared.result order by slot offset (select count(*) / 2 from shared.result) limit 1)";
     sqlx::query(middle).execute(&witness).await?;
-    assert!(gaps(&witness, period).await? > 0, "a missing slot goes unseen");
+    assert!(!slots.gaps(&witness).await?.is_empty(), "a missing slot goes unseen");
     deployment.stop().await
 }

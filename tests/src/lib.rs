@@ -8,4 +8,5 @@ pub mod machine;
 pub mod mounting;
 pub mod operator;
 pub mod operator_server;
+pub mod slots;
 pub mod streams;

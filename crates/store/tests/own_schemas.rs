@@ -6,7 +6,7 @@ use bulkhead_bus::{Tenant, TenantState};
 use bulkhead_store::inspection::Inspection;
 use bulkhead_store::{Isolation, Provisioning, ProvisioningError, SCHEMAS_MOST, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use bulkhead_testkit::database::{account_key, onboard, tenant};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 /// Every table of a tenant's schema.
@@ -54,10 +54,7 @@ async fn world() -> World {
     let store = database.store().await.unwrap();
     let tenants = [enterprise("acme-corp"), enterprise("big-bank"), tenant("xyz-inc")];
     for tenant in &tenants {
-        provisioning.put_tenant(&account_key(), tenant).await.unwrap();
-        let (site, poller) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-        provisioning.put_site(tenant, &site).await.unwrap();
-        provisioning.put_poller(tenant, &site, &poller, &batch_key()).await.unwrap();
+        onboard(&provisioning, tenant).await.unwrap();
         let mut tx = store.begin(tenant).await.unwrap();
         run(tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
         run(tx.connection(), &insert_result(tenant)).await.unwrap();

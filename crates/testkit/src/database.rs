@@ -136,6 +136,18 @@ pub fn account_key() -> AccountKey {
     nkeys::KeyPair::new_account().public_key().parse().expect("a new key is a key")
 }
 
+/// Puts a tenant on the list, with the site `oslo` and its poller `p1`; returns its account's key.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn onboard(provisioning: &Provisioning, tenant: &Tenant) -> anyhow::Result<AccountKey> {
+    let (key, oslo, p1) = (account_key(), "oslo".parse()?, "p1".parse()?);
+    provisioning.put_tenant(&key, tenant).await?;
+    provisioning.put_site(tenant, &oslo).await?;
+    provisioning.put_poller(tenant, &oslo, &p1, &batch_key()).await?;
+    Ok(key)
+}
+
 /// A new poller's batch key.
 ///
 /// # Panics

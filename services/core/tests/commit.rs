@@ -14,7 +14,7 @@ use bulkhead_core::store::{self, Counts, DEAD_LETTERS_MAX, DeadLetter, Reasons, 
 use bulkhead_runtime::now_ms;
 use bulkhead_store::Store;
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use bulkhead_testkit::database::{batch_key, onboard, tenant};
 use sqlx::{AssertSqlSafe, Row};
 
 struct World {
@@ -32,10 +32,7 @@ async fn world() -> World {
     let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz) = (tenant("acme-corp"), tenant("xyz-inc"));
     for tenant in [&acme, &xyz] {
-        provisioning.put_tenant(&account_key(), tenant).await.unwrap();
-        provisioning.put_site(tenant, &"oslo".parse().unwrap()).await.unwrap();
-        let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-        provisioning.put_poller(tenant, &oslo, &p1, &batch_key()).await.unwrap();
+        onboard(&provisioning, tenant).await.unwrap();
     }
     let store = database.store().await.unwrap();
     let slot = now_ms() / 10_000 * 10_000 - 600_000;

@@ -13,7 +13,7 @@ use bulkhead_core::observe::Answers;
 use bulkhead_runtime::{Loops, Stop, eventually};
 use bulkhead_store::{PollerState, Provisioning, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, account_keys, batch_key, tenant};
+use bulkhead_testkit::database::{account_key, account_keys, onboard, tenant};
 use sqlx::AssertSqlSafe;
 
 const TENANTS: usize = 10_000;
@@ -35,10 +35,8 @@ struct World {
 async fn world() -> World {
     let database = TestDatabase::start().await.unwrap();
     let (provisioning, store) = (database.provisioning().await.unwrap(), database.store().await.unwrap());
-    let (key, acme) = (account_key(), tenant("acme-corp"));
-    provisioning.put_tenant(&key, &acme).await.unwrap();
-    let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-    provisioning.put_poller(&acme, &oslo, &p1, &batch_key()).await.unwrap();
+    let acme = tenant("acme-corp");
+    let key = onboard(&provisioning, &acme).await.unwrap();
     World { database, provisioning, store, key, acme }
 }
 

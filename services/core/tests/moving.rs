@@ -14,7 +14,7 @@ use bulkhead_core::precedence::Candidate;
 use bulkhead_runtime::now_ms;
 use bulkhead_store::{Isolation, MoveStep, Provisioning, ProvisioningError, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use bulkhead_testkit::database::{onboard, tenant};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::task::JoinHandle;
 
@@ -35,13 +35,8 @@ async fn world() -> World {
     let database = TestDatabase::start().await.unwrap();
     let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz) = (Tenant { plan: "pro".to_owned(), ..tenant("acme-corp") }, tenant("xyz-inc"));
-    let key = account_key();
-    for (key, tenant) in [(&key, &acme), (&account_key(), &xyz)] {
-        provisioning.put_tenant(key, tenant).await.unwrap();
-        let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
-        provisioning.put_site(tenant, &oslo).await.unwrap();
-        provisioning.put_poller(tenant, &oslo, &p1, &batch_key()).await.unwrap();
-    }
+    let key = onboard(&provisioning, &acme).await.unwrap();
+    onboard(&provisioning, &xyz).await.unwrap();
     let store = database.store().await.unwrap();
     World { database, provisioning, store, key, acme, xyz }
 }
