@@ -112,8 +112,8 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     operator.expect(0, &["tenant", "restore", "north-bank"]).await?;
     operator.expect(0, &["results", "list", "--profile", &bob]).await?;
     // Nobody is there to be asked, so nothing is destroyed.
-    operator.expect(4, &["tenant", "offboard", "north-bank", "--purge"]).await?;
-    let (ended, _) = operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--yes"]).await?;
+    operator.expect(4, &["tenant", "offboard", "north-bank", "--purge", "--no-export"]).await?;
+    let (ended, _) = operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--no-export", "--yes"]).await?;
     let file = ended[0]["file"].as_str().context("evidence")?;
     let evidence = bulkhead_claims::decode_json(&std::fs::read_to_string(file)?)?;
     anyhow::ensure!(evidence.sub == before.1, "{evidence:?}");
@@ -333,7 +333,7 @@ async fn an_end_that_is_killed_is_completed_or_taken_back() -> anyhow::Result<()
             operator.expect(0, &["tenant", "add", &slug]).await?;
             kill_command(home, &["tenant", "offboard", &slug], ("offboard-tenant", &slug), step).await?;
             if way == "purge" {
-                operator.expect(0, &["tenant", "offboard", &slug, "--purge", "--yes"]).await?;
+                operator.expect(0, &["tenant", "offboard", &slug, "--purge", "--no-export", "--yes"]).await?;
             } else {
                 kill_command(home, &["tenant", "restore", &slug], ("restore-tenant", &slug), "begun").await?;
                 let output = operator.run(&["tenant", "restore", &slug]).await?;
@@ -399,7 +399,7 @@ async fn a_start_leaves_the_suspended_and_the_ended_as_they_are() -> anyhow::Res
     let deployment = TestDeployment::start().await?;
     let operator = Operator { home: deployment.home() };
     operator.expect(0, &["tenant", "suspend", "acme-corp"]).await?;
-    operator.expect(0, &["tenant", "offboard", "xyz-inc", "--purge", "--yes"]).await?;
+    operator.expect(0, &["tenant", "offboard", "xyz-inc", "--purge", "--no-export", "--yes"]).await?;
     let deployment = deployment.pause().await?.start().await?;
     let operator = Operator { home: deployment.home() };
     anyhow::ensure!(deployment.up.checks == 0, "{} checks are waited for in vain", deployment.up.checks);

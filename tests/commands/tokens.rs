@@ -150,6 +150,6 @@ pub(crate) async fn a_token_from_the_future_is_named_and_overtaken(
     operator.expect(0, &["diff"]).await?;
     let now = deployment.account("ahead-inc")?;
     anyhow::ensure!(now.claims.iat > ahead.claims.iat, "a server that was away would bring the later one back");
-    operator.expect(0, &["tenant", "offboard", "ahead-inc", "--purge", "--yes"]).await?;
+    operator.expect(0, &["tenant", "offboard", "ahead-inc", "--purge", "--no-export", "--yes"]).await?;
     nothing_is_to_be_done(operator).await
 }

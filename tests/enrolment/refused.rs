@@ -276,7 +276,7 @@ async fn who_is_closed(ground: &Ground) -> anyhow::Result<()> {
     operator.expect(0, &["tenant", "resume", "north-bank"]).await?;
     // The slug is given away again: the same words, another account.
     operator.expect(0, &["tenant", "offboard", "north-bank"]).await?;
-    operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--yes"]).await?;
+    operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--no-export", "--yes"]).await?;
     refused(&ask(&desk, &request).await?, "token_other_account")?;
     operator.expect(0, &["tenant", "add", "north-bank"]).await?;
     operator.expect(0, &["site", "add", "north-bank/oslo"]).await?;

@@ -5,16 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read};
+use std::io::{self, BufRead, BufReader, BufWriter, Read};
+use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use age::stream::StreamWriter;
 use sha2::{Digest, Sha256};
 
-use super::manifest::{FORMAT, Head, Manifest, PartState};
-use super::sealing::{Opening, Seal, SealError};
+use super::manifest::{Contents, PartState, head_of};
+use super::sealing::{Opening, Seal, SealError, Sealing};
 
+/// How every file begins that age has sealed.
+const SEALED: &[u8] = b"age-encryption.org/";
 const HEAD: &str = "head.json";
 const MANIFEST: &str = "manifest.json";
 const PIECE_BYTES: usize = 1 << 20;
@@ -32,23 +34,44 @@ pub enum ArchiveError {
     Exists(String),
     #[error("read backup {path}")]
     Read { path: String, source: io::Error },
-    #[error("{path} is not a backup of a platform")]
-    Foreign { path: String },
+    #[error("{path} is not a backup of a {of}")]
+    Foreign { path: String, of: &'static str },
+    #[error("{path} is sealed: give the key or the passphrase that it was made for (--identity or --passphrase-file)")]
+    Sealed { path: String },
     #[error(
         "backup {path} is not sealed for the key in {key}: open it with the key or passphrase that it was made for"
     )]
     WrongKey { path: String, key: String },
     #[error(
-        "backup {path} has format {format}, made by release {release}: this release reads formats up to {FORMAT}; use that \
+        "backup {path} has format {format}, made by release {release}: this release reads formats up to {known}; use that \
          release or a newer one"
     )]
-    Newer { path: String, format: u32, release: String },
+    Newer { path: String, format: u64, known: u32, release: String },
     #[error("backup {path} is damaged or cut short: use another one; nothing was taken from it")]
     Damaged { path: String, source: io::Error },
     #[error("backup {path} is not what its manifest says: {what}; use another one")]
     Different { path: String, what: String },
     #[error("use {part} of the backup")]
     Use { part: String, source: io::Error },
+}
+
+impl ArchiveError {
+    /// Whether what was given is at fault: a file or a key.
+    #[must_use]
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Use { .. } => false,
+            Self::Seal(_)
+            | Self::Exists(_)
+            | Self::Read { .. }
+            | Self::Foreign { .. }
+            | Self::Sealed { .. }
+            | Self::WrongKey { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Different { .. } => true,
+        }
+    }
 }
 
 /// A part as it is read, piece by piece.
@@ -95,14 +118,24 @@ impl Drop for Temporary {
 }
 
 /// A backup that is being written.
-pub struct ArchiveWriter {
+pub struct ArchiveWriter<M> {
     path: PathBuf,
     temporary: Temporary,
-    tar: tar::Builder<StreamWriter<BufWriter<File>>>,
+    tar: tar::Builder<Sealing<BufWriter<File>>>,
     parts: Vec<PartState>,
+    open: Option<OpenPart>,
+    contents: PhantomData<fn() -> M>,
 }
 
-impl ArchiveWriter {
+/// A part that is being written.
+struct OpenPart {
+    mode: u32,
+    held: Vec<u8>,
+    sum: Sum,
+    pieces: usize,
+}
+
+impl<M: Contents> ArchiveWriter<M> {
     /// Begins a backup that will be at `path`.
     ///
     /// # Errors
@@ -118,9 +151,10 @@ impl ArchiveWriter {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
         let temporary = Temporary(Some(part));
         let sealed = seal.wrap(BufWriter::new(file)).map_err(ArchiveError::Seal)?;
-        let mut writer = Self { path: path.to_owned(), temporary, tar: tar::Builder::new(sealed), parts: vec![] };
-        let head = serde_json::json!(Head::of_this_release()).to_string();
-        writer.append(HEAD, 0o600, head.as_bytes()).map_err(failed)?;
+        let (path, tar) = (path.to_owned(), tar::Builder::new(sealed));
+        let mut writer = Self { path, temporary, tar, parts: vec![], open: None, contents: PhantomData };
+        let head = head_of::<M>().to_string();
+        writer.append(HEAD, 0o600, head.as_bytes()).map_err(|source| writer.failed(source))?;
         Ok(writer)
     }
 
@@ -135,9 +169,39 @@ impl ArchiveWriter {
         ArchiveError::Write { path: self.path.display().to_string(), source }
     }
 
-    /// Begins a part; what is written goes into it until `PartWriter::end`.
-    pub fn begin(&mut self, name: &str, mode: u32) -> PartWriter<'_> {
-        PartWriter { writer: self, mode, held: Vec::new(), sum: Sum::new(name.to_owned()), pieces: 0 }
+    /// Begins a part; what is written goes into it until [`Self::end`].
+    pub fn begin(&mut self, name: &str, mode: u32) {
+        self.open = Some(OpenPart { mode, held: Vec::new(), sum: Sum::new(name.to_owned()), pieces: 0 });
+    }
+
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Err(io::Error::other("no part was begun")) };
+        open.held.extend_from_slice(bytes);
+        if open.held.len() >= PIECE_BYTES { self.pass_on() } else { Ok(()) }
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let piece = std::mem::take(&mut open.held);
+        open.sum.add(&piece);
+        open.pieces += 1;
+        self.append(&open.sum.name, open.mode, &piece)?;
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// Ends the part that was begun.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn end(&mut self) -> io::Result<()> {
+        if self.open.as_ref().is_some_and(|open| !open.held.is_empty() || open.pieces == 0) {
+            self.pass_on()?;
+        }
+        self.parts.extend(self.open.take().map(|open| open.sum.state()));
+        Ok(())
     }
 
     /// Writes a part that is in memory.
@@ -145,8 +209,8 @@ impl ArchiveWriter {
     /// # Errors
     /// When the disk does not take it.
     pub fn add(&mut self, name: &str, mode: u32, bytes: &[u8]) -> Result<(), ArchiveError> {
-        let mut part = self.begin(name, mode);
-        let written = part.write(bytes).and_then(|()| part.end());
+        self.begin(name, mode);
+        let written = self.write(bytes).and_then(|()| self.end());
         written.map_err(|source| self.failed(source))
     }
 
@@ -154,8 +218,8 @@ impl ArchiveWriter {
     ///
     /// # Errors
     /// When the disk does not take it; then no file is left.
-    pub fn finish(mut self, mut manifest: Manifest) -> Result<Manifest, ArchiveError> {
-        manifest.parts = std::mem::take(&mut self.parts);
+    pub fn finish(mut self, mut manifest: M) -> Result<M, ArchiveError> {
+        manifest.set_parts(std::mem::take(&mut self.parts));
         let text = serde_json::json!(manifest).to_string();
         self.append(MANIFEST, 0o600, text.as_bytes()).map_err(|source| self.failed(source))?;
         let Self { path, mut temporary, tar, .. } = self;
@@ -174,57 +238,28 @@ impl ArchiveWriter {
     }
 }
 
-/// A part that is being written.
-pub struct PartWriter<'a> {
-    writer: &'a mut ArchiveWriter,
-    mode: u32,
-    held: Vec<u8>,
-    sum: Sum,
-    pieces: usize,
-}
-
-impl PartWriter<'_> {
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.held.extend_from_slice(bytes);
-        if self.held.len() >= PIECE_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let piece = std::mem::take(&mut self.held);
-        self.sum.add(&piece);
-        self.pieces += 1;
-        self.writer.append(&self.sum.name, self.mode, &piece)
-    }
-
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn end(mut self) -> io::Result<()> {
-        if !self.held.is_empty() || self.pieces == 0 {
-            self.flush()?;
-        }
-        self.writer.parts.push(self.sum.state());
-        Ok(())
-    }
-}
-
-type Sealed = age::stream::StreamReader<BufReader<File>>;
-
 /// A backup that was opened: its key fits, and nothing was looked at yet.
-pub struct ArchiveReader {
+pub struct ArchiveReader<M> {
     path: String,
-    tar: tar::Archive<Sealed>,
+    tar: tar::Archive<Box<dyn Read + Send>>,
+    contents: PhantomData<fn() -> M>,
 }
 
-impl ArchiveReader {
+impl<M: Contents> ArchiveReader<M> {
     /// # Errors
     /// When it is not a backup, or not for this key.
     pub fn open(file: &Path, opening: &Opening) -> Result<Self, ArchiveError> {
         let path = file.display().to_string();
         let identities = opening.identities().map_err(ArchiveError::Seal)?;
-        let input = File::open(file).map_err(|source| ArchiveError::Read { path: path.clone(), source })?;
-        let key = || opening.file().display().to_string();
+        let read_error = |source| ArchiveError::Read { path: path.clone(), source };
+        let mut input = BufReader::new(File::open(file).map_err(read_error)?);
+        let Some(key) = opening.file() else {
+            if input.fill_buf().map_err(read_error)?.starts_with(SEALED) {
+                return Err(ArchiveError::Sealed { path });
+            }
+            return Ok(Self { path, tar: tar::Archive::new(Box::new(input)), contents: PhantomData });
+        };
+        let key = || key.display().to_string();
         let explain = |error: age::DecryptError| {
             use age::DecryptError as E;
             let path = path.clone();
@@ -233,16 +268,18 @@ impl ArchiveReader {
                     ArchiveError::WrongKey { path, key: key() }
                 }
                 E::InvalidMac => ArchiveError::Damaged { path, source: io::Error::other(error.to_string()) },
-                E::InvalidHeader | E::UnknownFormat => ArchiveError::Foreign { path },
-                E::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => ArchiveError::Foreign { path },
+                E::InvalidHeader | E::UnknownFormat => ArchiveError::Foreign { path, of: M::OF },
+                E::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                    ArchiveError::Foreign { path, of: M::OF }
+                }
                 E::Io(source) => ArchiveError::Read { path, source },
                 // The enum is open: what we do not know is no reason to go on.
                 other => ArchiveError::Damaged { path, source: io::Error::other(other.to_string()) },
             }
         };
-        let decryptor = age::Decryptor::new_buffered(BufReader::new(input)).map_err(&explain)?;
+        let decryptor = age::Decryptor::new_buffered(input).map_err(&explain)?;
         let opened = decryptor.decrypt(identities.iter().map(|identity| &**identity)).map_err(&explain)?;
-        Ok(Self { path, tar: tar::Archive::new(opened) })
+        Ok(Self { path, tar: tar::Archive::new(Box::new(opened)), contents: PhantomData })
     }
 
     /// Reads everything and gives each part to `take`, which must not use it for good before this returns well: only the
@@ -250,7 +287,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// When anything is missing, more, or other than the manifest says, or `take` fails.
-    pub fn read(mut self, take: &mut dyn FnMut(&str, Part<'_>) -> io::Result<()>) -> Result<Manifest, ArchiveError> {
+    pub fn read(mut self, take: &mut dyn FnMut(&str, Part<'_>) -> io::Result<()>) -> Result<M, ArchiveError> {
         let path = self.path.clone();
         let damaged = |source| ArchiveError::Damaged { path: path.clone(), source };
         let different = |what: &str| ArchiveError::Different { path: path.clone(), what: what.to_owned() };
@@ -258,19 +295,20 @@ impl ArchiveReader {
         let mut is_first = true;
         let mut manifest = None;
         for entry in self.tar.entries().map_err(damaged)? {
-            let mut entry = entry.map_err(|source| if is_first { unlike(&path, source) } else { damaged(source) })?;
+            let mut entry =
+                entry.map_err(|source| if is_first { unlike::<M>(&path, source) } else { damaged(source) })?;
             let name = entry.path_bytes().into_owned();
             let name = String::from_utf8(name).map_err(|_| different("a part has no readable name"))?;
             if manifest.is_some() {
                 return Err(different("something follows the manifest"));
             }
             if std::mem::take(&mut is_first) {
-                check_head(&path, &name, &mut entry)?;
+                check_head::<M>(&path, &name, &mut entry)?;
                 continue;
             }
             if name == MANIFEST {
                 let text = read_text(&mut entry).map_err(damaged)?;
-                let read: Manifest = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
+                let read: M = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
                 manifest = Some(read);
                 continue;
             }
@@ -284,7 +322,7 @@ impl ArchiveReader {
         if is_twice {
             return Err(different("a part is there twice"));
         }
-        if parts != manifest.parts {
+        if parts != manifest.parts() {
             return Err(different("its parts have other names, sizes or contents"));
         }
         Ok(manifest)
@@ -292,23 +330,27 @@ impl ArchiveReader {
 }
 
 /// What opens with our key and is no archive is somebody else's, unless it could not even be unsealed.
-fn unlike(path: &str, source: io::Error) -> ArchiveError {
+fn unlike<M: Contents>(path: &str, source: io::Error) -> ArchiveError {
     let path = path.to_owned();
     let is_damaged = matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
-    if is_damaged { ArchiveError::Damaged { path, source } } else { ArchiveError::Foreign { path } }
+    if is_damaged { ArchiveError::Damaged { path, source } } else { ArchiveError::Foreign { path, of: M::OF } }
 }
 
-fn check_head(path: &str, name: &str, entry: &mut dyn Read) -> Result<(), ArchiveError> {
+fn check_head<M: Contents>(path: &str, name: &str, entry: &mut dyn Read) -> Result<(), ArchiveError> {
     let path = path.to_owned();
     if name != HEAD {
-        return Err(ArchiveError::Foreign { path });
+        return Err(ArchiveError::Foreign { path, of: M::OF });
     }
     let text = read_text(entry).map_err(|source| ArchiveError::Damaged { path: path.clone(), source })?;
-    let Ok(head) = serde_json::from_slice::<Head>(&text) else { return Err(ArchiveError::Foreign { path }) };
-    if head.bulkhead_backup > FORMAT {
-        return Err(ArchiveError::Newer { path, format: head.bulkhead_backup, release: head.release });
+    let head: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    match head[M::HEAD].as_u64() {
+        None => Err(ArchiveError::Foreign { path, of: M::OF }),
+        Some(format) if format > u64::from(M::FORMAT) => {
+            let release = head["release"].as_str().unwrap_or("unknown").to_owned();
+            Err(ArchiveError::Newer { path, format, known: M::FORMAT, release })
+        }
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 fn read_text(entry: &mut dyn Read) -> io::Result<Vec<u8>> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::archive::{ArchiveError, ArchiveWriter};
+use super::manifest::Manifest;
 use crate::files::make_folder;
 
 pub(super) const PREFIX: &str = "home/";
@@ -50,7 +51,7 @@ fn is_saved(path: &Path) -> bool {
 ///
 /// # Errors
 /// When one cannot be read, or the disk does not take it.
-pub(super) fn add_home(home: &Path, archive: &mut ArchiveWriter) -> Result<(), HomeFilesError> {
+pub(super) fn add_home(home: &Path, archive: &mut ArchiveWriter<Manifest>) -> Result<(), HomeFilesError> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let full = home.join(&folder);
@@ -73,7 +74,7 @@ pub(super) fn add_home(home: &Path, archive: &mut ArchiveWriter) -> Result<(), H
     Ok(())
 }
 
-fn add_file(home: &Path, path: &Path, archive: &mut ArchiveWriter) -> Result<(), HomeFilesError> {
+fn add_file(home: &Path, path: &Path, archive: &mut ArchiveWriter<Manifest>) -> Result<(), HomeFilesError> {
     let full = home.join(path);
     let failed = |source| HomeFilesError::Read { path: full.display().to_string(), source };
     let about = fs::metadata(&full).map_err(failed)?;

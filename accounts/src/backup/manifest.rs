@@ -2,25 +2,35 @@
 
 use std::collections::BTreeMap;
 
+use bulkhead_bus::TenantSlug;
 use bulkhead_runtime::StreamSnapshot;
+use bulkhead_store::TableSum;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::hub_size::HubSize;
 
-/// The form of backups of this release. A reader refuses a higher one.
+/// The form of backups of a platform of this release. A reader refuses a higher one.
 pub const FORMAT: u32 = 1;
+/// The same of backups of one tenant.
+pub const TENANT_FORMAT: u32 = 1;
 
-/// The first thing in a backup: whose it is, and who can read it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) bulkhead_backup: u32,
-    pub(super) release: String,
+/// What an archive is a backup of: it says so at the beginning, and all that is in it at the end.
+pub trait Contents: Serialize + DeserializeOwned + PartialEq {
+    /// The word of the first line that holds the format.
+    const HEAD: &'static str;
+    /// As people call it.
+    const OF: &'static str;
+    const FORMAT: u32;
+
+    fn parts(&self) -> &[PartState];
+    fn set_parts(&mut self, parts: Vec<PartState>);
 }
 
-impl Head {
-    pub(super) fn of_this_release() -> Self {
-        Self { bulkhead_backup: FORMAT, release: env!("CARGO_PKG_VERSION").to_owned() }
-    }
+/// The first thing in a backup: whose it is, and who can read it.
+pub(super) fn head_of<M: Contents>() -> serde_json::Value {
+    serde_json::json!({ M::HEAD: M::FORMAT, "release": env!("CARGO_PKG_VERSION") })
 }
 
 /// One file, stream or database of a backup.
@@ -73,5 +83,64 @@ impl Manifest {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.streams.iter().map(|stream| stream.messages).sum()
+    }
+}
+
+impl Contents for Manifest {
+    const HEAD: &'static str = "bulkhead_backup";
+    const OF: &'static str = "platform";
+    const FORMAT: u32 = FORMAT;
+
+    fn parts(&self) -> &[PartState] {
+        &self.parts
+    }
+
+    fn set_parts(&mut self, parts: Vec<PartState>) {
+        self.parts = parts;
+    }
+}
+
+/// What is in the backup of one tenant: its rows, and nobody's keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantManifest {
+    /// The moment that all of it is of, unix milliseconds.
+    pub taken_ms: i64,
+    pub release: String,
+    pub tenant: TenantSlug,
+    /// Under which its rows were kept.
+    pub tenant_id: Uuid,
+    pub display_name: String,
+    /// Its name, without the version.
+    pub plan: String,
+    /// Where the rows were: `shared` or `schema`.
+    pub isolation: String,
+    /// Version of the tables.
+    pub schema_version: i64,
+    pub sites: Vec<String>,
+    /// `site/poller`. Their keys are in no backup of a tenant.
+    pub pollers: Vec<String>,
+    pub tables: BTreeMap<String, TableSum>,
+    pub parts: Vec<PartState>,
+}
+
+impl TenantManifest {
+    /// Of all tables.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.tables.values().map(|table| table.rows).sum()
+    }
+}
+
+impl Contents for TenantManifest {
+    const HEAD: &'static str = "bulkhead_tenant_backup";
+    const OF: &'static str = "tenant";
+    const FORMAT: u32 = TENANT_FORMAT;
+
+    fn parts(&self) -> &[PartState] {
+        &self.parts
+    }
+
+    fn set_parts(&mut self, parts: Vec<PartState>) {
+        self.parts = parts;
     }
 }

@@ -1,5 +1,5 @@
 //! Backups of a platform: its keys, accounts, certificates, secrets and settings, its database and the hub's streams, as one
-//! set that fits together (docs/adr/0011-backup-order.md).
+//! set that fits together (docs/adr/0011-backup-order.md). The same file holds the rows of one tenant (`tenancy::rows`).
 //!
 //! A backup is sealed before it touches the disk, verified to its last byte before anything of it is used, and never
 //! connects to what it was taken from.
@@ -16,7 +16,7 @@ mod take;
 pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Part};
 pub use database::DatabaseError;
 pub use home_files::HomeFilesError;
-pub use manifest::{AccountState, FORMAT, Manifest, PartState, StreamState};
+pub use manifest::{AccountState, Contents, FORMAT, Manifest, PartState, StreamState, TENANT_FORMAT, TenantManifest};
 pub use rehearse::{Check, Report, rehearse};
 pub use restore::{RestoreError, RestoreOptions, restore};
 pub use sealing::{Opening, Seal, SealError};
@@ -26,6 +26,6 @@ pub use take::{AccessError, BackupError, BackupOptions, take_backup};
 ///
 /// # Errors
 /// When it is not a whole backup, or not for this key.
-pub fn read_manifest(file: &std::path::Path, opening: &Opening) -> Result<Manifest, ArchiveError> {
+pub fn read_manifest<M: Contents>(file: &std::path::Path, opening: &Opening) -> Result<M, ArchiveError> {
     ArchiveReader::open(file, opening)?.read(&mut |_, _| Ok(()))
 }

@@ -1,6 +1,6 @@
 //! Who can open a backup: whoever has a passphrase, or one of some age keys. Secrets come from files, never as arguments.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use age::secrecy::SecretString;
@@ -23,7 +23,7 @@ pub enum SealError {
     #[error("a backup is sealed for somebody: give at least one recipient, or a passphrase file")]
     Nobody,
     #[error("seal the backup")]
-    Seal(#[source] std::io::Error),
+    Seal(#[source] io::Error),
     #[error("seal the backup for its recipients")]
     Recipients(#[source] age::EncryptError),
 }
@@ -34,11 +34,15 @@ pub enum Seal {
     PassphraseFile(PathBuf),
     /// age public keys.
     Recipients(Vec<String>),
+    /// For nobody: whoever has the file can read it.
+    Open,
 }
 
 /// What a backup is opened with.
 #[derive(Debug, Clone)]
 pub enum Opening {
+    /// Nothing: it is not sealed.
+    Open,
     PassphraseFile(PathBuf),
     /// A file with age secret keys.
     IdentityFile(PathBuf),
@@ -57,8 +61,9 @@ impl Seal {
     ///
     /// # Errors
     /// When there is nobody to seal it for, or a key file cannot be used.
-    pub(super) fn wrap<W: Write>(&self, output: W) -> Result<StreamWriter<W>, SealError> {
+    pub(super) fn wrap<W: Write>(&self, output: W) -> Result<Sealing<W>, SealError> {
         let encryptor = match self {
+            Self::Open => return Ok(Sealing::Open(output)),
             Self::PassphraseFile(path) => age::Encryptor::with_user_passphrase(read_passphrase(path)?),
             Self::Recipients(texts) => {
                 let parse = |text: &String| {
@@ -72,7 +77,39 @@ impl Seal {
                 age::Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?
             }
         };
-        encryptor.wrap_output(output).map_err(SealError::Seal)
+        encryptor.wrap_output(output).map(Sealing::Sealed).map_err(SealError::Seal)
+    }
+}
+
+/// What writes through a seal, or through none.
+pub(super) enum Sealing<W: Write> {
+    Sealed(StreamWriter<W>),
+    Open(W),
+}
+
+impl<W: Write> Write for Sealing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Sealed(sealed) => sealed.write(bytes),
+            Self::Open(open) => open.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Sealed(sealed) => sealed.flush(),
+            Self::Open(open) => open.flush(),
+        }
+    }
+}
+
+impl<W: Write> Sealing<W> {
+    /// Ends what is sealed; without it nothing of the end can be read.
+    pub(super) fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Sealed(sealed) => sealed.finish(),
+            Self::Open(open) => Ok(open),
+        }
     }
 }
 
@@ -81,6 +118,7 @@ impl Opening {
     /// When the file cannot be read, others can read it too, or it holds no key.
     pub(super) fn identities(&self) -> Result<Vec<Box<dyn age::Identity>>, SealError> {
         match self {
+            Self::Open => Ok(vec![]),
             Self::PassphraseFile(path) => Ok(vec![Box::new(age::scrypt::Identity::new(read_passphrase(path)?))]),
             Self::IdentityFile(path) => {
                 let text = zeroize::Zeroizing::new(read_secret(path).map_err(SealError::File)?);
@@ -96,9 +134,11 @@ impl Opening {
         }
     }
 
-    pub(super) fn file(&self) -> &Path {
+    /// Where the key is.
+    pub(super) fn file(&self) -> Option<&Path> {
         match self {
-            Self::PassphraseFile(path) | Self::IdentityFile(path) => path,
+            Self::PassphraseFile(path) | Self::IdentityFile(path) => Some(path),
+            Self::Open => None,
         }
     }
 }

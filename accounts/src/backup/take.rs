@@ -195,13 +195,13 @@ pub(super) fn stream_part(stream: StreamName) -> String {
     format!("streams/{}", stream.as_str())
 }
 
-async fn add_streams(bus: &Bus, archive: &mut ArchiveWriter) -> Result<Vec<StreamState>, BackupError> {
+async fn add_streams(bus: &Bus, archive: &mut ArchiveWriter<Manifest>) -> Result<Vec<StreamState>, BackupError> {
     let mut states = Vec::new();
     for stream in StreamName::HUB {
-        let mut part = archive.begin(&stream_part(stream), 0o600);
-        let taken = bus.snapshot_stream(stream, &mut |piece| part.write(piece)).await;
+        archive.begin(&stream_part(stream), 0o600);
+        let taken = bus.snapshot_stream(stream, &mut |piece| archive.write(piece)).await;
         let snapshot: StreamSnapshot = taken.map_err(BackupError::Streams)?;
-        part.end().map_err(|source| BackupError::Part { part: stream.as_str(), source })?;
+        archive.end().map_err(|source| BackupError::Part { part: stream.as_str(), source })?;
         states.push(StreamState { name: stream.as_str().to_owned(), messages: snapshot.messages(), snapshot });
     }
     Ok(states)
@@ -211,14 +211,14 @@ async fn add_database(
     options: &BackupOptions,
     layout: &Layout,
     address: &Address,
-    archive: &mut ArchiveWriter,
+    archive: &mut ArchiveWriter<Manifest>,
 ) -> Result<RowCounts, BackupError> {
     let held = HeldSnapshot::hold(address.url()).await.map_err(BackupError::Moment)?;
-    let mut part = archive.begin(DATABASE_PART, 0o600);
+    archive.begin(DATABASE_PART, 0o600);
     let (programs, folder): (&Path, _) = (&options.postgres_programs, layout.secrets());
-    let dumped = dump(programs, &folder, address, &held.id, &mut |piece| part.write(piece)).await;
+    let dumped = dump(programs, &folder, address, &held.id, &mut |piece| archive.write(piece)).await;
     dumped.map_err(BackupError::Database)?;
-    part.end().map_err(|source| BackupError::Part { part: DATABASE_PART, source })?;
+    archive.end().map_err(|source| BackupError::Part { part: DATABASE_PART, source })?;
     let counts = held.counts.clone();
     held.release().await.map_err(BackupError::Moment)?;
     Ok(counts)

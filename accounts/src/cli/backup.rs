@@ -192,18 +192,7 @@ fn report_text(report: &Report) -> String {
 
 impl From<ArchiveError> for Failure {
     fn from(error: ArchiveError) -> Self {
-        let is_input = match &error {
-            ArchiveError::Write { .. } | ArchiveError::Use { .. } => false,
-            ArchiveError::Seal(_)
-            | ArchiveError::Exists(_)
-            | ArchiveError::Read { .. }
-            | ArchiveError::Foreign { .. }
-            | ArchiveError::WrongKey { .. }
-            | ArchiveError::Newer { .. }
-            | ArchiveError::Damaged { .. }
-            | ArchiveError::Different { .. } => true,
-        };
-        if is_input { Self::invalid("backup", error) } else { Self::failed(error) }
+        if error.is_input() { Self::invalid("backup", error) } else { Self::failed(error) }
     }
 }
 

@@ -69,6 +69,7 @@ fn way_out(act: Act) -> &'static str {
         Act::EnrolPoller | Act::RenewPoller => {
             "its machine does when it asks again; revoking or removing the poller ends it"
         }
+        Act::CopyRows => "say it again, or offboard and purge the copy",
         Act::InvitePoller | Act::AddPoller => "say it again, or remove the poller",
         Act::UndoTenant
         | Act::ChangeTenant
@@ -76,6 +77,7 @@ fn way_out(act: Act) -> &'static str {
         | Act::OffboardTenant
         | Act::RestoreTenant
         | Act::PurgeTenant
+        | Act::RestoreRows
         | Act::RotateRole
         | Act::AddSite
         | Act::ChangePoller => "say it again",

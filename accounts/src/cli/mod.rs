@@ -32,6 +32,7 @@ mod show;
 mod site;
 mod store;
 mod tenant;
+mod tenant_rows;
 mod up;
 mod validate;
 

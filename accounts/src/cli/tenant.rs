@@ -12,9 +12,10 @@ use super::Scope;
 use super::desk::{Manner, announcer, check_disconnects, note, open, reconcile, say, show_preview, taken_away};
 use super::exit::Failure;
 use super::show::{Row, json_lines, print_rows, write_lines};
+use super::tenant_rows::{BackupArgs, OffboardArgs, RestoreArgs};
 use crate::operator::OperatorError;
 use crate::plan::PlanChoice;
-use crate::tenancy::{Act, Ended, IfThere, NewTenant, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::tenancy::{IfThere, NewTenant, Standing, Tenancy, TenancyError, TenantRecord, TenantStage};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
@@ -52,12 +53,19 @@ pub(super) enum TenantCommand {
     Rotate(super::role::RotateTenantArgs),
     /// Take a tenant off every server; with --purge destroy its keys and rows as well.
     #[command(
-        after_help = "Examples:\n  bulkhead tenant offboard acme-corp\n  bulkhead tenant offboard acme-corp --purge --yes"
+        after_help = "Examples:\n  bulkhead tenant offboard acme-corp\n  bulkhead tenant offboard acme-corp --purge --export /safe/acme-corp.rows\n  bulkhead tenant offboard acme-corp --purge --no-export --yes"
     )]
     Offboard(OffboardArgs),
-    /// Bring an offboarded tenant back, with its keys and rows.
-    #[command(after_help = "Example:\n  bulkhead tenant restore acme-corp")]
-    Restore(ChangeArgs),
+    /// Write all rows of a tenant, as of one moment, to a file: results, state, history; nobody's keys.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant backup acme-corp -o /safe/acme-corp.rows\n  bulkhead tenant backup acme-corp -o /safe/acme-corp.rows --recipient age1…\n\nIt may be taken while everything runs. The file is a tar archive of CSV with a manifest, sealed with age if you say for whom."
+    )]
+    Backup(BackupArgs),
+    /// Bring an offboarded tenant back, with its keys and rows; or rows from a backup of one tenant.
+    #[command(
+        after_help = "Examples:\n  bulkhead tenant restore acme-corp\n  bulkhead tenant restore /safe/acme-corp.rows --rehearse\n  bulkhead tenant restore /safe/acme-corp.rows --as acme-copy\n  bulkhead tenant restore /safe/acme-corp.rows --in-place --dry-run"
+    )]
+    Restore(RestoreArgs),
     /// People of a tenant.
     #[command(subcommand, after_help = "Example:\n  bulkhead tenant user add acme-corp alice --to alice")]
     User(super::person::UserCommand),
@@ -113,20 +121,6 @@ pub(super) struct PlanArgs {
 pub(super) struct ChangeArgs {
     slug: TenantSlug,
     /// Show the fields that change and the connections that close.
-    #[arg(long)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct OffboardArgs {
-    slug: TenantSlug,
-    /// Destroy keys and rows as well. This cannot be taken back.
-    #[arg(long)]
-    purge: bool,
-    /// Do not ask before a purge.
-    #[arg(long)]
-    yes: bool,
-    /// Show what would be done.
     #[arg(long)]
     dry_run: bool,
 }
@@ -194,14 +188,15 @@ pub(super) async fn run(home: &Path, command: TenantCommand, is_json: bool) -> R
         TenantCommand::Plan(args) => change_plan(home, &args, is_json).await,
         TenantCommand::Suspend(args) => set_stage(home, &args, TenantStage::Suspended, is_json).await,
         TenantCommand::Resume(args) => set_stage(home, &args, TenantStage::Active, is_json).await,
-        TenantCommand::Restore(args) => restore(home, &args, is_json).await,
+        TenantCommand::Backup(args) => super::tenant_rows::backup(home, &args, is_json).await,
+        TenantCommand::Restore(args) => super::tenant_rows::restore(home, args, is_json).await,
         TenantCommand::Rotate(args) => super::role::rotate_tenant(home, &args, is_json).await,
-        TenantCommand::Offboard(args) => offboard(home, &args, is_json).await,
+        TenantCommand::Offboard(args) => super::tenant_rows::offboard(home, args, is_json).await,
         TenantCommand::User(command) => super::person::run(home, command, is_json).await,
     }
 }
 
-fn done(is_json: bool, text: &str, record: &TenantRecord) -> Result<(), Failure> {
+pub(super) fn done(is_json: bool, text: &str, record: &TenantRecord) -> Result<(), Failure> {
     say(is_json, text, &TenantLine::new(record))
 }
 
@@ -375,71 +370,18 @@ async fn set_stage(home: &Path, args: &ChangeArgs, stage: TenantStage, is_json: 
     done(is_json, &format!("tenant {} is {}", args.slug, record.stage.as_str()), &record)
 }
 
-async fn restore(home: &Path, args: &ChangeArgs, is_json: bool) -> Result<(), Failure> {
+/// An offboarded tenant.
+pub(super) async fn bring_back(home: &Path, slug: &TenantSlug, is_dry: bool, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
-    if args.dry_run {
-        let record = tenancy.records.get(&args.slug).map_err(TenancyError::Record)?;
-        let text = format!("tenant {} would be brought back with plan {}", args.slug, record.plan);
-        return say(is_json, &text, &json!({"tenant": args.slug, "would": text}));
+    if is_dry {
+        let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
+        let text = format!("tenant {slug} would be brought back with plan {}", record.plan);
+        return say(is_json, &text, &json!({"tenant": slug, "would": text}));
     }
     let lock = tenancy.lock()?;
     let links = tenancy.connect().await?;
-    let record = tenancy.restore(&links, &args.slug).await?;
+    let record = tenancy.restore(&links, slug).await?;
     drop(lock);
-    done(is_json, &format!("tenant {} is back", args.slug), &record)?;
+    done(is_json, &format!("tenant {slug} is back"), &record)?;
     reconcile(&tenancy, &links).await
-}
-
-async fn offboard(home: &Path, args: &OffboardArgs, is_json: bool) -> Result<(), Failure> {
-    let tenancy = open(home)?;
-    let slug = &args.slug;
-    let record = tenancy.records.get(slug).map_err(TenancyError::Record)?;
-    if args.dry_run {
-        let links = tenancy.links()?;
-        let closed = TenantRecord { stage: TenantStage::Offboarded, ..record };
-        show_preview(&tenancy.preview(&links, &closed).await?, is_json)?;
-        if args.purge {
-            let text = format!(
-                "all rows of {slug} in the database, its private keys and those of its people and pollers here would be \
-                 destroyed, for ever"
-            );
-            return say(is_json, &text, &json!({"tenant": slug, "would": text}));
-        }
-        return Ok(());
-    }
-    let is_done = record.stage == TenantStage::Offboarded && !tenancy.is_under_way(Act::OffboardTenant, slug)?;
-    if is_done && !args.purge {
-        let text =
-            format!("tenant {slug} is offboarded already: `bulkhead tenant offboard {slug} --purge` destroys it");
-        return done(is_json, &text, &record);
-    }
-    if args.purge && !args.yes && !confirmed(slug)? {
-        return Err(Failure::refused_change(format!("tenant {slug} is as it was: say --yes, or type its slug")));
-    }
-    let _lock = tenancy.lock()?;
-    let links = tenancy.connect().await?;
-    let announce = announcer(is_json);
-    let mut ended = None;
-    if record.stage != TenantStage::Offboarded || !args.purge {
-        ended = Some(tenancy.offboard(&links, slug, &announce).await?);
-    }
-    if args.purge {
-        ended = Some(tenancy.purge(&links, slug, &announce).await?);
-    }
-    let Some(Ended { evidence, file }) = ended else { return Ok(()) };
-    let what = if evidence.is_purged { "purged" } else { "offboarded" };
-    let text = format!("tenant {slug} is {what}; the signed evidence is {}", file.display());
-    say(is_json, &text, &json!({"evidence": evidence, "file": file}))
-}
-
-/// Asks on a terminal; elsewhere nobody is there to be asked.
-fn confirmed(slug: &TenantSlug) -> Result<bool, Failure> {
-    use std::io::IsTerminal;
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    note(&format!("this destroys all rows and keys of {slug}, for ever; type its slug to go on:"));
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(Failure::failed)?;
-    Ok(line.trim() == slug.as_str())
 }

@@ -76,7 +76,7 @@ const READERS: &[&str] = &[
     "man",
 ];
 /// What has another way to be tried: `--home` elsewhere, `--rehearse`, a file that is simply written, a listener of loopback.
-const OTHERWISE: &[&str] = &["up", "restore", "backup", "enrolment-desk"];
+const OTHERWISE: &[&str] = &["up", "restore", "backup", "tenant backup", "enrolment-desk"];
 
 /// Every command that does something, by its words.
 fn leaves() -> Vec<(String, clap::Command)> {

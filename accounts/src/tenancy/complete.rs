@@ -57,6 +57,8 @@ impl Tenancy {
             }
             Act::AddTenant
             | Act::UndoTenant
+            | Act::RestoreRows
+            | Act::CopyRows
             | Act::ChangeTenant
             | Act::ResumeTenant
             | Act::OffboardTenant

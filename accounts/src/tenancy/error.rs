@@ -9,6 +9,7 @@ use super::intake::IntakeError;
 use super::journal::JournalError;
 use super::record::RecordError;
 use super::settings::SettingsError;
+use crate::backup::ArchiveError;
 use crate::bundle::{BundleError, BundleFilesError};
 use crate::certificates::CertificateError;
 use crate::enrolment::EnrolmentError;
@@ -69,6 +70,8 @@ pub enum TenancyError {
     StillIn { account: String, source: LimitReached },
     #[error("database rows")]
     Rows(#[source] ProvisioningError),
+    #[error("backup of a tenant")]
+    Archive(#[source] ArchiveError),
     #[error("read the URL of the database")]
     DatabaseUrl(#[source] FileError),
     #[error("{0}")]
@@ -171,7 +174,8 @@ impl TenancyError {
                 | Self::Stage { .. }
         );
         let is_bad_bundle = matches!(self, Self::Bundle(error) if error.is_invalid());
-        is_unknown || is_refused || is_bad_bundle
+        let is_bad_archive = matches!(self, Self::Archive(error) if error.is_input());
+        is_unknown || is_refused || is_bad_bundle || is_bad_archive
     }
 
     /// Whether another tool changed an account, which nobody here may overwrite.
@@ -220,6 +224,7 @@ impl TenancyError {
             | Self::File(_)
             | Self::Platform(_)
             | Self::Rows(_)
+            | Self::Archive(_)
             | Self::DatabaseUrl(_)
             | Self::Invalid(_)
             | Self::AlreadyThere(_)

@@ -5,15 +5,21 @@
 //! accounts-and-nsc, finding 4).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::{TenantSlug, TenantState};
 use bulkhead_claims::{Claims, GenericBody, encode};
-use serde::Serialize;
+use bulkhead_store::TableSum;
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
 
-use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
+use super::{Act, Links, OpenAct, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::backup::{ArchiveError, Seal};
 use crate::files::{remove_whole, write_secret};
 use crate::gate::GateBook;
 use crate::resolver::{DeletionReport, SYNC_INTERVAL, ensure_stays_deleted};
@@ -32,10 +38,31 @@ pub struct Evidence {
     pub seen_without: Vec<String>,
     /// Rows that were destroyed, by table; empty as long as nothing was.
     pub rows: BTreeMap<String, u64>,
+    /// What each table added up to before anything of it was destroyed: rows, and SHA-256 of their text.
+    pub tables: BTreeMap<String, TableSum>,
+    /// The file that the rows were exported to.
+    pub export: Option<ExportFile>,
     /// Seeds that were destroyed.
     pub seeds: usize,
     pub is_purged: bool,
 }
+
+/// A file of rows that were destroyed in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportFile {
+    pub file: PathBuf,
+    pub sha256: String,
+}
+
+/// What was there before it is destroyed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct LastLook {
+    tables: BTreeMap<String, TableSum>,
+    export: Option<ExportFile>,
+}
+
+/// The step of a purge that is done before anything is destroyed.
+const EXPORTED: &str = "exported";
 
 /// What was done, and where it is written down.
 #[derive(Debug)]
@@ -84,14 +111,15 @@ impl Tenancy {
     }
 
     /// Destroys an offboarded tenant: rows, certificates' authority, keys, record. Its slug can be used again, and opens
-    /// nothing old.
+    /// nothing old. Before that its rows are written to `export`, if there is one.
     ///
     /// # Errors
-    /// When it is not offboarded, or a server could not be asked.
+    /// When it is not offboarded, the export cannot be written, or a server could not be asked.
     pub async fn purge(
         &self,
         links: &Links,
         slug: &TenantSlug,
+        export: Option<(&Path, &Seal)>,
         announce: &dyn Fn(&str),
     ) -> Result<Ended, TenancyError> {
         let record =
@@ -99,7 +127,9 @@ impl Tenancy {
         if self.is_under_way(Act::OffboardTenant, slug)? {
             self.offboard(links, slug, announce).await?;
         }
-        let act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
+        let mut act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
+        announce("looking at its rows for the last time");
+        let last = self.last_look(links, &record, export, &mut act).await?;
         announce("looking at every server once more");
         let report = self.delete_account(links, &record, Duration::ZERO).await?;
         announce("destroying rows");
@@ -107,7 +137,7 @@ impl Tenancy {
         announce("destroying keys");
         let seeds = self.destroy_keys(slug)?;
         let evidence = self.evidence(links, &record, &report, rows, seeds);
-        let evidence = Evidence { is_purged: true, ..evidence };
+        let evidence = Evidence { is_purged: true, tables: last.tables, export: last.export, ..evidence };
         let file = self.sign_evidence(&evidence)?;
         links.forget(slug.as_str());
         GateBook::new(&self.platform.layout).forget(slug.as_str()).map_err(TenancyError::Gate)?;
@@ -116,6 +146,51 @@ impl Tenancy {
         act.finish(json!(evidence), self.now_s()).map_err(TenancyError::Journal)?;
         self.journal.forget_tenant(slug.as_str()).map_err(TenancyError::Journal)?;
         Ok(Ended { evidence, file })
+    }
+
+    /// What there is before it is destroyed; written down, so that a purge that was cut short does not look at what is left.
+    async fn last_look(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        export: Option<(&Path, &Seal)>,
+        act: &mut OpenAct,
+    ) -> Result<LastLook, TenancyError> {
+        if let Some(done) = act.lines.iter().find(|line| line.step == EXPORTED) {
+            return Ok(serde_json::from_value(done.detail.clone()).unwrap_or_default());
+        }
+        let mut last = LastLook::default();
+        let is_listed = match (links.database().await?, &record.account) {
+            (Some(database), Some(account)) => {
+                database.tenant_by_account(account).await.map_err(TenancyError::Rows)?.is_some()
+            }
+            (None, _) | (_, None) => false,
+        };
+        match (is_listed, export) {
+            (true, Some((to, seal))) => {
+                last.tables = self.backup_rows(links, &record.slug, (to, seal)).await?.tables;
+                let file = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+                let sha256 = sha256_of(&file).map_err(|source| {
+                    TenancyError::Archive(ArchiveError::Read { path: file.display().to_string(), source })
+                })?;
+                last.export = Some(ExportFile { file, sha256 });
+            }
+            (true, None) => {
+                let tenant = self.tenant_of(record)?;
+                let database = self.rows_database(links).await?;
+                last.tables = database.sum_tenant(&tenant).await.map_err(TenancyError::Rows)?;
+            }
+            (false, Some(_)) => {
+                let slug = &record.slug;
+                let problem = format!(
+                    "tenant {slug} has no rows in the database, so there is nothing to export: say --no-export"
+                );
+                return Err(TenancyError::Invalid(problem));
+            }
+            (false, None) => {}
+        }
+        act.step_with(EXPORTED, json!(last), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(last)
     }
 
     /// Brings an offboarded tenant back as it was, with the same keys and rows. Its account is signed anew, because servers
@@ -213,6 +288,8 @@ impl Tenancy {
             deleted_from: report.deleted.clone(),
             seen_without: links.known.names().cloned().collect(),
             rows,
+            tables: BTreeMap::new(),
+            export: None,
             seeds,
             is_purged: false,
         }
@@ -231,5 +308,18 @@ impl Tenancy {
         let path = self.platform.layout.evidence().join(file);
         write_secret(&path, token.as_bytes()).map_err(TenancyError::File)?;
         Ok(path)
+    }
+}
+
+fn sha256_of(file: &Path) -> std::io::Result<String> {
+    let (mut hash, mut file) = (Sha256::new(), BufReader::new(File::open(file)?));
+    loop {
+        let piece = file.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(HEXLOWER.encode(&hash.finalize()));
+        }
+        hash.update(piece);
+        let read = piece.len();
+        file.consume(read);
     }
 }

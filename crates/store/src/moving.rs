@@ -20,13 +20,15 @@ const SMALL: [&str; 5] = ["check_state", "poller_seen", "site", "poller", "confi
 /// What is compared before the rows are said to be elsewhere.
 const COMPARED: [&str; 7] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "result", "config_change"];
 /// A transaction that stores results may have begun so long before the copy, and have said so.
-const WRITING_MOST_S: i32 = 180;
+pub(crate) const WRITING_MOST_S: i32 = 180;
 
 /// Whoever was killed may be at its last statement, and readers may take so long.
 const LOCK_LIMIT_S: u32 = 120;
-const OPEN_SHARED: &str = "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
+pub(crate) const OPEN_SHARED: &str =
+    "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
     and exists (select from platform.tenant t where t.tenant_id = $1 and isolation = 'shared')";
-const OPEN_SCHEMA: &str = "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
+pub(crate) const OPEN_SCHEMA: &str =
+    "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
     and exists (select from platform.tenant t where t.tenant_id = $1 and isolation = 'schema')";
 /// How often a move is tried that the database takes back for another transaction's sake.
 const TRIES_MOST: u32 = 10;
@@ -401,7 +403,7 @@ fn other(isolation: Isolation) -> Isolation {
     }
 }
 
-fn isolation_in(row: &PgRow) -> Result<Isolation, ProvisioningError> {
+pub(crate) fn isolation_in(row: &PgRow) -> Result<Isolation, ProvisioningError> {
     let text: &str = row.get(0);
     let unknown = |error: crate::UnknownIsolation| {
         ProvisioningError::Store(crate::StoreError::Row { account: text.to_owned(), what: error.to_string() })

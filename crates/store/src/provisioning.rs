@@ -53,6 +53,18 @@ pub enum ProvisioningError {
          look for triggers and rows with a partition of their own, and say it again"
     )]
     NotTheSame { table: String, there: i64, here: i64 },
+    #[error("{part} of the rows does not go where it should")]
+    Sink { part: String, source: std::io::Error },
+    #[error("the rows end before their end: nothing was brought")]
+    NotWhole,
+    #[error("there is no table for {part}: a newer release made it; nothing was brought, use that release")]
+    UnknownPart { part: String },
+    #[error(
+        "{part} has a column that is not known here, {column}: a newer release made it; nothing was brought, use that release"
+    )]
+    UnknownColumn { part: String, column: String },
+    #[error("{table} had {there} rows and {here} of them came: nothing was brought; use another backup")]
+    NotAsExported { table: String, there: u64, here: u64 },
     #[error("tenant {slug} is written as one that leaves: write it first, and change its state then")]
     WrittenClosed { slug: TenantSlug },
     #[error("tenant {slug} is active or suspended, so its rows stay: begin its offboarding first")]

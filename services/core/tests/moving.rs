@@ -2,162 +2,21 @@
 //! keep asking. Nothing is lost, nothing is doubled, and whoever reads sees one place.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+mod load;
+
 use std::time::Duration;
 
-use bulkhead_bus::payload::{CheckKind, Measured, Outcome};
-use bulkhead_bus::{AccountKey, Tenant};
-use bulkhead_core::commit::{Seen, Shares, Writer};
-use bulkhead_core::precedence::Candidate;
-use bulkhead_runtime::now_ms;
-use bulkhead_store::{Isolation, MoveStep, Provisioning, ProvisioningError, Store, StoreError};
-use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{onboard, tenant};
+use bulkhead_core::commit::{Shares, Writer};
+use bulkhead_store::{Isolation, MoveStep, ProvisioningError, StoreError};
 use sqlx::{AssertSqlSafe, PgConnection};
-use tokio::task::JoinHandle;
 
-const ROWS_A_BATCH: i64 = 40;
-const HISTORY_DAYS: i64 = 3;
-const DAY_MS: i64 = 86_400_000;
-
-struct World {
-    database: TestDatabase,
-    provisioning: Provisioning,
-    store: Store,
-    key: AccountKey,
-    acme: Tenant,
-    xyz: Tenant,
-}
-
-async fn world() -> World {
-    let database = TestDatabase::start().await.unwrap();
-    let provisioning = database.provisioning().await.unwrap();
-    let (acme, xyz) = (Tenant { plan: "pro".to_owned(), ..tenant("acme-corp") }, tenant("xyz-inc"));
-    let key = onboard(&provisioning, &acme).await.unwrap();
-    onboard(&provisioning, &xyz).await.unwrap();
-    let store = database.store().await.unwrap();
-    World { database, provisioning, store, key, acme, xyz }
-}
-
-/// Batch `number`: rows that no other batch has, of several days.
-fn rows(number: i64) -> impl Iterator<Item = Candidate> {
-    let start = (now_ms() / DAY_MS - HISTORY_DAYS) * DAY_MS;
-    (0..ROWS_A_BATCH).map(move |row| {
-        let slot_ms = start + (row % HISTORY_DAYS) * DAY_MS + number * 10_000;
-        let measured = Measured {
-            check: format!("web-{row}").parse().unwrap(),
-            kind: CheckKind::Http,
-            slot_ms,
-            started_ms: slot_ms,
-            outcome: Outcome::Ok,
-            reason: None,
-            latency_us: Some(7),
-            generation: 0,
-            island: false,
-            detail: BTreeMap::new(),
-        };
-        Candidate { measured, vantage: "oslo".to_owned(), poller: "p1".to_owned(), attested: true }
-    })
-}
-
-/// Stores batches for tenants until it is told to stop; whoever is moved is tried again.
-struct Load {
-    stop: Arc<AtomicBool>,
-    /// Rows of the first tenant that were confirmed.
-    stored: Arc<AtomicI64>,
-    writing: JoinHandle<()>,
-    reading: JoinHandle<u64>,
-}
-
-fn share(shares: &mut Shares, tenant: &Tenant, number: i64) {
-    let share = shares.of(tenant);
-    share.rows.extend(rows(number));
-    share.seen.push(Seen { site: "oslo".parse().unwrap(), poller: "p1".parse().unwrap(), sequence: None });
-}
-
-impl Load {
-    /// Batches for both tenants in one transaction where that is possible.
-    fn begin(world: &World, first: i64) -> Self {
-        let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(first * ROWS_A_BATCH)));
-        let (acme, xyz, store) = (world.acme.clone(), world.xyz.clone(), world.store.clone());
-        let (ended, confirmed) = (Arc::clone(&stop), Arc::clone(&stored));
-        let writing = tokio::spawn(async move {
-            let mut writer = Writer::new(store);
-            let mut number = first;
-            while !ended.load(Ordering::SeqCst) {
-                let mut both = Shares::default();
-                share(&mut both, &acme, number);
-                share(&mut both, &xyz, number);
-                let together = writer.write(&both.ready()).await;
-                if let Err(error) = together {
-                    assert!(error.is_transient() || matches!(error, StoreError::Moved { .. }), "{error:?}");
-                    for tenant in [&xyz, &acme] {
-                        store_alone(&mut writer, tenant, number).await;
-                    }
-                }
-                number += 1;
-                confirmed.store(number * ROWS_A_BATCH, Ordering::SeqCst);
-            }
-        });
-        let (acme, store) = (world.acme.clone(), world.store.clone());
-        let (ended, confirmed) = (Arc::clone(&stop), Arc::clone(&stored));
-        let reading = tokio::spawn(async move {
-            let mut looks = 0;
-            while !ended.load(Ordering::SeqCst) {
-                let least = confirmed.load(Ordering::SeqCst);
-                let mut tx = store.begin(&acme).await.unwrap();
-                let sql = "select count(*), (select coalesce(sum(results), 0)::int8 from ingest_count) from result";
-                let seen: (i64, i64) = sqlx::query_as(sql).fetch_one(tx.connection()).await.unwrap();
-                assert!(seen.0 >= least, "{least} are stored, and {} are seen in {:?}", seen.0, tx.isolation());
-                assert_eq!(seen.0, seen.1, "rows and counts of one place");
-                looks += 1;
-            }
-            looks
-        });
-        Self { stop, stored, writing, reading }
-    }
-
-    /// How many batches were stored.
-    async fn end(self) -> i64 {
-        self.stop.store(true, Ordering::SeqCst);
-        self.writing.await.unwrap();
-        assert!(self.reading.await.unwrap() > 0);
-        self.stored.load(Ordering::SeqCst) / ROWS_A_BATCH
-    }
-}
-
-/// As core does with a delivery that waits.
-async fn store_alone(writer: &mut Writer, tenant: &Tenant, number: i64) {
-    loop {
-        let mut shares = Shares::default();
-        share(&mut shares, tenant, number);
-        match writer.write(&shares.ready()).await {
-            Ok(_) => return,
-            Err(StoreError::Moved { .. }) => tokio::task::yield_now().await,
-            Err(error) if error.is_transient() => tokio::task::yield_now().await,
-            // The days were made in the place where the rows were.
-            Err(error) if error.to_string().contains("write results") => writer.forget_days(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-}
+use load::{Load, ROWS_A_BATCH, World, share, store_alone, world};
 
 async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(connection).await.unwrap()
 }
 
 impl World {
-    async fn plan(&mut self, plan: &str) {
-        let planned = Tenant { plan: plan.to_owned(), ..self.acme.clone() };
-        self.provisioning.put_tenant(&self.key, &planned).await.unwrap();
-    }
-
-    fn planned(&self, plan: &str) -> Tenant {
-        Tenant { plan: plan.to_owned(), ..self.acme.clone() }
-    }
-
     /// All rows of acme are in `schema`, and nothing of it is anywhere else.
     async fn check_all_in(&self, schema: &str, batches: i64) {
         let mut superuser = self.database.superuser().await.unwrap();
@@ -191,16 +50,11 @@ impl World {
 async fn rows_are_moved_under_load_and_back() {
     let mut world = world().await;
     let load = Load::begin(&world, 0);
-    while load.stored.load(Ordering::SeqCst) < 20 * ROWS_A_BATCH {
-        tokio::task::yield_now().await;
-    }
+    load.more(20).await;
     world.plan("enterprise").await;
     let moved = world.provisioning.move_tenant(&world.planned("enterprise"), &|_| {}).await.unwrap().unwrap();
     assert_eq!(moved.to, Isolation::Schema);
-    let after = load.stored.load(Ordering::SeqCst);
-    while load.stored.load(Ordering::SeqCst) < after + 20 * ROWS_A_BATCH {
-        tokio::task::yield_now().await;
-    }
+    load.more(20).await;
     let batches = load.end().await;
     world.check_all_in("tenant_acme_corp", batches).await;
     assert_eq!(
@@ -226,9 +80,7 @@ async fn rows_are_moved_under_load_and_back() {
 async fn a_move_that_is_cut_short_anywhere_goes_on_or_is_taken_back() {
     let mut world = world().await;
     let load = Load::begin(&world, 0);
-    while load.stored.load(Ordering::SeqCst) < 10 * ROWS_A_BATCH {
-        tokio::task::yield_now().await;
-    }
+    load.more(10).await;
     // There and back, each cut at another moment; whichever way it went, the rows are all there.
     let (mut cut, mut limit) = (0, Duration::from_millis(2));
     for round in 0..24 {

@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use age::secrecy::ExposeSecret;
 
+use super::super::manifest::Manifest;
 use super::*;
 use crate::files::write_secret;
 use crate::hub_size::HubSize;
@@ -44,14 +45,14 @@ fn large() -> Vec<u8> {
 }
 
 fn write(path: &Path, seal: &Seal) -> Manifest {
-    let mut archive = ArchiveWriter::create(path, seal).unwrap();
+    let mut archive = ArchiveWriter::<Manifest>::create(path, seal).unwrap();
     archive.add("home/a", 0o600, b"first").unwrap();
     archive.add("home/empty", 0o644, b"").unwrap();
-    let mut part = archive.begin("database", 0o600);
+    archive.begin("database", 0o600);
     for piece in large().chunks(10_000) {
-        part.write(piece).unwrap();
+        archive.write(piece).unwrap();
     }
-    part.end().unwrap();
+    archive.end().unwrap();
     archive.finish(manifest()).unwrap()
 }
 
@@ -125,7 +126,7 @@ fn another_key_a_foreign_file_and_a_taken_name_are_told_apart() {
     std::io::Write::flush(&mut sealed.finish().unwrap()).unwrap();
     let error = read(&file, &keys.opening).unwrap_err();
     assert!(matches!(error, ArchiveError::Foreign { .. }), "{error:?}");
-    let error = ArchiveWriter::create(&path, &keys.seal).err().unwrap();
+    let error = ArchiveWriter::<Manifest>::create(&path, &keys.seal).err().unwrap();
     assert!(matches!(error, ArchiveError::Exists(_)), "{error:?}");
 }
 
@@ -155,7 +156,7 @@ fn every_flipped_byte_and_every_cut_is_noticed() {
 fn a_newer_form_a_wrong_manifest_and_a_missing_one_are_refused() {
     let keys = keys();
     let path = keys.folder.path().join("backup");
-    let mut archive = ArchiveWriter::create(&path, &keys.seal).unwrap();
+    let mut archive = ArchiveWriter::<Manifest>::create(&path, &keys.seal).unwrap();
     archive.add("home/a", 0o600, b"first").unwrap();
     archive.parts[0].sha256.replace_range(0..1, "x");
     archive.finish(manifest()).unwrap();
@@ -174,7 +175,7 @@ fn a_newer_form_a_wrong_manifest_and_a_missing_one_are_refused() {
     assert!(error.to_string().contains("format 2") && error.to_string().contains("9.9.9"), "{error}");
 
     let file = keys.folder.path().join("without");
-    let mut archive = ArchiveWriter::create(&file, &keys.seal).unwrap();
+    let mut archive = ArchiveWriter::<Manifest>::create(&file, &keys.seal).unwrap();
     archive.add("home/a", 0o600, b"first").unwrap();
     let part = archive.temporary.0.take().unwrap();
     let ArchiveWriter { tar, .. } = archive;
@@ -187,12 +188,12 @@ fn a_newer_form_a_wrong_manifest_and_a_missing_one_are_refused() {
 fn a_backup_that_is_not_finished_leaves_no_file() {
     let keys = keys();
     let path = keys.folder.path().join("backup");
-    let mut archive = ArchiveWriter::create(&path, &keys.seal).unwrap();
+    let mut archive = ArchiveWriter::<Manifest>::create(&path, &keys.seal).unwrap();
     archive.add("home/a", 0o600, &large()).unwrap();
     drop(archive);
     assert_eq!(std::fs::read_dir(keys.folder.path()).unwrap().count(), 1, "only the key is left");
     let seal = Seal::Recipients(vec!["age1nonsense".to_owned()]);
-    assert!(ArchiveWriter::create(&path, &seal).is_err());
-    assert!(ArchiveWriter::create(&path, &Seal::Recipients(vec![])).is_err());
+    assert!(ArchiveWriter::<Manifest>::create(&path, &seal).is_err());
+    assert!(ArchiveWriter::<Manifest>::create(&path, &Seal::Recipients(vec![])).is_err());
     assert_eq!(std::fs::read_dir(keys.folder.path()).unwrap().count(), 1, "only the key is left");
 }

@@ -1,0 +1,248 @@
+//! One tenant's rows in a file, and back: to the tenant that they are of, or to a new one.
+//!
+//! Nobody's keys are in it, and none comes back from it: who may send is what the operator's records say.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_bus::{SiteName, TenantSlug};
+use bulkhead_store::{Bring, BroughtRows, FedRows, Provisioning, RowPiece};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::paths::SitePath;
+use super::{Act, IfThere, Links, NewTenant, Tenancy, TenancyError, TenantRecord, TenantStage};
+use crate::backup::{ArchiveError, ArchiveReader, ArchiveWriter, Opening, Part, Seal, TenantManifest, read_manifest};
+use crate::plan::{PlanChoice, PlanName};
+
+/// Pieces of rows that are read ahead.
+const READ_AHEAD: usize = 16;
+const PREFIX: &str = "rows/";
+const SUFFIX: &str = ".csv";
+
+/// A backup of a tenant's rows that was read to its end.
+pub struct VerifiedRows {
+    pub manifest: TenantManifest,
+    file: PathBuf,
+    opening: Opening,
+}
+
+impl VerifiedRows {
+    /// # Errors
+    /// When it is not a whole backup of a tenant, or not for this key.
+    pub fn read(file: PathBuf, opening: Opening) -> Result<Self, TenancyError> {
+        let manifest = read_manifest(&file, &opening).map_err(TenancyError::Archive)?;
+        Ok(Self { manifest, file, opening })
+    }
+
+    /// Reads it again, a piece at a time, and says at the end whether it is still what was verified.
+    fn feed(&self, to: &mpsc::Sender<FedRows>) -> Result<(), ArchiveError> {
+        let gone = || std::io::Error::other("nobody takes the rows any more");
+        let manifest = ArchiveReader::<TenantManifest>::open(&self.file, &self.opening)?.read(&mut |name, part| {
+            let fed = match part {
+                Part::Begin { .. } => {
+                    let name = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX)).unwrap_or(name);
+                    FedRows::Begin(name.to_owned())
+                }
+                Part::Piece(piece) => FedRows::Bytes(piece.to_vec()),
+                Part::End => FedRows::End,
+            };
+            to.blocking_send(fed).map_err(|_| gone())
+        })?;
+        if manifest != self.manifest {
+            let what = "it has changed since it was verified".to_owned();
+            return Err(ArchiveError::Different { path: self.file.display().to_string(), what });
+        }
+        to.blocking_send(FedRows::Whole).map_err(|_| ArchiveError::Use { part: "the end".to_owned(), source: gone() })
+    }
+}
+
+impl Tenancy {
+    /// Writes every row of a tenant, as of one moment, into a new file.
+    ///
+    /// # Errors
+    /// When there is no such tenant, a file of that name is there, or the database does not answer.
+    pub async fn backup_rows(
+        &self,
+        links: &Links,
+        slug: &TenantSlug,
+        (to, seal): (&Path, &Seal),
+    ) -> Result<TenantManifest, TenancyError> {
+        let stages = [TenantStage::Active, TenantStage::Suspended, TenantStage::Offboarded];
+        let record = self.staged(slug, &stages, "")?;
+        let database = self.rows_database(links).await?;
+        let tenant = self.tenant_of(&record)?;
+        let mut archive = ArchiveWriter::create(to, seal).map_err(TenancyError::Archive)?;
+        let mut write = |piece: RowPiece<'_>| match piece {
+            RowPiece::Begin(name) => {
+                archive.begin(&format!("{PREFIX}{name}{SUFFIX}"), 0o600);
+                Ok(())
+            }
+            RowPiece::Bytes(bytes) => archive.write(bytes),
+            RowPiece::End => archive.end(),
+        };
+        let exported = database.export_tenant(&tenant, &mut write).await.map_err(TenancyError::Rows)?;
+        let manifest = TenantManifest {
+            taken_ms: exported.taken_ms,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            tenant: slug.clone(),
+            tenant_id: tenant.id.as_uuid(),
+            display_name: record.display_name,
+            plan: tenant.plan,
+            isolation: exported.isolation.as_str().to_owned(),
+            schema_version: exported.schema_version,
+            sites: exported.sites,
+            pollers: exported.pollers,
+            tables: exported.tables,
+            parts: vec![],
+        };
+        archive.finish(manifest).map_err(TenancyError::Archive)
+    }
+
+    /// Brings rows back to the tenant that they are of. What it has received since the backup was taken stays; sites, pollers
+    /// and their keys stay as they are.
+    ///
+    /// # Errors
+    /// When that tenant is not there any more; or the rows are not whole, and then nothing was changed.
+    pub async fn restore_rows(&self, links: &Links, backup: &VerifiedRows) -> Result<BroughtRows, TenancyError> {
+        let manifest = &backup.manifest;
+        let slug = &manifest.tenant;
+        let record = self.records.find(slug).map_err(TenancyError::Record)?;
+        let Some(record) = record.filter(|record| record.id == manifest.tenant_id) else {
+            return Err(TenancyError::Invalid(format!(
+                "the tenant {slug} that this backup is of is not there any more: `--as SLUG` brings its rows to a new one"
+            )));
+        };
+        let stages = [TenantStage::Active, TenantStage::Suspended];
+        self.staged(slug, &stages, &format!("bring it back first (`bulkhead tenant restore {slug}`)"))?;
+        let act = self.begin(Act::RestoreRows, slug.as_str(), detail(manifest))?;
+        let brought = self.bring(links, &record, Bring::Back { taken_ms: manifest.taken_ms }, backup).await?;
+        act.finish(json!({"rows": brought.rows, "gone": brought.gone}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok(brought)
+    }
+
+    /// Makes a new tenant with the rows and sites of a backup. Said again after it was cut short, it goes on.
+    ///
+    /// # Errors
+    /// When a tenant of that name is there, or what onboarding and the database refuse.
+    pub async fn copy_rows(
+        &self,
+        links: &Links,
+        backup: &VerifiedRows,
+        (slug, plan): (&TenantSlug, Option<PlanChoice>),
+        announce: &dyn Fn(&str),
+    ) -> Result<(TenantRecord, BroughtRows), TenancyError> {
+        let manifest = &backup.manifest;
+        let sites = self.check_copy(manifest, slug)?;
+        let act = self.begin(Act::CopyRows, slug.as_str(), detail(manifest))?;
+        let order = NewTenant {
+            slug: slug.clone(),
+            display_name: manifest.display_name.clone(),
+            plan: Some(self.plan_for(manifest, plan)?),
+            if_there: IfThere::Leave,
+        };
+        let added = match self.add_tenant(links, &order, announce).await {
+            Ok(added) => added,
+            Err(error) => {
+                // Nothing is left of it that could be gone on with.
+                if matches!(self.records.find(slug), Ok(None)) {
+                    self.journal.forget(Act::CopyRows, slug.as_str()).map_err(TenancyError::Journal)?;
+                }
+                return Err(error);
+            }
+        };
+        for site in sites {
+            self.add_site(links, &SitePath { tenant: slug.clone(), site }).await?;
+        }
+        announce("bringing its rows");
+        let brought = self.bring(links, &added.record, Bring::Copy, backup).await?;
+        act.finish(json!({"rows": brought.rows}), self.now_s()).map_err(TenancyError::Journal)?;
+        Ok((self.records.get(slug).map_err(TenancyError::Record)?, brought))
+    }
+
+    /// Lays the rows out beside the tables of this release and compares them; nothing stays of it.
+    ///
+    /// # Errors
+    /// When the rows do not come whole, or do not fit.
+    pub async fn rehearse_rows(&self, links: &Links, backup: &VerifiedRows) -> Result<BroughtRows, TenancyError> {
+        let manifest = &backup.manifest;
+        let plan = self.plans.choose(self.plan_for(manifest, None)?).map_err(TenancyError::Plan)?;
+        let record = TenantRecord::new(manifest.tenant.clone(), uuid::Uuid::new_v4(), plan.plan_ref(), self.now_s());
+        self.bring(links, &record, Bring::Rehearse, backup).await
+    }
+
+    /// The sites that a copy gets.
+    ///
+    /// # Errors
+    /// When a tenant of this name is there that is not this copy, or another backup's copy was begun under it.
+    pub fn check_copy(&self, manifest: &TenantManifest, slug: &TenantSlug) -> Result<Vec<SiteName>, TenancyError> {
+        let begun = self.journal.find(Act::CopyRows, slug.as_str()).map_err(TenancyError::Journal)?;
+        let begun = begun.and_then(|lines| lines.into_iter().next());
+        match (begun, self.records.find(slug).map_err(TenancyError::Record)?) {
+            (Some(begun), _) if begun.detail != detail(manifest) => Err(TenancyError::Invalid(format!(
+                "tenant {slug} was begun as the copy of another backup, and is not done: go on with that file, or remove it \
+                 (`bulkhead tenant offboard {slug} --purge`)"
+            ))),
+            (None, Some(_)) => Err(TenancyError::AlreadyThere(slug.clone())),
+            (Some(_), _) | (None, None) => {
+                let parse = |site: &String| {
+                    site.parse().map_err(|error| TenancyError::Invalid(format!("site {site:?} of the backup: {error}")))
+                };
+                manifest.sites.iter().map(parse).collect()
+            }
+        }
+    }
+
+    fn plan_for(&self, manifest: &TenantManifest, plan: Option<PlanChoice>) -> Result<PlanChoice, TenancyError> {
+        match plan {
+            Some(plan) => Ok(plan),
+            None => {
+                let name: PlanName = manifest.plan.parse().map_err(|error| {
+                    TenancyError::Invalid(format!(
+                        "plan {:?} of the backup: {error}; name one with --plan",
+                        manifest.plan
+                    ))
+                })?;
+                Ok(PlanChoice::Newest(name))
+            }
+        }
+    }
+
+    pub(super) async fn rows_database<'a>(&self, links: &'a Links) -> Result<&'a Provisioning, TenancyError> {
+        links.database().await?.ok_or_else(|| {
+            TenancyError::Invalid("this platform has no database: there are no rows, and no place for any".to_owned())
+        })
+    }
+
+    async fn bring(
+        &self,
+        links: &Links,
+        record: &TenantRecord,
+        how: Bring,
+        backup: &VerifiedRows,
+    ) -> Result<BroughtRows, TenancyError> {
+        let database = self.rows_database(links).await?;
+        let tenant = self.tenant_of(record)?;
+        let (feed, fed) = mpsc::channel(READ_AHEAD);
+        let source = VerifiedRows {
+            manifest: backup.manifest.clone(),
+            file: backup.file.clone(),
+            opening: backup.opening.clone(),
+        };
+        let reading = tokio::task::spawn_blocking(move || source.feed(&feed));
+        let brought = database.import_tenant(&tenant, how, &backup.manifest.tables, fed).await;
+        let read = reading.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+        match (read, brought) {
+            (Err(error @ (ArchiveError::Damaged { .. } | ArchiveError::Different { .. })), _) => {
+                Err(TenancyError::Archive(error))
+            }
+            (_, Err(error)) => Err(TenancyError::Rows(error)),
+            (Err(error), Ok(_)) => Err(TenancyError::Archive(error)),
+            (Ok(()), Ok(brought)) => Ok(brought),
+        }
+    }
+}
+
+/// By which a restore that was cut short is known again.
+fn detail(manifest: &TenantManifest) -> serde_json::Value {
+    json!({"of": manifest.tenant_id, "tenant": manifest.tenant, "taken_ms": manifest.taken_ms})
+}
