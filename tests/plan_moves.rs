@@ -1,36 +1,16 @@
 //! A plan that moves a tenant's rows, as an operator gives it: while pollers measure, and killed in the middle.
 
-use std::process::Stdio;
-
 use anyhow::Context;
 use bulkhead_runtime::{eventually, now_ms};
-use bulkhead_testkit::deployment::program;
 use bulkhead_testkit::{LIMIT, TestDeployment};
 use bulkhead_tests::operator::Operator;
 use bulkhead_tests::slots::Slots;
 use sqlx::PgPool;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 /// Rows of old days, so that a move takes long enough to be killed in its middle.
 const OLD_ROWS: i64 = 120_000;
 /// Slots of what pollers measure.
 const REAL: Slots = Slots { without: "old", ..Slots::ALL };
-
-/// Starts the command and kills it once it has said `word`; what it did until then is done.
-async fn kill_when_it_says(deployment: &TestDeployment, plan: &str, word: &str) -> anyhow::Result<()> {
-    let mut command = Command::new(program("bulkhead")?);
-    command.arg("--home").arg(deployment.home()).args(["tenant", "plan", "xyz-inc", plan]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().context("its messages")?).lines();
-    while let Some(line) = lines.next_line().await? {
-        if line.contains(word) {
-            child.kill().await?;
-            return Ok(());
-        }
-    }
-    anyhow::bail!("it never said {word:?}")
-}
 
 async fn rows_in(witness: &PgPool, schema: &str, check: &str) -> anyhow::Result<i64> {
     let sql = format!(
@@ -70,10 +50,10 @@ async fn a_plan_moves_rows_while_results_arrive_and_is_killed_in_the_middle() ->
     sqlx::raw_sql(fill).execute(&witness).await.context("fill old days")?;
 
     // Killed while history is copied, and while messages are held.
-    kill_when_it_says(&deployment, "enterprise", "copying results").await?;
+    operator.kill_when_it_says(&["tenant", "plan", "xyz-inc", "enterprise"], "copying results").await?;
     assert_eq!(shown_isolation(&operator).await?, "shared");
     deployment.wait_for_results(&witness).await.context("after a kill while copying")?;
-    kill_when_it_says(&deployment, "enterprise", "are the same in both places").await?;
+    operator.kill_when_it_says(&["tenant", "plan", "xyz-inc", "enterprise"], "are the same in both places").await?;
     // Whoever is not there any more holds nothing: results go on, wherever they are by now.
     let killed = now_ms();
     eventually("results go on after a kill", LIMIT, || is_current(&operator, killed)).await?;

@@ -113,7 +113,8 @@ async fn a_tenant_ends(operator: &Operator<'_>, folder: &Path) -> anyhow::Result
     operator.expect(0, &["results", "list", "--profile", &bob]).await?;
     // Nobody is there to be asked, so nothing is destroyed.
     operator.expect(4, &["tenant", "offboard", "north-bank", "--purge", "--no-export"]).await?;
-    let (ended, _) = operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--no-export", "--yes"]).await?;
+    let (ended, _) =
+        operator.expect(0, &["tenant", "offboard", "north-bank", "--purge", "--no-export", "--yes"]).await?;
     let file = ended[0]["file"].as_str().context("evidence")?;
     let evidence = bulkhead_claims::decode_json(&std::fs::read_to_string(file)?)?;
     anyhow::ensure!(evidence.sub == before.1, "{evidence:?}");

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use anyhow::Context;
 use bulkhead_testkit::deployment::program;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 /// Runs commands; each prints JSON.
@@ -35,6 +36,23 @@ impl Operator<'_> {
         anyhow::ensure!(ended.code() == Some(code), "{line:?}: {ended:?} and not {code}: {said}\n{text}");
         let rows = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
         Ok((rows.with_context(|| format!("{line:?}: {text}"))?, said))
+    }
+
+    /// Says it, for people, and kills it once it has said `word`; what it did until then is done.
+    ///
+    /// # Errors
+    /// When it ends before it says that.
+    pub async fn kill_when_it_says(&self, line: &[&str], word: &str) -> anyhow::Result<()> {
+        let mut command = Command::new(program("bulkhead")?);
+        command.arg("--home").arg(self.home).args(line);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().context("its messages")?).lines();
+        while let Some(line) = lines.next_line().await? {
+            if line.contains(word) {
+                return child.kill().await.context("kill it");
+            }
+        }
+        anyhow::bail!("it never said {word:?}")
     }
 
     /// State and account of a tenant; `None` where there is no such tenant.

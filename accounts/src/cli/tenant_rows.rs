@@ -109,9 +109,8 @@ fn counts_of(manifest: &TenantManifest) -> BTreeMap<String, u64> {
 pub(super) async fn backup(home: &Path, args: &BackupArgs, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     let links = tenancy.links()?;
-    announcer(is_json)("reading its rows as of one moment");
     let seal = args.seal.seal();
-    let manifest = tenancy.backup_rows(&links, &args.slug, (&args.output, &seal)).await?;
+    let manifest = tenancy.backup_rows(&links, &args.slug, (&args.output, &seal), &announcer(is_json)).await?;
     if matches!(seal, Seal::Open) {
         note("it is not sealed: whoever has the file can read it (--recipient, --passphrase-file)");
     }
@@ -170,8 +169,7 @@ pub(super) async fn restore(home: &Path, args: RestoreArgs, is_json: bool) -> Re
 
 async fn rehearse(tenancy: &Tenancy, backup: &VerifiedRows, is_json: bool) -> Result<(), Failure> {
     let links = tenancy.links()?;
-    announcer(is_json)("laying its rows out beside the tables");
-    let brought = tenancy.rehearse_rows(&links, backup).await?;
+    let brought = tenancy.rehearse_rows(&links, backup, &announcer(is_json)).await?;
     let text = format!(
         "{}\nEvery part was read, every row fits the tables of this release and is there once; nothing of it was kept.",
         text_of(&backup.manifest)
@@ -239,8 +237,7 @@ async fn put_back(tenancy: &Tenancy, backup: &VerifiedRows, is_dry: bool, is_jso
     }
     let _lock = tenancy.lock()?;
     let links = tenancy.links()?;
-    announcer(is_json)("bringing its rows back");
-    let brought = tenancy.restore_rows(&links, backup).await?;
+    let brought = tenancy.restore_rows(&links, backup, &announcer(is_json)).await?;
     let held = brought.held.as_millis();
     let text = format!("tenant {slug} has its rows back; its messages waited for {held} ms\n{}", report(&brought));
     say(is_json, text.trim_end(), &json!({"tenant": slug, "brought": told(&brought)}))

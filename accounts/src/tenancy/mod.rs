@@ -30,6 +30,7 @@ mod rotate;
 mod rows;
 mod settings;
 mod sites;
+mod sparing;
 mod stage;
 mod wanted;
 mod waves;

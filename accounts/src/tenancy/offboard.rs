@@ -120,7 +120,7 @@ impl Tenancy {
         links: &Links,
         slug: &TenantSlug,
         export: Option<(&Path, &Seal)>,
-        announce: &dyn Fn(&str),
+        announce: &(dyn Fn(&str) + Sync),
     ) -> Result<Ended, TenancyError> {
         let record =
             self.staged(slug, &[TenantStage::Offboarded], "offboard it first; purging cannot be taken back")?;
@@ -129,7 +129,7 @@ impl Tenancy {
         }
         let mut act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
         announce("looking at its rows for the last time");
-        let last = self.last_look(links, &record, export, &mut act).await?;
+        let last = self.last_look(links, &record, (export, announce), &mut act).await?;
         announce("looking at every server once more");
         let report = self.delete_account(links, &record, Duration::ZERO).await?;
         announce("destroying rows");
@@ -153,7 +153,7 @@ impl Tenancy {
         &self,
         links: &Links,
         record: &TenantRecord,
-        export: Option<(&Path, &Seal)>,
+        (export, announce): (Option<(&Path, &Seal)>, &(dyn Fn(&str) + Sync)),
         act: &mut OpenAct,
     ) -> Result<LastLook, TenancyError> {
         if let Some(done) = act.lines.iter().find(|line| line.step == EXPORTED) {
@@ -168,7 +168,7 @@ impl Tenancy {
         };
         match (is_listed, export) {
             (true, Some((to, seal))) => {
-                last.tables = self.backup_rows(links, &record.slug, (to, seal)).await?.tables;
+                last.tables = self.backup_rows(links, &record.slug, (to, seal), announce).await?.tables;
                 let file = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
                 let sha256 = sha256_of(&file).map_err(|source| {
                     TenancyError::Archive(ArchiveError::Read { path: file.display().to_string(), source })

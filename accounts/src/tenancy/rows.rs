@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{SiteName, TenantSlug};
-use bulkhead_store::{Bring, BroughtRows, FedRows, Provisioning, RowPiece};
+use bulkhead_store::{Bring, BroughtRows, FedRows, ImportStep, Provisioning, RowPiece};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::paths::SitePath;
+use super::sparing::Sparing;
 use super::{Act, IfThere, Links, NewTenant, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::backup::{ArchiveError, ArchiveReader, ArchiveWriter, Opening, Part, Seal, TenantManifest, read_manifest};
 use crate::plan::{PlanChoice, PlanName};
@@ -66,14 +67,17 @@ impl Tenancy {
         links: &Links,
         slug: &TenantSlug,
         (to, seal): (&Path, &Seal),
+        announce: &(dyn Fn(&str) + Sync),
     ) -> Result<TenantManifest, TenancyError> {
         let stages = [TenantStage::Active, TenantStage::Suspended, TenantStage::Offboarded];
         let record = self.staged(slug, &stages, "")?;
         let database = self.rows_database(links).await?;
         let tenant = self.tenant_of(&record)?;
         let mut archive = ArchiveWriter::create(to, seal).map_err(TenancyError::Archive)?;
+        let sparing = Sparing::new(announce);
         let mut write = |piece: RowPiece<'_>| match piece {
             RowPiece::Begin(name) => {
+                sparing.say(&format!("reading {name}"));
                 archive.begin(&format!("{PREFIX}{name}{SUFFIX}"), 0o600);
                 Ok(())
             }
@@ -103,7 +107,12 @@ impl Tenancy {
     ///
     /// # Errors
     /// When that tenant is not there any more; or the rows are not whole, and then nothing was changed.
-    pub async fn restore_rows(&self, links: &Links, backup: &VerifiedRows) -> Result<BroughtRows, TenancyError> {
+    pub async fn restore_rows(
+        &self,
+        links: &Links,
+        backup: &VerifiedRows,
+        announce: &(dyn Fn(&str) + Sync),
+    ) -> Result<BroughtRows, TenancyError> {
         let manifest = &backup.manifest;
         let slug = &manifest.tenant;
         let record = self.records.find(slug).map_err(TenancyError::Record)?;
@@ -115,7 +124,8 @@ impl Tenancy {
         let stages = [TenantStage::Active, TenantStage::Suspended];
         self.staged(slug, &stages, &format!("bring it back first (`bulkhead tenant restore {slug}`)"))?;
         let act = self.begin(Act::RestoreRows, slug.as_str(), detail(manifest))?;
-        let brought = self.bring(links, &record, Bring::Back { taken_ms: manifest.taken_ms }, backup).await?;
+        let brought =
+            self.bring(links, &record, Bring::Back { taken_ms: manifest.taken_ms }, (backup, announce)).await?;
         act.finish(json!({"rows": brought.rows, "gone": brought.gone}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok(brought)
     }
@@ -129,7 +139,7 @@ impl Tenancy {
         links: &Links,
         backup: &VerifiedRows,
         (slug, plan): (&TenantSlug, Option<PlanChoice>),
-        announce: &dyn Fn(&str),
+        announce: &(dyn Fn(&str) + Sync),
     ) -> Result<(TenantRecord, BroughtRows), TenancyError> {
         let manifest = &backup.manifest;
         let sites = self.check_copy(manifest, slug)?;
@@ -153,8 +163,7 @@ impl Tenancy {
         for site in sites {
             self.add_site(links, &SitePath { tenant: slug.clone(), site }).await?;
         }
-        announce("bringing its rows");
-        let brought = self.bring(links, &added.record, Bring::Copy, backup).await?;
+        let brought = self.bring(links, &added.record, Bring::Copy, (backup, announce)).await?;
         act.finish(json!({"rows": brought.rows}), self.now_s()).map_err(TenancyError::Journal)?;
         Ok((self.records.get(slug).map_err(TenancyError::Record)?, brought))
     }
@@ -163,11 +172,16 @@ impl Tenancy {
     ///
     /// # Errors
     /// When the rows do not come whole, or do not fit.
-    pub async fn rehearse_rows(&self, links: &Links, backup: &VerifiedRows) -> Result<BroughtRows, TenancyError> {
+    pub async fn rehearse_rows(
+        &self,
+        links: &Links,
+        backup: &VerifiedRows,
+        announce: &(dyn Fn(&str) + Sync),
+    ) -> Result<BroughtRows, TenancyError> {
         let manifest = &backup.manifest;
         let plan = self.plans.choose(self.plan_for(manifest, None)?).map_err(TenancyError::Plan)?;
         let record = TenantRecord::new(manifest.tenant.clone(), uuid::Uuid::new_v4(), plan.plan_ref(), self.now_s());
-        self.bring(links, &record, Bring::Rehearse, backup).await
+        self.bring(links, &record, Bring::Rehearse, (backup, announce)).await
     }
 
     /// The sites that a copy gets.
@@ -218,7 +232,7 @@ impl Tenancy {
         links: &Links,
         record: &TenantRecord,
         how: Bring,
-        backup: &VerifiedRows,
+        (backup, announce): (&VerifiedRows, &(dyn Fn(&str) + Sync)),
     ) -> Result<BroughtRows, TenancyError> {
         let database = self.rows_database(links).await?;
         let tenant = self.tenant_of(record)?;
@@ -228,8 +242,14 @@ impl Tenancy {
             file: backup.file.clone(),
             opening: backup.opening.clone(),
         };
+        let sparing = Sparing::new(announce);
+        let told = |step: ImportStep<'_>| match step {
+            ImportStep::LayingOut(part) => sparing.say(&format!("laying out {part}")),
+            ImportStep::Holding => announce("holding its messages"),
+            ImportStep::Bringing(table) => announce(&format!("bringing and comparing {table}")),
+        };
         let reading = tokio::task::spawn_blocking(move || source.feed(&feed));
-        let brought = database.import_tenant(&tenant, how, &backup.manifest.tables, fed).await;
+        let brought = database.import_tenant(&tenant, how, &backup.manifest.tables, (fed, &told)).await;
         let read = reading.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         match (read, brought) {
             (Err(error @ (ArchiveError::Damaged { .. } | ArchiveError::Different { .. })), _) => {

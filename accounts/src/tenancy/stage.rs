@@ -7,6 +7,7 @@ use bulkhead_runtime::eventually;
 use bulkhead_store::{Isolation, MoveStep, MovedRows, isolation_of};
 use serde_json::json;
 
+use super::sparing::Sparing;
 use super::{Act, Links, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::operator::AccountRecord;
 use crate::up::tenant_row;
@@ -158,7 +159,16 @@ impl Tenancy {
     ) -> Result<Option<MovedRows>, TenancyError> {
         let Some(database) = links.database().await? else { return Ok(None) };
         let tenant = tenant_row(record, &self.plan_of(record)?);
-        let moved = database.move_tenant(&tenant, &|step| announce(&told(step))).await.map_err(TenancyError::Rows)?;
+        let sparing = Sparing::new(announce);
+        let say = |step| match step {
+            MoveStep::Copying { done, all, .. } if done < all => sparing.say(&told(step)),
+            MoveStep::Copying { .. }
+            | MoveStep::Holding
+            | MoveStep::Compared { .. }
+            | MoveStep::Switched
+            | MoveStep::Removing => announce(&told(step)),
+        };
+        let moved = database.move_tenant(&tenant, &say).await.map_err(TenancyError::Rows)?;
         if let Some(MovedRows { to, rows, held }) = moved {
             let place = match to {
                 Isolation::Shared => "the shared tables",

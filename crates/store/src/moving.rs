@@ -2,6 +2,8 @@
 //! copied, the tenant's messages are held, the rest is copied and compared, and one transaction says where the rows are now.
 //! Killed at any moment, the same call goes on (docs/adr/0015).
 
+mod comparing;
+
 use std::collections::BTreeSet;
 
 use bulkhead_bus::{Tenant, TenantId};
@@ -12,13 +14,15 @@ use time::OffsetDateTime;
 use crate::isolation::{Isolation, Place, isolation_of};
 use crate::provisioning::{Provisioning, ProvisioningError, failed};
 use crate::schemas::CLOSE;
+use crate::tenant_rows::RESULT;
+use comparing::{compare, compare_history, same_count};
 
 /// Tables that are copied whole while messages are held; `result` and `dead_letter` are copied before, and what came since.
 /// What was written to them is listed in `config_change`, which so comes last: a copy is no change.
 /// Otherwise in the order in which results are stored: somebody who has not heard of the move may be at it in the other place.
 const SMALL: [&str; 5] = ["check_state", "poller_seen", "site", "poller", "config_change"];
-/// What is compared before the rows are said to be elsewhere.
-const COMPARED: [&str; 7] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "result", "config_change"];
+/// What is compared whole before the rows are said to be elsewhere; of results only what has come since their history was.
+const COMPARED: [&str; 6] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "config_change"];
 /// A transaction that stores results may have begun so long before the copy, and have said so.
 pub(crate) const WRITING_MOST_S: i32 = 180;
 
@@ -229,6 +233,9 @@ impl Mover<'_> {
             let which = "slot >= $2 and slot < $3";
             rows += copy_results(&mut tx, self.tenant, from, which, (span.from, span.to)).await?;
             tx.commit().await.map_err(failed("copy results"))?;
+            let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
+            compare_history(&mut tx, self.tenant, from, span).await?;
+            tx.commit().await.map_err(failed("compare what was moved"))?;
         }
         (self.progress)(MoveStep::Copying { done: all, all, rows });
         let mut tx = name_tenant(&mut self.connection, self.tenant).await?;
@@ -286,8 +293,11 @@ impl Mover<'_> {
         copy_small(&mut tx, tenant, (&source, &target)).await?;
         let mut rows = 0;
         for table in COMPARED {
-            rows += compare(&mut tx, tenant, (&source, &target), table).await?;
+            rows += compare(&mut tx, tenant, (&source, &target), (table, "true")).await?;
         }
+        let since = format!("received_at >= to_timestamp({})", since.unix_timestamp());
+        compare(&mut tx, tenant, (&source, &target), (RESULT, &since)).await?;
+        rows += same_count(&mut tx, tenant, (&source, &target)).await?;
         (self.progress)(MoveStep::Compared { rows });
         let sql = "update platform.tenant set isolation = $2 where tenant_id = $1";
         let said = sqlx::query(sql).bind(tenant.id.as_uuid()).bind(begun.to.as_str()).execute(&mut *tx).await;
@@ -337,7 +347,7 @@ impl Mover<'_> {
             tx.commit().await.map_err(&removing)?;
         }
         let mut tx = name_tenant(&mut self.connection, tenant).await?;
-        for table in COMPARED {
+        for table in COMPARED.into_iter().chain([RESULT]) {
             let sql = format!("delete from {schema}.{table} where tenant_id = $1");
             sqlx::query(AssertSqlSafe(sql)).bind(id).execute(&mut *tx).await.map_err(&removing)?;
         }
@@ -459,7 +469,7 @@ async fn copy_results(
              latency_us = excluded.latency_us, started_at = excluded.started_at, generation = excluded.generation,
              island = excluded.island, attested = excluded.attested, revision = excluded.revision,
              detail = excluded.detail, received_at = excluded.received_at
-         where r.revision <> excluded.revision"
+         where row(r.*) is distinct from row(excluded.*)"
     );
     let copied = sqlx::query(AssertSqlSafe(sql)).bind(tenant.id.as_uuid()).bind(first).bind(second).execute(tx).await;
     Ok(copied.map_err(failed("copy results"))?.rows_affected())
@@ -473,28 +483,4 @@ async fn copy_letters(tx: &mut PgConnection, tenant: &Tenant, from: Isolation) -
     );
     let copied = sqlx::query(AssertSqlSafe(sql)).bind(tenant.id.as_uuid()).execute(tx).await;
     copied.map(|_| ()).map_err(failed("copy dead letters"))
-}
-
-/// How many rows both places have of a table, when they have the same.
-async fn compare(
-    tx: &mut PgConnection,
-    tenant: &Tenant,
-    (source, target): (&str, &str),
-    table: &str,
-) -> Result<u64, ProvisioningError> {
-    let mut found = Vec::new();
-    for schema in [source, target] {
-        let sql = format!(
-            "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text
-             from {schema}.{table} t where tenant_id = $1"
-        );
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(tenant.id.as_uuid()).fetch_one(&mut *tx).await;
-        let row = row.map_err(failed("compare what was moved"))?;
-        found.push((row.get::<i64, _>(0), row.get::<String, _>(1)));
-    }
-    if found[0] != found[1] {
-        let (there, here) = (found[0].0, found[1].0);
-        return Err(ProvisioningError::NotTheSame { table: table.to_owned(), there, here });
-    }
-    Ok(u64::try_from(found[0].0).unwrap_or(0))
 }

@@ -36,6 +36,17 @@ pub enum Bring {
     Rehearse,
 }
 
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportStep<'a> {
+    /// A part, by its name.
+    LayingOut(&'a str),
+    /// From here on the tenant's messages wait.
+    Holding,
+    /// A table.
+    Bringing(&'a str),
+}
+
 /// What was brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BroughtRows {
@@ -61,6 +72,7 @@ struct Importer<'a> {
     connection: PgConnection,
     isolation: Isolation,
     shapes: BTreeMap<&'static str, Shape>,
+    progress: &'a (dyn Fn(ImportStep<'_>) + Sync),
 }
 
 impl Provisioning {
@@ -74,7 +86,7 @@ impl Provisioning {
         tenant: &Tenant,
         how: Bring,
         expected: &BTreeMap<String, TableSum>,
-        fed: mpsc::Receiver<FedRows>,
+        (fed, progress): (mpsc::Receiver<FedRows>, &(dyn Fn(ImportStep<'_>) + Sync)),
     ) -> Result<BroughtRows, ProvisioningError> {
         let mut connection = self.alone_with(tenant).await?;
         let sql = "select isolation from platform.tenant where tenant_id = $1";
@@ -92,7 +104,7 @@ impl Provisioning {
         for table in TENANT_TABLES {
             shapes.insert(table, Shape::of(&mut connection, table).await?);
         }
-        let mut importer = Importer { tenant, connection, isolation, shapes };
+        let mut importer = Importer { tenant, connection, isolation, shapes, progress };
         importer.lay_out(fed).await?;
         importer.check_laid_out(expected).await?;
         let brought = match how {
@@ -138,6 +150,7 @@ impl Importer<'_> {
 
     async fn lay_out_part(&mut self, part: &str, fed: &mut mpsc::Receiver<FedRows>) -> Result<(), ProvisioningError> {
         let laying = failed("lay out incoming rows");
+        (self.progress)(ImportStep::LayingOut(part));
         let table = part.split('/').next().unwrap_or(part);
         let shape = self.shape(table)?;
         let mut first = Vec::new();
@@ -202,6 +215,7 @@ impl Importer<'_> {
         // Whoever was storing when the backup was taken may have begun so long before.
         let since = taken - time::Duration::seconds(i64::from(WRITING_MOST_S));
         let held = std::time::Instant::now();
+        (self.progress)(ImportStep::Holding);
         self.hold(CLOSE).await?;
         let brought = self.bring(Some(since)).await;
         let open = match self.isolation {
@@ -248,6 +262,7 @@ impl Importer<'_> {
             brought.gone = self.remove_others(since).await?;
         }
         for table in BROUGHT {
+            (self.progress)(ImportStep::Bringing(table));
             let shape = self.shape(table)?.clone();
             self.run("bring rows", put(&shape, self.tenant)).await?;
             let missing = self.missing(&shape, since.as_deref()).await?;

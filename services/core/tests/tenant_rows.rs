@@ -67,7 +67,7 @@ async fn bring(
     how: Bring,
     taken: &Taken,
 ) -> Result<BroughtRows, ProvisioningError> {
-    provisioning.import_tenant(tenant, how, &taken.exported.tables, feed(&taken.parts, true)).await
+    provisioning.import_tenant(tenant, how, &taken.exported.tables, (feed(&taken.parts, true), &|_| {})).await
 }
 
 async fn run(connection: &mut PgConnection, sql: &str) {
@@ -332,7 +332,8 @@ async fn what_is_not_as_it_was_is_refused_and_nothing_is_brought() {
             assert!(format!("{refused:?}").starts_with(expected), "{expected}: {refused:?}");
         }
         let torn = feed(&taken.parts, false);
-        let refused = world.provisioning.import_tenant(&copy, how, &taken.exported.tables, torn).await.unwrap_err();
+        let refused =
+            world.provisioning.import_tenant(&copy, how, &taken.exported.tables, (torn, &|_| {})).await.unwrap_err();
         assert!(matches!(refused, ProvisioningError::NotWhole), "{refused:?}");
         assert_eq!(world.provisioning.sum_tenant(&copy).await.unwrap(), empty, "nothing was brought");
     }

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use age::secrecy::ExposeSecret;
 
-use super::super::manifest::Manifest;
+use super::super::manifest::{Manifest, TenantManifest};
 use super::*;
 use crate::files::write_secret;
 use crate::hub_size::HubSize;
@@ -150,6 +150,42 @@ fn every_flipped_byte_and_every_cut_is_noticed() {
     }
     std::fs::write(&file, [good.as_slice(), b"x"].concat()).unwrap();
     assert!(read(&file, &keys.opening).is_err(), "a byte more went unseen");
+}
+
+/// Without a seal nobody's hand is noticed that mends the manifest as well; an accident is, wherever it matters.
+#[test]
+fn what_is_not_sealed_is_whole_or_refused_and_needs_no_key() {
+    let keys = keys();
+    let (open, sealed, file) =
+        (keys.folder.path().join("open"), keys.folder.path().join("sealed"), keys.folder.path().join("x"));
+    write(&sealed, &keys.seal);
+    let written = write(&open, &Seal::Open);
+    let good = read(&open, &Opening::Open).unwrap();
+    assert_eq!(good.0, written);
+    let bytes = std::fs::read(&open).unwrap();
+    for place in (0..bytes.len()).step_by(bytes.len() / 400).chain(bytes.len() - 3_000..bytes.len()) {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let read = read(&file, &Opening::Open);
+        assert!(read.is_err() || read.is_ok_and(|read| read == good), "a flipped byte at {place} changed something");
+    }
+    for length in [0, 1, 600, bytes.len() / 2, bytes.len() - 3_000] {
+        std::fs::write(&file, &bytes[..length]).unwrap();
+        assert!(read(&file, &Opening::Open).is_err(), "a cut at {length} went unseen");
+    }
+    assert!(matches!(read(&sealed, &Opening::Open).unwrap_err(), ArchiveError::Sealed { .. }));
+    assert!(matches!(read(&open, &keys.opening).unwrap_err(), ArchiveError::Foreign { .. }));
+}
+
+#[test]
+fn a_platforms_backup_is_not_a_tenants() {
+    let keys = keys();
+    let path = keys.folder.path().join("backup");
+    write(&path, &Seal::Open);
+    let error = ArchiveReader::<TenantManifest>::open(&path, &Opening::Open).unwrap().read(&mut |_, _| Ok(()));
+    let error = error.unwrap_err().to_string();
+    assert!(error.ends_with("is not a backup of a tenant"), "{error}");
 }
 
 #[test]
