@@ -8,10 +8,10 @@ use bulkhead_bus::{CheckName, CoreVerb, SiteName};
 use bulkhead_runtime::now_ms;
 use clap::{Args, Subcommand};
 
+use super::Scope;
 use super::exit::Failure;
 use super::number::whole;
 use super::query::{about, show};
-use super::{Filter, Scope};
 use crate::tenancy::PollerPath;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -38,11 +38,16 @@ pub(super) enum CheckCommand {
     },
     /// How checks did over a time: of the slots that are known, how many were up; down time and outages.
     #[command(
-        after_help = "Examples:\n  bulkhead check uptime --tenant acme-corp\n  bulkhead check uptime --tenant acme-corp --check web --hours 720\n  bulkhead check uptime --tenant acme-corp --site oslo --json\n\nSlots are counted: ok is up and fail is down; error and missed are neither, and lower the coverage."
+        after_help = "Examples:\n  bulkhead check uptime --tenant acme-corp\n  bulkhead check uptime web --tenant acme-corp --hours 720\n  bulkhead check uptime --tenant acme-corp --site oslo --json\n\nSlots are counted: ok is up and fail is down; error and missed are neither, and lower the coverage."
     )]
     Uptime {
+        /// Such as web; all when none is named.
+        check: Option<CheckName>,
         #[command(flatten)]
-        filter: Filter,
+        scope: Scope,
+        /// Only from this site.
+        #[arg(long)]
+        site: Option<SiteName>,
         #[command(flatten)]
         span: Span,
     },
@@ -118,7 +123,7 @@ pub(super) async fn run_check(home: &Path, command: CheckCommand, is_json: bool)
             let asked = Query { check: Some(check), site, bucket_s: bucket.bucket_s, ..span.of(about(&scope)) };
             show::<HistoryRow>(home, &scope, (CoreVerb::ListHistory, &asked), is_json).await
         }
-        CheckCommand::Uptime { filter: Filter { scope, site, check }, span } => {
+        CheckCommand::Uptime { check, scope, site, span } => {
             let asked = Query { check, site, ..span.of(about(&scope)) };
             show::<UptimeRow>(home, &scope, (CoreVerb::ListUptime, &asked), is_json).await
         }

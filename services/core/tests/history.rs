@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bulkhead_bus::payload::{CheckKind, HistoryRow, Latencies, Measured, Outcome, PollerHistoryRow, Query, UptimeRow};
 use bulkhead_bus::{CheckName, SiteName, Tenant};
 use bulkhead_core::commit::{Shares, Writer};
-use bulkhead_core::handlers::history::store::{LIST_HISTORY, list_history, list_poller_history, list_uptime};
+use bulkhead_core::handlers::history::store::{
+    LIST_HISTORY, is_cancelled, limit_time, list_history, list_poller_history, list_uptime,
+};
 use bulkhead_core::handlers::history::window::{Buckets, Window};
 use bulkhead_core::precedence::Candidate;
 use bulkhead_runtime::{now_ms, utc_of_ms};
-use bulkhead_store::{Store, TenantTx};
+use bulkhead_store::{Store, StoreError, TenantTx};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{onboard, tenant};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -360,6 +362,20 @@ async fn what_a_poller_delivered_is_what_counting_by_hand_says() {
             assert_eq!(shown, expected.collect::<Vec<_>>(), "{} {bucket_s}", tenant.slug);
         }
     }
+}
+
+#[tokio::test]
+async fn what_takes_too_long_is_cancelled_and_known_as_that() {
+    let world = world().await;
+    let mut tx = world.store.begin(&world.acme).await.unwrap();
+    limit_time(&mut tx).await.unwrap();
+    let limit: String = sqlx::query_scalar("show statement_timeout").fetch_one(tx.connection()).await.unwrap();
+    assert_eq!(limit, "8s");
+    sqlx::query("set local statement_timeout = 50").execute(tx.connection()).await.unwrap();
+    let slow = sqlx::query("select pg_sleep(60)").execute(tx.connection()).await.unwrap_err();
+    assert!(is_cancelled(&StoreError::Sql { action: "sleep", source: slow }));
+    let other = sqlx::query("select 1").execute(tx.connection()).await.unwrap_err();
+    assert!(!is_cancelled(&StoreError::Sql { action: "go on", source: other }));
 }
 
 fn bound<'q>(

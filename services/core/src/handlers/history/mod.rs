@@ -11,7 +11,7 @@ use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, Query, ReplyError};
 use bulkhead_bus::{CheckName, PollerName, SiteName, Tenant};
 use bulkhead_runtime::now_ms;
 use bulkhead_store::StoreError;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::window::{Buckets, Window};
 use super::query::{Answering, Unanswered, refused};
@@ -42,6 +42,23 @@ pub struct Turns {
 impl Default for Turns {
     fn default() -> Self {
         Self { there: Arc::new(Semaphore::new(WAITING_MOST + AT_ONCE)), looking: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
+/// Until it is dropped, one place of those who look back.
+#[derive(Debug)]
+struct Turn<'a> {
+    _there: SemaphorePermit<'a>,
+    _looking: SemaphorePermit<'a>,
+}
+
+impl Turns {
+    async fn take(&self) -> Result<Turn<'_>, ReplyError> {
+        let busy = || refused(ErrorCode::Unavailable, "too many look back at once: try again");
+        let there = self.there.try_acquire().map_err(|_| busy())?;
+        let looking = tokio::time::timeout(TURN_LIMIT, self.looking.acquire()).await;
+        let looking = looking.ok().and_then(Result::ok).ok_or_else(busy)?;
+        Ok(Turn { _there: there, _looking: looking })
     }
 }
 
@@ -87,10 +104,7 @@ impl Answering {
             let problem = "more or less than one tenant is asked about: the past is of one at a time, name it";
             return Err(refused(ErrorCode::Invalid, problem).into());
         };
-        let busy = || refused(ErrorCode::Unavailable, "too many look back at once: try again");
-        let _there = self.turns.there.try_acquire().map_err(|_| busy())?;
-        let turn = tokio::time::timeout(TURN_LIMIT, self.turns.looking.acquire()).await;
-        let _looking = turn.ok().and_then(Result::ok).ok_or_else(busy)?;
+        let _turn = self.turns.take().await?;
         self.past(tenant, asked, &question, now_ms).await.map_err(|failure| {
             if store::is_cancelled(&failure) {
                 let problem = "this takes longer than anybody waits for it: ask for a shorter window, or for one site";
@@ -128,7 +142,25 @@ impl Answering {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn few_look_back_at_once_some_wait_and_the_rest_is_told_to_come_again() {
+        let turns = Turns::default();
+        let mut looking = Vec::new();
+        for _ in 0..AT_ONCE {
+            looking.push(turns.take().await.unwrap());
+        }
+        let mut waiting: Vec<_> = (0..WAITING_MOST).map(|_| Box::pin(turns.take())).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()));
+        let refused = turns.take().now_or_never().expect("nobody waits for this").unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Unavailable);
+        looking.pop();
+        assert!(waiting.swap_remove(0).await.is_ok());
+        assert!(Box::pin(turns.take()).now_or_never().is_none(), "there is a place to wait in again");
+    }
 
     #[test]
     fn a_question_that_names_too_little_is_refused() {
