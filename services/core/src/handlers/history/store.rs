@@ -107,27 +107,39 @@ fn history_row(row: &PgRow, slug: &TenantSlug, check: &CheckName, bucket_s: u32)
     })
 }
 
-/// Each check at each vantage from the index, in the order of slots. `fails` counts up to a slot, `before` up to the last `ok`
-/// before it: their difference is how many failed in a row.
+/// Each check from the index, once for all vantages, in the order of slots. `fails` counts up to a slot, `before` up to the last
+/// `ok` before it: their difference is how many failed in a row.
 pub const LIST_UPTIME: &str = "
-select s.check_name, s.vantage, u.* from check_state s cross join lateral (
-    select count(*) filter (where outcome = 'ok') as ok, count(*) filter (where outcome = 'fail') as fail,
-           count(*) filter (where outcome = 'error') as error, count(*) filter (where outcome = 'missed') as missed,
-           count(*) filter (where outcome = 'fail' and fails - before = 1) as outages,
-           coalesce(max(fails - before) filter (where outcome = 'fail'), 0) as longest,
-           min(slot) as first_slot, max(slot) as last_slot,
-           extract(epoch from percentile_disc(0.5) within group (order by apart))::float8 as slot_length_s
-    from (
-        select slot, outcome, apart, fails,
-               coalesce(max(fails) filter (where outcome = 'ok') over (order by slot rows unbounded preceding), 0) as before
+with past as (
+    select c.check_name, u.* from (
+        select distinct check_name from check_state where tenant_id = $1 and ($5::text is null or check_name = $5)
+    ) c cross join lateral (
+        select vantage, count(*) filter (where outcome = 'ok') as ok, count(*) filter (where outcome = 'fail') as fail,
+               count(*) filter (where outcome = 'error') as error, count(*) filter (where outcome = 'missed') as missed,
+               count(*) filter (where outcome = 'fail' and fails - before = 1) as outages,
+               max(fails - before) filter (where outcome = 'fail') as longest,
+               min(slot) as first_slot, max(slot) as last_slot,
+               extract(epoch from percentile_disc(0.5) within group (order by apart))::float8 as slot_length_s
         from (
-            select slot, outcome, slot - lag(slot) over (order by slot) as apart,
-                   count(*) filter (where outcome = 'fail') over (order by slot rows unbounded preceding) as fails
-            from result r
-            where r.tenant_id = $1 and r.check_name = s.check_name and r.vantage = s.vantage and r.slot >= $2 and r.slot < $3
-        ) counted
-    ) runs
-) u
+            select vantage, slot, outcome, apart, fails,
+                   coalesce(max(fails) filter (where outcome = 'ok') over up_to, 0) as before
+            from (
+                select vantage, slot, outcome, slot - lag(slot) over (partition by vantage order by slot) as apart,
+                       count(*) filter (where outcome = 'fail') over up_to as fails
+                from result r
+                where r.tenant_id = $1 and r.check_name = c.check_name and r.slot >= $2 and r.slot < $3
+                  and ($4::text is null or r.vantage = $4)
+                window up_to as (partition by vantage order by slot rows unbounded preceding)
+            ) counted
+            window up_to as (partition by vantage order by slot rows unbounded preceding)
+        ) runs
+        group by vantage
+    ) u
+)
+select s.check_name, s.vantage, coalesce(ok, 0) as ok, coalesce(fail, 0) as fail, coalesce(error, 0) as error,
+       coalesce(missed, 0) as missed, coalesce(outages, 0) as outages, coalesce(longest, 0) as longest,
+       first_slot, last_slot, slot_length_s
+from check_state s left join past p on p.check_name = s.check_name and p.vantage = s.vantage
 where s.tenant_id = $1 and ($4::text is null or s.vantage = $4) and ($5::text is null or s.check_name = $5)
 order by s.check_name, s.vantage limit $6";
 
