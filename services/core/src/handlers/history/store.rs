@@ -108,9 +108,9 @@ fn history_row(row: &PgRow, slug: &TenantSlug, check: &CheckName, bucket_s: u32)
 }
 
 /// Each check from the index, once for all vantages, in the order of slots. `fails` counts up to a slot, `before` up to the last
-/// `ok` before it: their difference is how many failed in a row.
+/// `ok` before it: their difference is how many failed in a row. Materialized: a plan for any tenant counts all of it again for each row.
 pub const LIST_UPTIME: &str = "
-with past as (
+with past as materialized (
     select c.check_name, u.* from (
         select distinct check_name from check_state where tenant_id = $1 and ($5::text is null or check_name = $5)
     ) c cross join lateral (
