@@ -70,6 +70,7 @@ async fn results_of_two_tenants_are_stored_and_shown_under_their_own_names() -> 
     }
     check_everything_measured(&deployment, &witness, &own_target).await?;
     check_lists(&deployment).await?;
+    check_past(&deployment, &witness).await?;
     deployment.stop().await
 }
 
@@ -92,6 +93,60 @@ async fn check_everything_measured(
     let unattested: i64 =
         sqlx::query_scalar("select count(*) from everywhere.result where not attested").fetch_one(witness).await?;
     assert_eq!(unattested, 0);
+    Ok(())
+}
+
+/// What the past holds of each tenant is what the database held when it was asked, and never the other tenant's.
+async fn check_past(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
+    let sum = |rows: &[Value], name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    for (tenant, site) in [("acme-corp", "oslo"), ("xyz-inc", "lima")] {
+        let own = ["--tenant", tenant];
+        let before = slots_in_database(witness, tenant).await?;
+        let check = before.first().map(|slot| slot.1.clone()).context("a check")?;
+        let of_check = |slots: &BTreeSet<Slot>| slots.iter().filter(|slot| slot.1 == check).count() as u64;
+        let uptime = deployment.rows(&[&["check", "uptime"], &own[..]].concat()).await?;
+        let history = deployment.rows(&[&["check", "history", &check, "--bucket", "5m"], &own[..]].concat()).await?;
+        let poller = deployment.rows(&["poller", "history", &format!("{tenant}/{site}/p1"), "--hours", "2"]).await?;
+        let after = slots_in_database(witness, tenant).await?;
+        let counted: u64 = ["ok", "fail", "error", "missed"].into_iter().map(|outcome| sum(&uptime, outcome)).sum();
+        for (what, shown, stored) in [
+            ("uptime", counted, before.len() as u64..=after.len() as u64),
+            ("history", sum(&history, "results"), of_check(&before)..=of_check(&after)),
+            ("poller", sum(&poller, "results"), before.len() as u64..=after.len() as u64),
+        ] {
+            assert!(stored.contains(&shown), "{what} of {tenant}: {shown} is not in {stored:?}");
+        }
+        for rows in [&uptime, &history, &poller] {
+            assert_eq!(field(rows, "tenant").into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([tenant]));
+            assert_eq!(field(rows, "site").into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([site]));
+        }
+        assert_eq!(sum(&poller, "attested"), sum(&poller, "results"));
+        // A tenant's own person needs to name nobody, and may name nobody else.
+        let profile = deployment.up.layout.profile(&format!("{tenant}-admin"));
+        let profile = profile.to_str().context("profile path")?;
+        let rows = deployment.rows(&["check", "uptime", "--profile", profile]).await?;
+        assert_eq!(rows.len(), uptime.len());
+    }
+    let acme = deployment.up.layout.profile("acme-corp-admin");
+    let acme = acme.to_str().context("profile path")?;
+    for (code, why, args) in [
+        (7, "tenant", vec!["check", "uptime", "--tenant", "xyz-inc", "--profile", acme]),
+        (7, "tenant", vec!["poller", "history", "xyz-inc/lima/p1", "--profile", acme]),
+        (4, "one at a time", vec!["check", "uptime"]),
+        (4, "write 87 s or more", vec!["check", "history", "hub", "--tenant", "acme-corp", "--bucket", "1s"]),
+        (
+            4,
+            "has to end after it begins",
+            vec!["check", "uptime", "--tenant", "acme-corp", "--since", "2999-01-01T00:00:00Z"],
+        ),
+    ] {
+        let output = deployment.bulkhead(&args).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(why), "{args:?}: {:?} {said}", output.status);
+    }
+    let output = deployment.bulkhead(&["check", "uptime", "--tenant", "acme-corp"]).await?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.contains("UPTIME") && text.contains("COVERAGE"), "{text}");
     Ok(())
 }
 

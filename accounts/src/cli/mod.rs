@@ -18,6 +18,7 @@ mod keys;
 mod nsc;
 mod number;
 mod operator;
+mod past;
 mod person;
 mod plan;
 mod poller;
@@ -126,6 +127,9 @@ enum Command {
     /// Sites: a leaf and its pollers.
     #[command(subcommand, after_help = "Example:\n  bulkhead site list --tenant acme-corp")]
     Site(site::SiteCommand),
+    /// Checks: how they did.
+    #[command(subcommand, after_help = "Example:\n  bulkhead check uptime --tenant acme-corp")]
+    Check(past::CheckCommand),
     /// Results.
     #[command(subcommand, after_help = "Example:\n  bulkhead results tail --tenant acme-corp")]
     Results(ResultsCommand),
@@ -338,6 +342,7 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::EnrolmentDesk(args) => enrolment_desk::run(&home, &args).await,
         Command::Poller(command) => poller::run_poller(&home, command, cli.json).await,
         Command::Site(command) => site::run_site(&home, command, cli.json).await,
+        Command::Check(command) => past::run_check(&home, command, cli.json).await,
         Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
             query::list_results(&home, &filter, (minutes, limit), cli.json).await
         }

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::desk::{note, open, say, show_preview, taken_away};
 use super::exit::Failure;
+use super::past::{PollerHistoryArgs, show_poller_history};
 use super::show::moment;
 use super::site::would;
 use super::{Scope, whole};
@@ -32,6 +33,11 @@ pub(super) enum PollerCommand {
     /// One poller: its key, its certificates and when they expire.
     #[command(after_help = "Example:\n  bulkhead poller show acme-corp/oslo/p1 --json")]
     Show { poller: PollerPath },
+    /// What a poller delivered, by time: results, what it missed, and how late they came.
+    #[command(
+        after_help = "Examples:\n  bulkhead poller history acme-corp/oslo/p1\n  bulkhead poller history acme-corp/oslo/p1 --hours 2 --bucket 1m --json\n\nTimes are UTC, and of slots. A delay is from the beginning of a slot to when its result was stored."
+    )]
+    History(PollerHistoryArgs),
     /// Give a poller a new batch key, and write its site's bundle anew. What the old key has signed is refused.
     #[command(after_help = "Example:\n  bulkhead poller rotate acme-corp/oslo/p1 --to bundles")]
     Rotate(BundleArgs),
@@ -259,6 +265,7 @@ fn show_token(given: &GivenToken, path: &PollerPath, place: Option<TokenPlace>, 
 pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: bool) -> Result<(), Failure> {
     match command {
         PollerCommand::List(scope) => super::query::list_pollers(home, &scope, is_json).await,
+        PollerCommand::History(args) => show_poller_history(home, args, is_json).await,
         PollerCommand::Show { poller } => show(home, &poller, is_json),
         PollerCommand::Add(args) => add(home, &args, is_json).await,
         PollerCommand::Rotate(args) => {

@@ -48,7 +48,7 @@ impl Session {
     }
 }
 
-fn about(scope: &Scope) -> Query {
+pub(super) fn about(scope: &Scope) -> Query {
     Query { tenant: scope.tenant.as_ref().map(ToString::to_string), ..Query::default() }
 }
 
@@ -56,26 +56,26 @@ fn about_results(filter: &Filter) -> Query {
     Query { site: filter.site.clone(), check: filter.check.clone(), ..about(&filter.scope) }
 }
 
-async fn show<T: Row + DeserializeOwned>(
+pub(super) async fn show<T: Row + DeserializeOwned>(
     home: &Path,
     scope: &Scope,
-    verb: CoreVerb,
+    (verb, asked): (CoreVerb, &Query),
     is_json: bool,
 ) -> Result<(), Failure> {
-    let rows: Vec<T> = Session::open(home, scope).await?.ask(verb, &about(scope)).await?;
+    let rows: Vec<T> = Session::open(home, scope).await?.ask(verb, asked).await?;
     print_rows(&rows, is_json, now_ms())
 }
 
 pub(super) async fn show_status(home: &Path, scope: &Scope, is_json: bool) -> Result<(), Failure> {
-    show::<StatusRow>(home, scope, CoreVerb::ShowStatus, is_json).await
+    show::<StatusRow>(home, scope, (CoreVerb::ShowStatus, &about(scope)), is_json).await
 }
 
 pub(super) async fn list_tenants(home: &Path, scope: &Scope, is_json: bool) -> Result<(), Failure> {
-    show::<TenantRow>(home, scope, CoreVerb::ListTenants, is_json).await
+    show::<TenantRow>(home, scope, (CoreVerb::ListTenants, &about(scope)), is_json).await
 }
 
 pub(super) async fn list_pollers(home: &Path, scope: &Scope, is_json: bool) -> Result<(), Failure> {
-    show::<PollerRow>(home, scope, CoreVerb::ListPollers, is_json).await
+    show::<PollerRow>(home, scope, (CoreVerb::ListPollers, &about(scope)), is_json).await
 }
 
 pub(super) async fn list_results(

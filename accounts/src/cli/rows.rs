@@ -1,8 +1,11 @@
 //! How each kind of answer looks to people.
 
-use bulkhead_bus::payload::{LiveRow, Outcome, PollerRow, Reason, ResultRow, StateRow, StatusRow, TenantRow};
+use bulkhead_bus::payload::{
+    HistoryRow, Latencies, LiveRow, Outcome, PollerHistoryRow, PollerRow, Reason, ResultRow, StateRow, StatusRow,
+    TenantRow, UptimeRow,
+};
 
-use super::show::{Row, age, latency, moment};
+use super::show::{Row, age, lasting, latency, moment, percent};
 
 fn state(outcome: Outcome, reason: Option<Reason>) -> String {
     match reason {
@@ -111,5 +114,64 @@ impl Row for StatusRow {
             self.newest_slot_ms.map_or_else(|| "none".to_owned(), |ms| format!("{} ago", age(ms, now_ms))),
             self.live_ms.map_or_else(|| "dark".to_owned(), |ms| format!("{} ago", age(ms, now_ms))),
         ]
+    }
+}
+
+impl Row for HistoryRow {
+    const HEADER: &'static [&'static str] =
+        &["BEGINS (UTC)", "SITE", "RESULTS", "OK", "FAIL", "ERROR", "MISSED", "MIN", "P50", "P90", "P99", "MAX"];
+
+    fn cells(&self, now_ms: i64) -> Vec<String> {
+        let counts = [self.results, self.ok, self.fail, self.error, self.missed];
+        let latencies = match self.latency {
+            Some(Latencies { min_us, p50_us, p90_us, p99_us, max_us }) => {
+                [min_us, p50_us, p90_us, p99_us, max_us].map(Some)
+            }
+            None => [None; 5],
+        };
+        let mut cells = vec![moment(self.begins_ms, now_ms), self.site.to_string()];
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.extend(latencies.map(latency));
+        cells
+    }
+}
+
+impl Row for UptimeRow {
+    const HEADER: &'static [&'static str] = &[
+        "TENANT", "SITE", "CHECK", "UPTIME", "COVERAGE", "OK", "FAIL", "ERROR", "MISSED", "DOWN", "OUTAGES", "LONGEST",
+    ];
+
+    fn cells(&self, _now_ms: i64) -> Vec<String> {
+        let counts = [self.ok, self.fail, self.error, self.missed];
+        let mut cells = vec![self.tenant.to_string(), self.site.to_string(), self.check.to_string()];
+        cells.extend([percent(self.uptime_percent), percent(self.coverage_percent)]);
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.extend([lasting(self.down_ms), self.outages.to_string(), lasting(self.longest_outage_ms)]);
+        cells
+    }
+}
+
+impl Row for PollerHistoryRow {
+    const HEADER: &'static [&'static str] = &[
+        "BEGINS (UTC)",
+        "RESULTS",
+        "ERROR",
+        "MISSED",
+        "ISLANDS",
+        "ATTESTED",
+        "FIRST SLOT",
+        "LAST SLOT",
+        "DELAY P50",
+        "P99",
+    ];
+
+    fn cells(&self, now_ms: i64) -> Vec<String> {
+        let counts = [self.results, self.error, self.missed, self.islands];
+        let mut cells = vec![moment(self.begins_ms, now_ms)];
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.push(percent(Some(100.0 * self.attested as f64 / self.results.max(1) as f64)));
+        cells.extend([moment(self.first_slot_ms, now_ms), moment(self.last_slot_ms, now_ms)]);
+        cells.extend([self.delay_p50_ms, self.delay_p99_ms].map(|ms| lasting(Some(ms))));
+        cells
     }
 }

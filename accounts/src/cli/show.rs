@@ -1,6 +1,7 @@
 //! Rows on standard output: a table for people, one JSON object a line for programs.
 
 use std::io::Write;
+use std::time::Duration;
 
 use comfy_table::{Table, TableStyle};
 use serde::Serialize;
@@ -100,6 +101,22 @@ pub(super) fn latency(latency_us: Option<u32>) -> String {
     }
 }
 
+/// How long: `1h 2m 3s`.
+pub(super) fn lasting(ms: Option<i64>) -> String {
+    let Some(ms) = ms else { return "-".to_owned() };
+    let sign = if ms < 0 { "-" } else { "" };
+    format!("{sign}{}", humantime::format_duration(Duration::from_millis(ms.unsigned_abs())))
+}
+
+/// What is not all never reads as all.
+pub(super) fn percent(percent: Option<f64>) -> String {
+    match percent {
+        None => "unknown".to_owned(),
+        Some(percent) if percent < 100.0 => format!("{:.3} %", percent.min(99.999)),
+        Some(_) => "100 %".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +131,9 @@ mod tests {
         assert_eq!(moment(0, 3_600_000), "00:00:00");
         assert_eq!(moment(0, 86_400_000), "1970-01-01 00:00:00");
         assert_eq!(moment(i64::MAX, 0), "?");
+        assert_eq!(lasting(Some(3_723_004)), "1h 2m 3s 4ms");
+        assert_eq!([lasting(Some(-1_000)), lasting(Some(0)), lasting(None)], ["-1s", "0s", "-"]);
+        let shares = [Some(100.0), Some(99.99999), Some(99.9), Some(0.0), None].map(percent);
+        assert_eq!(shares, ["100 %", "99.999 %", "99.900 %", "0.000 %", "unknown"]);
     }
 }

@@ -60,6 +60,9 @@ token_enum!(
         ListResults = "list_results",
         ListStates = "list_states",
         ListLive = "list_live",
+        ListHistory = "list_history",
+        ListUptime = "list_uptime",
+        ListPollerHistory = "list_poller_history",
         ShowStatus = "show_status",
     }
 );

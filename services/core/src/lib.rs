@@ -175,6 +175,7 @@ impl Starting<'_> {
             view: view.clone(),
             metrics: Arc::clone(&self.metrics),
             dark_after_ms: i64::from(self.config.live.dark_after_s) * 1_000,
+            turns: handlers::history::Turns::default(),
         };
         let bus = self.join_hub(&self.config.rpc_bus, "core-rpc", "hub (core-rpc)").await?;
         let shown = bus.clone();

@@ -9,6 +9,8 @@ use anyhow::Context;
 use bulkhead_bus::payload::{CheckKind, Measured as Row, Outcome, Query};
 use bulkhead_bus::{AccountKey, Tenant};
 use bulkhead_core::commit::{Seen, Shares, Writer};
+use bulkhead_core::handlers::history::store::{list_history, list_poller_history, list_uptime};
+use bulkhead_core::handlers::history::window::{Buckets, Window};
 use bulkhead_core::handlers::store::{glance_at, list_results, list_states};
 use bulkhead_core::precedence::Candidate;
 use bulkhead_runtime::now_ms;
@@ -29,6 +31,11 @@ const CELL_LASTS: Duration = Duration::from_secs(4);
 /// Schemas that are made one by one and timed, the last ones that there is room for.
 const SCHEMAS_TIMED: usize = 20;
 const QUERIES: usize = 300;
+const HISTORY: &str = "24 h of one check in buckets of 5 min";
+const UPTIME: &str = "uptime of 20 checks over 24 h";
+const POLLER: &str = "what a poller delivered in 24 h";
+const QUESTIONS: [&str; 6] =
+    ["state of all checks", "newest 100 of one check", "a tenant at a glance", HISTORY, UPTIME, POLLER];
 const DAY_MS: i64 = 86_400_000;
 
 /// How much is measured.
@@ -235,13 +242,22 @@ impl Bench {
     async fn queries(&self, tenant: &Tenant) -> anyhow::Result<Vec<(&'static str, Times)>> {
         let one_check = Query { check: Some("check-7".parse()?), ..Query::default() };
         let since_ms = now_ms() - DAY_MS;
+        // Where the history is that was filled: it ends at noon, whatever the time is.
+        let until_ms = now_ms() / DAY_MS * DAY_MS + DAY_MS / 2;
+        let window = Window { since_ms: until_ms - DAY_MS, until_ms };
+        let buckets = Buckets { window, bucket_s: 300 };
+        let check_7 = "check-7".parse()?;
+        let (oslo, p1) = ("oslo".parse()?, "p1".parse()?);
         let mut all = Vec::new();
-        for what in ["state of all checks", "newest 100 of one check", "a tenant at a glance"] {
+        for what in QUESTIONS {
             let mut times = Vec::new();
             for _ in 0..QUERIES {
                 let began = Instant::now();
                 let mut tx = self.store.begin(tenant).await?;
                 match what {
+                    HISTORY => drop(list_history(&mut tx, tenant, (&check_7, None), buckets, 1_000).await?),
+                    UPTIME => drop(list_uptime(&mut tx, tenant, &Query::default(), (window, until_ms), 1_000).await?),
+                    POLLER => drop(list_poller_history(&mut tx, tenant, (&oslo, &p1), buckets, 1_000).await?),
                     "state of all checks" => drop(list_states(&mut tx, tenant, &Query::default()).await?),
                     "newest 100 of one check" => drop(list_results(&mut tx, tenant, &one_check, since_ms, 100).await?),
                     _glance => drop(glance_at(&mut tx, tenant).await?),

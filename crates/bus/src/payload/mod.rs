@@ -6,7 +6,8 @@ mod result;
 
 pub use decision::{ADMITTED, Decision, DecisionConnection, DecisionServer};
 pub use query::{
-    ErrorCode, LIST_LIMIT_MAX, LiveRow, PollerRow, Query, Reply, ReplyError, ResultRow, StateRow, StatusRow, TenantRow,
+    ErrorCode, HistoryRow, LIST_LIMIT_MAX, Latencies, LiveRow, PollerHistoryRow, PollerRow, Query, Reply, ReplyError,
+    ResultRow, StateRow, StatusRow, TenantRow, UptimeRow,
 };
 pub use result::{
     BATCH_VERSION, CheckKind, DETAIL_BYTES_MAX, LiveResults, Measured, Outcome, RESULTS_PER_BATCH_MAX, Reason,

@@ -1,5 +1,6 @@
 //! One module a kind of subject: durable batches, queries, live streams.
 
+pub mod history;
 pub mod ingest;
 pub mod live;
 pub mod query;

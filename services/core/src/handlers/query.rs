@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
+use super::history::{Past, Turns};
 use super::store;
 use crate::admission::Registered;
 use crate::directory::Directory;
@@ -36,9 +37,28 @@ pub struct Answering {
     pub view: LiveView,
     pub metrics: Arc<Metrics>,
     pub dark_after_ms: i64,
+    pub turns: Turns,
 }
 
-fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
+/// Why a question has no rows.
+pub(super) enum Unanswered {
+    Refused(ReplyError),
+    Failed(StoreError),
+}
+
+impl From<ReplyError> for Unanswered {
+    fn from(refused: ReplyError) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for Unanswered {
+    fn from(failure: StoreError) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+pub(super) fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
     ReplyError { code, message: message.to_string() }
 }
 
@@ -115,13 +135,16 @@ impl Answering {
             return Err(refused(ErrorCode::Invalid, "this is not a query"));
         };
         let verb = *verb;
-        self.rows(verb, &guarded, &snapshot).await.map_err(|failure| {
-            if failure.is_transient() {
-                warn!(error = %Chain(&failure), "query {verb} not answered: the database is away");
-            } else {
-                error!(error = %Chain(&failure), "query {verb} failed");
+        self.rows(verb, &guarded, &snapshot).await.map_err(|unanswered| match unanswered {
+            Unanswered::Refused(refused) => refused,
+            Unanswered::Failed(failure) => {
+                if failure.is_transient() {
+                    warn!(error = %Chain(&failure), "query {verb} not answered: the database is away");
+                } else {
+                    error!(error = %Chain(&failure), "query {verb} failed");
+                }
+                refused(ErrorCode::Unavailable, "the database cannot be asked now: try again")
             }
-            refused(ErrorCode::Unavailable, "the database cannot be asked now: try again")
         })
     }
 
@@ -143,8 +166,9 @@ impl Answering {
         verb: CoreVerb,
         guarded: &Guarded<Query>,
         snapshot: &TenantSnapshot,
-    ) -> Result<Vec<u8>, StoreError> {
+    ) -> Result<Vec<u8>, Unanswered> {
         let tenants = tenants_of(guarded, snapshot);
+        let look_back = |past| self.look_back(past, tenants.iter().map(|(_, tenant)| tenant), guarded.body());
         let asked = guarded.body();
         let limit = asked.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIST_LIMIT_MAX);
         let own = tenants.iter().take(ROWS_MAX);
@@ -183,6 +207,9 @@ impl Answering {
                 }
                 Ok(self.answer_rows(rows))
             }
+            CoreVerb::ListHistory => look_back(Past::Check).await,
+            CoreVerb::ListUptime => look_back(Past::Uptime).await,
+            CoreVerb::ListPollerHistory => look_back(Past::Poller).await,
             CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked).await)),
             CoreVerb::ShowStatus => {
                 let mut rows = Vec::new();
@@ -194,7 +221,7 @@ impl Answering {
         }
     }
 
-    fn answer_rows<T: Serialize>(&self, mut rows: Vec<T>) -> Vec<u8> {
+    pub(super) fn answer_rows<T: Serialize>(&self, mut rows: Vec<T>) -> Vec<u8> {
         let fitting = fitting(&rows);
         add(&self.metrics.answers_cut, u64::from(fitting < rows.len()));
         rows.truncate(fitting);

@@ -1,7 +1,7 @@
 //! The SQL of answering. Every function takes a transaction that has named its tenant; nothing here writes.
 
 use bulkhead_bus::payload::{CheckKind, Outcome, PollerRow, Query, Reason, ResultRow, StateRow};
-use bulkhead_bus::{SiteName, Tenant, TenantSlug};
+use bulkhead_bus::{CheckName, SiteName, Tenant, TenantSlug};
 use bulkhead_store::{StoreError, TenantTx};
 use serde_json::Value;
 use sqlx::Row;
@@ -11,9 +11,9 @@ use time::OffsetDateTime;
 use crate::store::{failed, parsed, unreadable, utc};
 
 /// The first and the last moment that a question may name: 1970 to 9999.
-const ASKED_MS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_000;
+pub(super) const ASKED_MS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_000;
 
-fn unix_ms(time: OffsetDateTime) -> i64 {
+pub(super) fn unix_ms(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
@@ -42,8 +42,12 @@ pub async fn list_pollers(tx: &mut TenantTx, tenant: &Tenant) -> Result<Vec<Poll
     rows.iter().map(poller).collect()
 }
 
-fn site_filter(asked: &Query) -> Option<&str> {
+pub(super) fn site_filter(asked: &Query) -> Option<&str> {
     asked.site.as_ref().map(SiteName::as_str)
+}
+
+pub(super) fn check_filter(asked: &Query) -> Option<&str> {
+    asked.check.as_ref().map(CheckName::as_str)
 }
 
 /// The newest results, newest first. Each check's own are taken from the key, so that no index by time is needed.
@@ -71,7 +75,7 @@ pub async fn list_results(
         .bind(utc(since_ms.clamp(*ASKED_MS.start(), *ASKED_MS.end())))
         .bind(i64::from(limit))
         .bind(site_filter(asked))
-        .bind(asked.check.as_ref().map(bulkhead_bus::CheckName::as_str))
+        .bind(check_filter(asked))
         .fetch_all(tx.connection())
         .await
         .map_err(failed("list results"))?;
@@ -122,7 +126,7 @@ pub async fn list_states(tx: &mut TenantTx, tenant: &Tenant, asked: &Query) -> R
     let rows = sqlx::query(sql)
         .bind(tenant.id.as_uuid())
         .bind(site_filter(asked))
-        .bind(asked.check.as_ref().map(bulkhead_bus::CheckName::as_str))
+        .bind(check_filter(asked))
         .fetch_all(tx.connection())
         .await
         .map_err(failed("list states"))?;
