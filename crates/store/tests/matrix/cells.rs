@@ -177,9 +177,8 @@ async fn copied(connection: &mut PgConnection, sql: &str, owner: &Tenant) -> Res
     // sqlx reads on from the wrong place when a copy is refused before it begins: it is tried as a statement first, and is
     // refused like one, or begins, which a statement does not.
     run(connection, "savepoint copy").await?;
-    match run(connection, sql).await {
-        Err(sqlx::Error::Database(refused)) => return Err(sqlx::Error::Database(refused)),
-        Err(_) | Ok(_) => {}
+    if let Err(sqlx::Error::Database(refused)) = run(connection, sql).await {
+        return Err(sqlx::Error::Database(refused));
     }
     // What has come of it is read away, and an error among it is told once.
     if run(connection, "rollback to savepoint copy").await.is_err() {
