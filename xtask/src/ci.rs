@@ -1,23 +1,25 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first.
 //!
-//! The checks are summed up before the tests begin, so that what a passing run ends with is the test runner's own
-//! account of itself. A failing run ends with the step that failed.
+//! The checks, the database's tests on a second PostgreSQL among them, are summed up before the tests begin, so that what
+//! a passing run ends with is the test runner's own account of itself. A failing run ends with the step that failed.
 
 use std::time::{Duration, Instant};
 
 use crate::cargo::{Failure, cargo, run as run_command};
-use crate::{test, tidy};
+use crate::{postgres, test, tidy};
 
 struct Step {
     name: &'static str,
     run: fn() -> Result<(), Failure>,
 }
 
-const CHECKS: [Step; 4] = [
+const CHECKS: [Step; 5] = [
     Step { name: "format", run: check_format },
     Step { name: "lints", run: check_lints },
     Step { name: "tidy", run: check_tidy },
     Step { name: "docs", run: check_docs },
+    // Here, so that what all tests end with stays the end.
+    Step { name: "packaged PostgreSQL", run: postgres::run },
 ];
 
 const TESTS: Step = Step { name: "tests", run: run_tests };

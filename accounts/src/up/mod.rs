@@ -49,4 +49,6 @@ pub(crate) use site::{
 };
 pub(crate) use target::checks;
 pub use target::{CheckSetting, Target, TargetError};
-pub use tools::{NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, fetch_squawk, find_tools};
+pub use tools::{
+    NATS_SERVER_MIN, POSTGRES_MIN, Tool, ToolError, Tools, Version, fetch_postgres, fetch_squawk, find_tools,
+};

@@ -134,14 +134,15 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
 fn reachable_programs(tools: &Tools, folder: &Path, run_as: Option<RunAs>) -> Result<PathBuf, PostgresError> {
     let programs = tools.postgres.path.parent().unwrap_or(Path::new("/")).to_owned();
     let Some(user) = run_as.filter(|_| !is_reachable(&tools.postgres.path)) else { return Ok(programs) };
-    let install = programs.parent().unwrap_or(Path::new("/"));
+    let install = &tools.postgres.install;
     let copy = folder.join(format!("postgres-{}", tools.postgres.version));
-    if !copy.join("bin").join("postgres").is_file() {
+    let copied = copy.join(programs.strip_prefix(install).unwrap_or(Path::new("bin")));
+    if !copied.join("postgres").is_file() {
         let part = folder.join("postgres.part");
         copy_tree(install, &part).and_then(|()| fs::rename(&part, &copy)).map_err(folder_error(&copy))?;
     }
     chown(&copy, Some(user.uid), Some(user.gid)).map_err(folder_error(&copy))?;
-    Ok(copy.join("bin"))
+    Ok(copied)
 }
 
 fn command(program: &Path, run_as: Option<RunAs>) -> Command {

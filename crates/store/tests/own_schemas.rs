@@ -6,38 +6,12 @@ use bulkhead_bus::{Tenant, TenantState};
 use bulkhead_store::inspection::Inspection;
 use bulkhead_store::{Isolation, Provisioning, ProvisioningError, SCHEMAS_MOST, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, onboard, tenant};
-use sqlx::{AssertSqlSafe, PgConnection};
+use bulkhead_testkit::database::{account_key, enterprise, onboard, tenant};
+use bulkhead_testkit::sql::{count, insert_result, refusal, run};
 
 /// Every table of a tenant's schema.
 const TABLES: [&str; 8] =
     ["site", "poller", "poller_seen", "result", "check_state", "dead_letter", "ingest_count", "config_change"];
-
-fn enterprise(slug: &str) -> Tenant {
-    Tenant { plan: "enterprise".to_owned(), ..tenant(slug) }
-}
-
-async fn run(connection: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Error> {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(|done| done.rows_affected())
-}
-
-async fn refusal(connection: &mut PgConnection, sql: &str) -> String {
-    let refused = run(connection, sql).await.expect_err(sql);
-    refused.as_database_error().and_then(|error| error.code()).expect("an error of the database").into_owned()
-}
-
-async fn count(connection: &mut PgConnection, sql: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(connection).await.unwrap()
-}
-
-fn insert_result(tenant: &Tenant) -> String {
-    format!(
-        "insert into result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation, island,
-                             attested)
-         values ('{}', 'web', now(), 'oslo', 'p1', 'tcp', 'ok', now(), 0, false, true)",
-        tenant.id.as_uuid()
-    )
-}
 
 struct World {
     database: TestDatabase,
@@ -57,7 +31,7 @@ async fn world() -> World {
         onboard(&provisioning, tenant).await.unwrap();
         let mut tx = store.begin(tenant).await.unwrap();
         run(tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
-        run(tx.connection(), &insert_result(tenant)).await.unwrap();
+        run(tx.connection(), &insert_result(tenant, "result")).await.unwrap();
         tx.commit().await.unwrap();
     }
     World { database, provisioning, store, tenants }
@@ -128,7 +102,7 @@ async fn the_schema_of_one_tenant_is_closed_to_all_others() {
         "create table mine (x int)".to_owned(),
         "insert into site (tenant_id, name) values (gen_random_uuid(), 'x')".to_owned(),
         "update poller set batch_key = 'x'".to_owned(),
-        insert_result(bank).replace("'web'", "'planted'"),
+        insert_result(bank, "result").replace("'web'", "'planted'"),
         "set local role bulkhead_owner".to_owned(),
         "select provisioning.make_role('tenant_acme_corp')".to_owned(),
     ] {

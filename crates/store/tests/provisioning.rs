@@ -1,7 +1,5 @@
 //! What provisioning and starting services promise, against a real database.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::os::unix::fs::PermissionsExt;
 
 use bulkhead_bus::{Account, TenantState};
@@ -9,13 +7,10 @@ use bulkhead_store::admin::{self, AdminError, Passwords};
 use bulkhead_store::{Connections, ProvisioningError, Store, StoreError, UrlError, migrate, read_database_url};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use bulkhead_testkit::sql::run;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 const ONE: Connections = Connections { shared: 1, own_schemas: 1 };
-
-async fn run(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
-}
 
 #[tokio::test]
 async fn preparing_and_migrating_twice_changes_nothing() {
@@ -38,13 +33,14 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     migrate(&database.provision_url()).await.unwrap();
     Store::connect(&database.core_url(), "core", ONE).await.unwrap();
     let mut superuser = database.superuser().await.unwrap();
-    run(&mut superuser, "update shared._migrations set version = version + 1000").await;
+    run(&mut superuser, "update shared._migrations set version = version + 1000").await.unwrap();
     Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema is fine");
     run(
         &mut superuser,
         "delete from shared._migrations where version > 1001; update shared._migrations set version = 0",
     )
-    .await;
+    .await
+    .unwrap();
     let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
@@ -52,10 +48,43 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     );
 }
 
+/// A migration that takes something away raises the floor, and then a release that does not know of it is told to go.
+#[tokio::test]
+async fn services_refuse_a_database_whose_floor_is_above_them() {
+    let database = TestDatabase::start().await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
+    for (migrations, schema) in [("platform", "platform"), ("tenant", "shared")] {
+        let floor = |version: i64| {
+            format!("update platform.schema_floor set oldest_reader = {version} where migrations = '{migrations}'")
+        };
+        // A newer migration alone only adds.
+        run(&mut superuser, &format!("update {schema}._migrations set version = 1000 where version = 3"))
+            .await
+            .unwrap();
+        Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema without a floor is fine");
+        run(&mut superuser, &floor(3)).await.unwrap();
+        Store::connect(&database.core_url(), "core", ONE).await.expect("this release knows what is needed");
+        run(&mut superuser, &floor(4)).await.unwrap();
+        let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+        assert!(matches!(refused, StoreError::TooNew { found: 1000, floor: 4, known: 3, .. }), "{refused:?}");
+        assert!(!refused.is_transient(), "trying again does not help");
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "schema {schema} has version 1000, which needs services that know 4 at least, and this release knows 3: \
+                 run a newer release"
+            )
+        );
+        // And below it again.
+        run(&mut superuser, &floor(2)).await.unwrap();
+        Store::connect(&database.core_url(), "core", ONE).await.expect("the floor is below");
+    }
+}
+
 #[tokio::test]
 async fn a_migration_that_was_changed_is_refused() {
     let database = TestDatabase::start().await.unwrap();
-    run(&mut database.superuser().await.unwrap(), "update shared._migrations set checksum = '\\x00'").await;
+    run(&mut database.superuser().await.unwrap(), "update shared._migrations set checksum = '\\x00'").await.unwrap();
     let refused = migrate(&database.provision_url()).await.unwrap_err();
     assert!(matches!(refused, AdminError::Migrate { .. }), "{refused}");
 }
@@ -138,7 +167,7 @@ async fn partitions_are_made_once_and_only_for_days_that_results_may_have() {
         let (url, sql) = (database.core_url(), made("current_date + 1"));
         tasks.spawn(async move {
             let mut core = <PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
-            run(&mut core, &sql).await;
+            run(&mut core, &sql).await.unwrap();
         });
     }
     tasks.join_all().await;

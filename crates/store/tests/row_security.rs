@@ -5,11 +5,11 @@
 use bulkhead_bus::Tenant;
 use bulkhead_store::{Connections, Store, StoreError, TenantTx};
 use bulkhead_testkit::TestDatabase;
-use bulkhead_testkit::database::{account_key, batch_key, tenant};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use bulkhead_testkit::database::{account_key, batch_key, enterprise, tenant};
+use bulkhead_testkit::sql::{insert_result, refusal, run};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 const ONE: Connections = Connections { shared: 1, own_schemas: 1 };
-const CANCELLATIONS: u64 = 60;
 
 /// Tables of tenants that row security does not hold for, each with what is missing.
 async fn open_tables(connection: &mut PgConnection) -> Vec<String> {
@@ -49,28 +49,10 @@ async fn tenant_tables(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
 }
 
-async fn run(connection: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Error> {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(|done| done.rows_affected())
-}
-
-async fn run_code(connection: &mut PgConnection, sql: &str) -> String {
-    let refused = run(connection, sql).await.expect_err(sql);
-    refused.as_database_error().and_then(|error| error.code()).expect("an error of the database").into_owned()
-}
-
 async fn today_partition(connection: &mut PgConnection) -> String {
     run(connection, "select shared.ensure_result_partition(current_date)").await.unwrap();
     let sql = "select 'shared.result_' || to_char(current_date, 'YYYYMMDD')";
     sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
-}
-
-fn insert_result(tenant: &Tenant, table: &str) -> String {
-    format!(
-        "insert into {table} (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation, island,
-                              attested)
-         values ('{}', 'web', date_trunc('day', now()), 'oslo', 'p1', 'tcp', 'ok', now(), 0, false, true)",
-        tenant.id.as_uuid()
-    )
 }
 
 async fn count_results(tx: &mut TenantTx) -> i64 {
@@ -146,7 +128,7 @@ async fn without_a_tenant_every_table_is_an_error() {
     let mut core = database.bare_core().await.unwrap();
     for table in &tables {
         // 42704: the setting was never made in this session.
-        assert_eq!(run_code(&mut core, &format!("select * from shared.{table}")).await, "42704", "{table}");
+        assert_eq!(refusal(&mut core, &format!("select * from shared.{table}")).await, "42704", "{table}");
     }
     // 22P02: it was made once, and is empty after that transaction.
     let mut used = core.begin().await.unwrap();
@@ -154,9 +136,9 @@ async fn without_a_tenant_every_table_is_an_error() {
     run(&mut used, &setting).await.unwrap();
     used.commit().await.unwrap();
     for table in &tables {
-        assert_eq!(run_code(&mut core, &format!("select * from shared.{table}")).await, "22P02", "{table}");
+        assert_eq!(refusal(&mut core, &format!("select * from shared.{table}")).await, "22P02", "{table}");
     }
-    assert_eq!(run_code(&mut core, &insert_result(&acme, "shared.result")).await, "22P02");
+    assert_eq!(refusal(&mut core, &insert_result(&acme, "shared.result")).await, "22P02");
 }
 
 #[tokio::test]
@@ -169,11 +151,11 @@ async fn a_tenant_sees_and_writes_its_own_rows_only() {
     assert_eq!(run(tx.connection(), &foreign).await.unwrap(), 0);
     // 42501: the new row violates the policy.
     let insert = insert_result(&xyz, "result").replace("'web'", "'planted'");
-    assert_eq!(run_code(tx.connection(), &insert).await, "42501");
+    assert_eq!(refusal(tx.connection(), &insert).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
     let give_away = format!("update result set tenant_id = '{}'", xyz.id.as_uuid());
-    assert_eq!(run_code(tx.connection(), &give_away).await, "42501");
+    assert_eq!(refusal(tx.connection(), &give_away).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
     tx.switch_to(&xyz).await.unwrap();
@@ -188,10 +170,10 @@ async fn a_partition_is_closed_to_who_names_it() {
     let (store, acme, _) = store_with_results(&database).await;
     let partition = today_partition(&mut database.bare_core().await.unwrap()).await;
     let mut tx = store.begin(&acme).await.unwrap();
-    assert_eq!(run_code(tx.connection(), &format!("select * from {partition}")).await, "42501");
+    assert_eq!(refusal(tx.connection(), &format!("select * from {partition}")).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
-    assert_eq!(run_code(tx.connection(), &insert_result(&acme, &partition)).await, "42501");
+    assert_eq!(refusal(tx.connection(), &insert_result(&acme, &partition)).await, "42501");
     drop(tx);
     // Even the owner, for whom grants do not count, sees nothing in a partition.
     let mut owner = PgConnection::connect(&database.provision_url()).await.unwrap();
@@ -226,7 +208,7 @@ async fn core_can_neither_change_the_schema_nor_delete_nor_provision() {
         "set local role bulkhead_provision",
     ] {
         let mut tx = store.begin(&acme).await.unwrap();
-        assert_eq!(run_code(tx.connection(), sql).await, "42501", "{sql}");
+        assert_eq!(refusal(tx.connection(), sql).await, "42501", "{sql}");
     }
     let mut tx = store.begin(&acme).await.unwrap();
     let temporary = run(tx.connection(), "create temporary table mine (x int)").await;
@@ -260,7 +242,7 @@ async fn a_privileged_role_is_refused_at_the_door() {
 async fn a_service_refuses_a_database_with_an_open_lock() {
     let database = TestDatabase::start().await.unwrap();
     let provisioning = database.provisioning().await.unwrap();
-    let acme = Tenant { plan: "enterprise".to_owned(), ..tenant("acme-corp") };
+    let acme = enterprise("acme-corp");
     provisioning.put_tenant(&account_key(), &acme).await.unwrap();
     let mut superuser = database.superuser().await.unwrap();
     let partition = today_partition(&mut superuser).await;
@@ -319,38 +301,6 @@ async fn a_service_refuses_a_database_with_an_open_lock() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_cancelled_leaves_no_tenant_behind() {
-    let database = TestDatabase::start().await.unwrap();
-    let (_, acme, xyz) = store_with_results(&database).await;
-    // One connection, so that the next transaction meets what the cancelled one left.
-    let store = Store::connect(&database.core_url(), "core", ONE).await.unwrap();
-    let mut cancelled = 0;
-    for round in 0..CANCELLATIONS {
-        let slow = async {
-            let mut tx = store.begin(&acme).await?;
-            let slept = sqlx::query("select pg_sleep(0.02), count(*) from result").fetch_one(tx.connection()).await;
-            slept.map_err(|source| StoreError::Sql { action: "sleep", source })?;
-            tx.commit().await
-        };
-        let limit = std::time::Duration::from_micros(400 * (round + 1));
-        cancelled += u64::from(tokio::time::timeout(limit, slow).await.is_err());
-        let mut bare = store.platform().await.unwrap();
-        let left: Option<String> = sqlx::query_scalar("select nullif(current_setting('app.tenant_id', true), '')")
-            .fetch_one(bare.connection())
-            .await
-            .unwrap();
-        assert_eq!(left, None, "round {round}");
-        assert!(sqlx::query("select from shared.result").execute(bare.connection()).await.is_err(), "round {round}");
-        drop(bare);
-        let mut tx = store.begin(&xyz).await.unwrap();
-        let owner: uuid::Uuid =
-            sqlx::query("select tenant_id from result").fetch_one(tx.connection()).await.unwrap().get(0);
-        assert_eq!(owner, xyz.id.as_uuid(), "round {round}");
-    }
-    assert!(cancelled > 10, "{cancelled} of {CANCELLATIONS} were cancelled");
-}
-
-#[tokio::test]
 async fn provisioning_lives_under_row_security_too() {
     let database = TestDatabase::start().await.unwrap();
     let (provisioning, acme, xyz) = (database.provisioning().await.unwrap(), tenant("acme-corp"), tenant("xyz-inc"));
@@ -362,9 +312,9 @@ async fn provisioning_lives_under_row_security_too() {
     }
     let mut owner = PgConnection::connect(&database.provision_url()).await.unwrap();
     // The login role itself inherits nothing.
-    assert_eq!(run_code(&mut owner, "select * from shared.site").await, "42501");
+    assert_eq!(refusal(&mut owner, "select * from shared.site").await, "42501");
     run(&mut owner, "set role bulkhead_owner").await.unwrap();
-    assert_eq!(run_code(&mut owner, "select * from shared.site").await, "42704");
+    assert_eq!(refusal(&mut owner, "select * from shared.site").await, "42704");
     let store = database.store().await.unwrap();
     let mut tx = store.begin(&acme).await.unwrap();
     let sites: i64 = sqlx::query_scalar("select count(*) from site").fetch_one(tx.connection()).await.unwrap();

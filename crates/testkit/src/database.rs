@@ -157,8 +157,6 @@ pub fn batch_key() -> BatchKey {
     nkeys::KeyPair::new_user().public_key().parse().expect("a new key is a key")
 }
 
-/// An active tenant on plan free.
-///
 /// Accounts of nobody, many of them at once: well-formed public keys without a key behind them.
 #[must_use]
 pub fn account_keys(count: usize) -> Vec<AccountKey> {
@@ -183,6 +181,17 @@ fn well_formed_key(one: Uuid, other: Uuid) -> String {
     all.chunks(5).map(letter).collect()
 }
 
+/// A tenant with a schema of its own.
+///
+/// # Panics
+/// When `slug` is not a slug.
+#[must_use]
+pub fn enterprise(slug: &str) -> Tenant {
+    Tenant { plan: "enterprise".to_owned(), ..tenant(slug) }
+}
+
+/// An active tenant on plan free.
+///
 /// # Panics
 /// When `slug` is not a slug.
 #[must_use]

@@ -23,6 +23,7 @@ mod route;
 pub mod scrape;
 mod session;
 mod settings;
+pub mod sql;
 mod wire;
 
 pub use database::TestDatabase;

