@@ -360,7 +360,9 @@ async fn write_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> R
         .bind(UNCLAIMED_MAX)
         .fetch_one(connection.connection())
         .await;
-    put.map_err(failed("write unclaimed dead letter"))
+    let is_kept = put.map_err(failed("write unclaimed dead letter"))?;
+    connection.commit().await?;
+    Ok(is_kept)
 }
 
 /// What one transaction did for a tenant.
