@@ -193,5 +193,7 @@ async fn whoever_needs_a_session_refuses_a_pooler() {
         assert!(matches!(store, Err(StoreError::Pooled)), "{settings}: {store:?}");
         let provisioning = Provisioning::connect(&bouncer.before(&database.provision_url())).await.map(drop);
         assert!(format!("{provisioning:?}").contains("Pooled"), "{settings}: {provisioning:?}");
+        let migrated = bulkhead_store::migrate(&bouncer.before(&database.provision_url())).await;
+        assert!(format!("{migrated:?}").contains("Pooled"), "{settings}: {migrated:?}");
     }
 }
