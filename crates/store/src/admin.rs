@@ -4,7 +4,7 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use crate::pooler::{check_own, marked, refused};
+use crate::pooler::{check_own, is_poolers, marked};
 use crate::store::StoreError;
 
 const DATABASE: &str = "bulkhead";
@@ -94,10 +94,10 @@ pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> AdminError
 
 pub(crate) async fn connect(url: &str) -> Result<PgConnection, AdminError> {
     let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(failed("read database address"))?;
-    let connected = marked(options.disable_statement_logging()).connect().await.map_err(refused);
-    let mut connection = connected.map_err(|error| match error {
-        StoreError::Sql { action, source } => AdminError::Sql { action, source },
-        other => AdminError::Session(other),
+    let connected = marked(options.disable_statement_logging()).connect().await;
+    let mut connection = connected.map_err(|error| match is_poolers(&error) {
+        true => AdminError::Session(StoreError::Pooled),
+        false => failed("connect to the database")(error),
     })?;
     // Migrations hold locks of their session.
     check_own(&mut connection).await.map_err(AdminError::Session)?;

@@ -60,13 +60,14 @@ pub(crate) async fn check_own(connection: impl Executor<'_, Database = Postgres>
     if sqlx::Row::get(&row, 0) { Ok(()) } else { Err(StoreError::Pooled) }
 }
 
-/// What a failure to connect means: a pooler refuses settings that it does not know.
+/// Whether a pooler refused to connect us: it does so for settings that it does not know.
+pub(crate) fn is_poolers(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|said| said.message().contains("unsupported startup parameter"))
+}
+
+/// What a failure to connect means.
 pub(crate) fn refused(error: sqlx::Error) -> StoreError {
-    let is_poolers = |error: &dyn sqlx::error::DatabaseError| error.message().contains("unsupported startup parameter");
-    match error.as_database_error() {
-        Some(said) if is_poolers(said) => StoreError::Pooled,
-        Some(_) | None => failed("connect to the database")(error),
-    }
+    if is_poolers(&error) { StoreError::Pooled } else { failed("connect to the database")(error) }
 }
 
 /// A connection, said to as what stands in between understands it.

@@ -1,5 +1,4 @@
 //! What a share of many slots says of its checks, beside the same rows one after the other: two statements write them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
