@@ -361,8 +361,7 @@ async fn write_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> R
         .fetch_one(connection.connection())
         .await;
     let is_kept = put.map_err(failed("write unclaimed dead letter"))?;
-    connection.commit().await?;
-    Ok(is_kept)
+    connection.commit().await.map(|()| is_kept)
 }
 
 /// What one transaction did for a tenant.
@@ -435,8 +434,7 @@ pub async fn mark_seen(
     if seen.is_empty() {
         return Ok(());
     }
-    let sql = "insert into poller_seen as p
-                 (tenant_id, site, poller, last_batch_at, sequence_boot, sequence_number)
+    let sql = "insert into poller_seen as p (tenant_id, site, poller, last_batch_at, sequence_boot, sequence_number)
                select $1, site, poller, now(), boot, number
                from unnest($2::text[], $3::text[], $4::int8[], $5::int8[]) as i (site, poller, boot, number)
                on conflict (tenant_id, site, poller) do update set
