@@ -4,6 +4,9 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
+use crate::pooler::{check_own, is_poolers, marked};
+use crate::store::StoreError;
+
 const DATABASE: &str = "bulkhead";
 pub(crate) const DATABASE_GRANT: &str = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
 
@@ -53,6 +56,8 @@ grant execute on function provisioning.drop_role(text) to bulkhead_owner";
 pub enum AdminError {
     #[error("{action}")]
     Sql { action: &'static str, source: sqlx::Error },
+    #[error(transparent)]
+    Session(StoreError),
     #[error("migrate schema {schema}")]
     Migrate { schema: String, source: MigrateError },
     #[error("{} schemas of tenants could not be migrated: {}; mend what each says, and run `bulkhead db migrate` again", .0.len(), shown(.0))]
@@ -89,7 +94,14 @@ pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> AdminError
 
 pub(crate) async fn connect(url: &str) -> Result<PgConnection, AdminError> {
     let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(failed("read database address"))?;
-    options.disable_statement_logging().connect().await.map_err(failed("connect to the database"))
+    let connected = marked(options.disable_statement_logging()).connect().await;
+    let mut connection = connected.map_err(|error| match is_poolers(&error) {
+        true => AdminError::Session(StoreError::Pooled),
+        false => failed("connect to the database")(error),
+    })?;
+    // Migrations hold locks of their session.
+    check_own(&mut connection).await.map_err(AdminError::Session)?;
+    Ok(connection)
 }
 
 pub(crate) async fn run(connection: &mut PgConnection, action: &'static str, sql: &str) -> Result<(), AdminError> {

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::pooler::check_own;
 use crate::store::{Store, StoreError, failed};
 
 const ACCOUNTS: &str = "bulkhead_account";
@@ -44,10 +45,11 @@ impl Store {
         let listening = failed("listen for changes");
         // A connection of its own: it is never given back, and the pool is for asking.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_LIMIT).max_lifetime(None);
-        let pool = pool.connect_lazy_with(self.connect_options());
+        let pool = pool.connect_lazy_with(self.own_options());
         let mut listener = PgListener::connect_with(&pool).await.map_err(&listening)?;
         // A connection that came back by itself would hide that something may have been missed.
         listener.eager_reconnect(false);
+        check_own(&mut listener).await?;
         listener.listen_all([ACCOUNTS, POLLERS]).await.map_err(&listening)?;
         Ok(Changes { listener })
     }

@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 use crate::isolation::{SHARED, isolation_of};
 use crate::migrations;
 use crate::moving::UNSETTLED;
+use crate::pooler::{Link, Pooler, check_own, marked, refused};
 use crate::rights::{self, OwnSetting, Right, Rights, Settings};
 use crate::store::{StoreError, Tenants, failed, read_tenants};
 use crate::transaction::{Door, begin};
@@ -98,7 +99,10 @@ impl Inspection {
             .options([("statement_timeout", limit.as_str())])
             .disable_statement_logging();
         // A pool would try until its limit and then forget why: whoever is woken wants the reason, and at once.
-        options.connect().await.map_err(&connecting)?.close().await.map_err(&connecting)?;
+        let options = marked(options);
+        let mut first = options.connect().await.map_err(refused)?;
+        check_own(&mut first).await?;
+        first.close().await.map_err(&connecting)?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
             // As the owner, under forced row security: the login role itself inherits nothing. Read-only is set here and
             // not at the start of the session, where it would hide what the server says to others.
@@ -135,7 +139,8 @@ impl Inspection {
     /// # Errors
     /// When the database does not answer.
     pub async fn tenants(&self) -> Result<Tenants, StoreError> {
-        read_tenants(&self.pool).await
+        let mut connection = self.pool.acquire().await.map_err(failed("take a connection"))?;
+        read_tenants(Link::new(&mut connection, Pooler::None)).await
     }
 
     /// The roles that this project makes.

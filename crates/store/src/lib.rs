@@ -11,6 +11,7 @@ mod moving;
 mod offboarding;
 mod own_pool;
 mod pollers;
+mod pooler;
 mod provisioning;
 pub mod rights;
 mod schemas;
@@ -30,6 +31,7 @@ pub use migrations::{MigrationProgress, SchemaVersion, migrate, migrate_all, ver
 pub use moving::{MoveStep, MovedRows};
 pub use offboarding::RowCounts;
 pub use pollers::{PollerRecord, PollerState, SiteRecord, WithPollers};
+pub use pooler::Link;
 pub use provisioning::{Provisioning, ProvisioningError, TenantNote};
 pub use schemas::SCHEMAS_MOST;
 pub use store::{Connections, PlatformConnection, Store, StoreError, Tenants};

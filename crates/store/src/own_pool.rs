@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+use crate::pooler::Pooler;
+
 /// Schemas that one connection visits: about 20 MB of a backend's memory.
 pub(crate) const SCHEMAS_A_CONNECTION: usize = 200;
 
@@ -20,14 +22,17 @@ pub(crate) struct OwnPool {
 }
 
 impl OwnPool {
-    /// Connects when it is first needed.
-    pub(crate) fn new(options: PgPoolOptions, to: PgConnectOptions) -> Self {
+    /// Connects when it is first needed. What a pooler lends is the pooler's to close.
+    pub(crate) fn new(options: PgPoolOptions, to: PgConnectOptions, pooler: Pooler) -> Self {
         let visited = Visited::default();
         let known = Arc::clone(&visited);
         let options = options.after_release(move |connection, _| {
             let known = Arc::clone(&known);
             Box::pin(async move {
                 sqlx::raw_sql("begin; rollback; reset role; reset all").execute(&mut *connection).await?;
+                if pooler == Pooler::Transaction {
+                    return Ok(true);
+                }
                 let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await?;
                 let mut known = known.lock().expect("no holder panics");
                 let is_full = known.get(&pid).is_some_and(|seen| seen.len() >= SCHEMAS_A_CONNECTION);

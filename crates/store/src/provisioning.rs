@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use crate::admin::AdminError;
 use crate::isolation::{Isolation, isolation_of};
+use crate::pooler::{Link, Pooler, check_own, marked, refused};
 use crate::schemas::{SCHEMAS_MOST, close_shared};
 use crate::store::{READ_TENANT, StoreError, Tenants, read_tenants, tenant_of_row};
 use crate::transaction::{Door, TenantTx, begin};
@@ -125,7 +126,10 @@ impl Provisioning {
         let options = options.after_release(|connection, _| {
             Box::pin(async move { sqlx::raw_sql("begin; rollback").execute(connection).await.map(|_| true) })
         });
-        let pool = options.connect(url).await.map_err(failed("connect to the database"))?;
+        let to = marked(url.parse().map_err(failed("read database address"))?);
+        let pool = options.connect_with(to).await.map_err(|error| ProvisioningError::Store(refused(error)))?;
+        // A lock of a session that is another's in the next statement locks nothing.
+        check_own(&pool).await.map_err(ProvisioningError::Store)?;
         Ok(Self { pool })
     }
 
@@ -146,7 +150,8 @@ impl Provisioning {
     /// # Errors
     /// When the database does not answer.
     pub async fn tenants(&self) -> Result<Tenants, ProvisioningError> {
-        read_tenants(&self.pool).await.map_err(ProvisioningError::Store)
+        let mut connection = self.pool.acquire().await.map_err(failed("take a connection"))?;
+        read_tenants(Link::new(&mut connection, Pooler::None)).await.map_err(ProvisioningError::Store)
     }
 
     /// # Errors

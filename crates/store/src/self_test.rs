@@ -1,11 +1,12 @@
 //! What a service makes sure of before it serves anybody: that the database keeps tenants apart, for this very role.
 
 use bulkhead_bus::TenantId;
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
 use crate::isolation::SHARED;
-use crate::store::{StoreError, failed};
+use crate::pooler::Link;
+use crate::store::{PlatformConnection, StoreError, failed};
 
 /// Of this role and every role that it may become.
 const OWN_ROLES: &str = "
@@ -53,9 +54,9 @@ const OPEN_TABLES: &str = "
     order by 1";
 
 /// Makes sure that row security holds for this role and every one that it may become.
-pub(crate) async fn check_roles(pool: &PgPool) -> Result<(), StoreError> {
+pub(crate) async fn check_roles(platform: &mut PlatformConnection) -> Result<(), StoreError> {
     let looking = failed("look at our own role");
-    for row in sqlx::query(OWN_ROLES).fetch_all(pool).await.map_err(&looking)? {
+    for row in sqlx::query(OWN_ROLES).fetch_all(platform.connection()).await.map_err(&looking)? {
         if let Some(what) = row.get::<Option<String>, _>(1) {
             return Err(StoreError::Privileged { role: row.get(0), what });
         }
@@ -64,31 +65,34 @@ pub(crate) async fn check_roles(pool: &PgPool) -> Result<(), StoreError> {
 }
 
 /// Makes sure that every table of tenants is locked, and that a tenant that does not exist sees nothing.
-pub(crate) async fn check_tables(pool: &PgPool) -> Result<(), StoreError> {
+pub(crate) async fn check_tables(platform: &mut PlatformConnection) -> Result<(), StoreError> {
     let looking = failed("make sure that tenants are kept apart");
-    let open: Vec<String> = sqlx::query_scalar(OPEN_TABLES).fetch_all(pool).await.map_err(&looking)?;
+    let open: Vec<String> = sqlx::query_scalar(OPEN_TABLES).fetch_all(platform.connection()).await.map_err(&looking)?;
     if !open.is_empty() {
         return Err(StoreError::NotApart(open));
     }
-    see_nothing(pool).await
+    see_nothing(platform).await
 }
 
 /// What the catalogue says is one thing, and what is seen another.
-async fn see_nothing(pool: &PgPool) -> Result<(), StoreError> {
+async fn see_nothing(platform: &mut PlatformConnection) -> Result<(), StoreError> {
     let looking = failed("make sure that a stranger sees nothing");
     let tables = "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   where n.nspname = $1 and c.relkind in ('r', 'p') and not c.relispartition
                     and has_table_privilege(c.oid, 'select')
                     and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')";
-    let tables: Vec<String> = sqlx::query_scalar(tables).bind(SHARED).fetch_all(pool).await.map_err(&looking)?;
+    let tables: Vec<String> =
+        sqlx::query_scalar(tables).bind(SHARED).fetch_all(platform.connection()).await.map_err(&looking)?;
     let nobody = TenantId::new(Uuid::new_v4());
-    let mut tx = pool.begin().await.map_err(&looking)?;
+    let pooler = platform.pooler();
+    let mut connection = platform.connection();
+    let mut tx = connection.begin().await.map_err(&looking)?;
     let name = sqlx::query("select set_config('app.tenant_id', $1, true)").bind(nobody.as_uuid().to_string());
-    name.execute(&mut *tx).await.map_err(&looking)?;
+    name.execute(Link::new(&mut tx, pooler)).await.map_err(&looking)?;
     for table in tables {
         let sql = format!("select exists (select from {SHARED}.{table})");
-        let is_seen: bool = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *tx).await.map_err(&looking)?;
-        if is_seen {
+        let seen = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(Link::new(&mut tx, pooler)).await;
+        if seen.map_err(&looking)? {
             return Err(StoreError::NotApart(vec![format!(
                 "{SHARED}.{table}: a tenant that does not exist sees rows"
             )]));

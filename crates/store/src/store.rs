@@ -5,14 +5,14 @@ use std::time::Duration;
 use bulkhead_bus::{Account, AccountKey, Tenant, TenantId, TenantSlug, TenantSnapshot};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Row};
 
 use crate::migrations;
 use crate::own_pool::OwnPool;
+use crate::pooler::{Link, Pooler, check_own, refused};
 use crate::self_test;
 use crate::transaction::{Door, TenantTx, begin};
 
-const STATEMENT_LIMIT_MS: u32 = 30_000;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A backend that has seen many schemas never gives its memory back (facts: postgres section 3).
 const CONNECTION_LIFE: Duration = Duration::from_secs(30 * 60);
@@ -44,6 +44,11 @@ pub enum StoreError {
     TooNew { schema: &'static str, found: i64, floor: i64, known: i64 },
     #[error("tenant {slug} leaves: nothing is written for it any more")]
     TenantClosed { slug: TenantSlug },
+    #[error(
+        "a connection pooler stands between us and the database and keeps no session: give the address of PostgreSQL itself, or, \
+         for core, set database_direct_url_file beside that of the pooler"
+    )]
+    Pooled,
     #[error("the rows of tenant {slug} are being moved or were: try again")]
     Moved { slug: TenantSlug },
 }
@@ -56,6 +61,7 @@ impl StoreError {
             Self::Sql { source, .. } | Self::NotMigrated(source) => is_transient(source),
             Self::TimedOut { .. } => true,
             Self::Moved { .. }
+            | Self::Pooled
             | Self::TooNew { .. }
             | Self::Privileged { .. }
             | Self::NotApart(_)
@@ -81,6 +87,7 @@ impl StoreError {
             | Self::NotMigrated(_)
             | Self::TimedOut { .. }
             | Self::Moved { .. }
+            | Self::Pooled
             | Self::TooNew { .. }
             | Self::Privileged { .. }
             | Self::NotApart(_)
@@ -154,6 +161,9 @@ impl Tenants {
 pub struct Store {
     pool: PgPool,
     own: OwnPool,
+    pooler: Pooler,
+    /// Of PostgreSQL itself, whatever stands before it.
+    direct: PgConnectOptions,
 }
 
 /// How many connections a service may have.
@@ -165,38 +175,84 @@ pub struct Connections {
     pub own_schemas: u32,
 }
 
-/// A connection for tables that are no tenant's. Of tenants' tables it reaches none: no tenant is named.
+/// A connection for tables that are no tenant's. Of tenants' tables it reaches none: no tenant is named. What it writes is
+/// there once it was committed.
 #[derive(Debug)]
-pub struct PlatformConnection(PoolConnection<Postgres>);
+pub struct PlatformConnection {
+    connection: PoolConnection<Postgres>,
+    pooler: Pooler,
+}
 
 impl PlatformConnection {
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.0
+    pub fn connection(&mut self) -> Link<'_> {
+        Link::new(&mut self.connection, self.pooler)
     }
+
+    pub(crate) fn pooler(&self) -> Pooler {
+        self.pooler
+    }
+
+    /// # Errors
+    /// When the database does not confirm.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        match self.pooler {
+            // Each statement was a transaction of its own.
+            Pooler::None => Ok(()),
+            Pooler::Transaction => {
+                let ended = sqlx::raw_sql("commit").execute(&mut *self.connection).await;
+                ended.map(|_| ()).map_err(failed("commit"))
+            }
+        }
+    }
+}
+
+fn options_of(url: &str, service: &str) -> Result<PgConnectOptions, StoreError> {
+    let options: PgConnectOptions = url.parse().map_err(failed("read database address"))?;
+    Ok(options.application_name(service).disable_statement_logging())
 }
 
 impl Store {
     /// Connects and makes sure that row security holds for this role and that the schemas are there.
     ///
     /// # Errors
-    /// When the database is away, the role is privileged, or the migrations have not run.
+    /// When the database is away, the role is privileged, the migrations have not run, or a pooler stands in between.
     pub async fn connect(url: &str, service: &'static str, connections: Connections) -> Result<Self, StoreError> {
-        let options: PgConnectOptions = url.parse().map_err(failed("read database address"))?;
-        let options = options
-            .application_name(service)
-            .options([
-                ("jit", "off"),
-                ("statement_timeout", &STATEMENT_LIMIT_MS.to_string()),
-                // What is committed is acknowledged, and comes from nowhere again: a setting of the server or the role
-                // must not make a commit a promise for later.
-                ("synchronous_commit", "on"),
-            ])
-            .disable_statement_logging();
+        let direct = Pooler::None.options(options_of(url, service)?);
+        let store = Self::open(Pooler::None, direct.clone(), direct, connections).await?;
+        check_own(&store.pool).await?;
+        store.check().await
+    }
+
+    /// As [`Store::connect`], through a pooler that lends connections by the transaction. What needs a session has a connection
+    /// to PostgreSQL itself, by `direct_url`.
+    ///
+    /// # Errors
+    /// As [`Store::connect`].
+    pub async fn connect_pooled(
+        url: &str,
+        direct_url: &str,
+        service: &'static str,
+        connections: Connections,
+    ) -> Result<Self, StoreError> {
+        let direct = Pooler::None.options(options_of(direct_url, service)?);
+        let pooled = Pooler::Transaction.options(options_of(url, service)?);
+        let mut session = direct.connect().await.map_err(refused)?;
+        check_own(&mut session).await?;
+        session.close().await.map_err(failed("close"))?;
+        Self::open(Pooler::Transaction, pooled, direct, connections).await?.check().await
+    }
+
+    async fn open(
+        pooler: Pooler,
+        options: PgConnectOptions,
+        direct: PgConnectOptions,
+        connections: Connections,
+    ) -> Result<Self, StoreError> {
         let pooled = |most| {
             let options = PgPoolOptions::new().max_connections(most);
             options.acquire_timeout(CONNECT_LIMIT).max_lifetime(CONNECTION_LIFE)
         };
-        let own = OwnPool::new(pooled(connections.own_schemas), options.clone());
+        let own = OwnPool::new(pooled(connections.own_schemas), options.clone(), pooler);
         let pool = pooled(connections.shared)
             .after_release(|connection, _| {
                 // A begin that was cancelled may have begun. Beginning first, because a rollback of nothing is a warning each time.
@@ -206,42 +262,17 @@ impl Store {
             })
             .connect_with(options)
             .await
-            .map_err(failed("connect to the database"))?;
-        let store = Self { pool, own };
-        self_test::check_roles(&store.pool).await?;
-        store.check_schemas().await?;
-        self_test::check_tables(&store.pool).await?;
-        Ok(store)
+            .map_err(refused)?;
+        Ok(Self { pool, own, pooler, direct })
     }
 
-    /// A schema that is newer than this release is fine unless it says that it is not: migrations first add, and what takes
-    /// something away, a release later, raises the floor.
-    async fn check_schemas(&self) -> Result<(), StoreError> {
-        for (migrations, (schema, expected)) in ["platform", "tenant"].into_iter().zip(migrations::expected_versions())
-        {
-            let sql = format!("select coalesce(max(version) filter (where success), 0) from {schema}._migrations");
-            let found: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await;
-            let found = found.map_err(|error| match error.as_database_error() {
-                Some(_) => StoreError::NotMigrated(error),
-                None => failed("look at the schemas")(error),
-            })?;
-            if found < expected {
-                return Err(StoreError::Outdated { schema, expected, found });
-            }
-            let sql = "select oldest_reader from platform.schema_floor where migrations = $1";
-            let floor = sqlx::query_scalar(sql).bind(migrations).fetch_one(&self.pool).await;
-            let floor: i64 = floor.map_err(failed("look at the schemas"))?;
-            if floor > expected {
-                return Err(StoreError::TooNew { schema, found, floor, known: expected });
-            }
-        }
-        let (_, expected) = migrations::expected_versions()[1];
-        let sql = "select schema, version from platform.tenant_schema where version < $1 order by version limit 1";
-        let behind = sqlx::query(sql).bind(expected).fetch_optional(&self.pool).await;
-        match behind.map_err(failed("look at the schemas of tenants"))? {
-            None => Ok(()),
-            Some(row) => Err(StoreError::OutdatedTenant { schema: row.get(0), expected, found: row.get(1) }),
-        }
+    async fn check(self) -> Result<Self, StoreError> {
+        let mut platform = self.platform().await?;
+        self_test::check_roles(&mut platform).await?;
+        check_schemas(&mut platform).await?;
+        self_test::check_tables(&mut platform).await?;
+        drop(platform);
+        Ok(self)
     }
 
     /// Every tenant and platform account.
@@ -249,7 +280,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn tenants(&self) -> Result<Tenants, StoreError> {
-        read_tenants(&self.pool).await
+        read_tenants(self.platform().await?.connection()).await
     }
 
     /// Those of `accounts` that are tenants or the platform's, whatever number of others there is.
@@ -259,16 +290,18 @@ impl Store {
     pub async fn accounts(&self, accounts: &[AccountKey]) -> Result<Tenants, StoreError> {
         let keys: Vec<&str> = accounts.iter().map(AccountKey::as_str).collect();
         let sql = format!("{READ_TENANT} where account_key = any($1)");
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(&keys).fetch_all(&self.pool).await;
+        let mut platform = self.platform().await?;
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(&keys).fetch_all(platform.connection()).await;
         let tenants = rows.map_err(failed("read accounts"))?.iter().map(tenant_of_row).collect::<Result<_, _>>()?;
         let sql = "select account_key from platform.platform_account where account_key = any($1)";
-        let found = sqlx::query_scalar(sql).bind(&keys).fetch_all(&self.pool).await;
+        let found = sqlx::query_scalar(sql).bind(&keys).fetch_all(platform.connection()).await;
         let found: Vec<String> = found.map_err(failed("read platform accounts"))?;
         Ok(Tenants { tenants, platform_accounts: parsed_keys(found)? })
     }
 
-    pub(crate) fn connect_options(&self) -> PgConnectOptions {
-        self.pool.connect_options().as_ref().clone()
+    /// Of a connection that keeps a session.
+    pub(crate) fn own_options(&self) -> PgConnectOptions {
+        self.direct.clone()
     }
 
     /// A transaction in which only `tenant`'s rows exist.
@@ -276,7 +309,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, StoreError> {
-        begin(Door::Service { shared: &self.pool, own: &self.own }, tenant).await
+        begin(Door::Service { shared: &self.pool, own: &self.own, pooler: self.pooler }, tenant).await
     }
 
     /// Whether the database answers, and nothing else.
@@ -284,7 +317,7 @@ impl Store {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("select 1").execute(&self.pool).await.map(|_| ()).map_err(failed("ask the database"))
+        sqlx::raw_sql("select 1").execute(&self.pool).await.map(|_| ()).map_err(failed("ask the database"))
     }
 
     /// How much disk the database takes, on its own machine.
@@ -292,7 +325,9 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn database_bytes(&self) -> Result<u64, StoreError> {
-        let bytes = sqlx::query_scalar("select pg_database_size(current_database())").fetch_one(&self.pool).await;
+        let mut platform = self.platform().await?;
+        let asked = sqlx::query_scalar("select pg_database_size(current_database())");
+        let bytes = asked.fetch_one(platform.connection()).await;
         bytes.map(|bytes: i64| u64::try_from(bytes).unwrap_or(0)).map_err(failed("measure the database"))
     }
 
@@ -310,7 +345,41 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn platform(&self) -> Result<PlatformConnection, StoreError> {
-        self.pool.acquire().await.map(PlatformConnection).map_err(failed("take a connection"))
+        let mut connection = self.pool.acquire().await.map_err(failed("take a connection"))?;
+        if self.pooler == Pooler::Transaction {
+            let begin = format!("begin{}", self.pooler.settings());
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *connection).await.map_err(failed("begin"))?;
+        }
+        Ok(PlatformConnection { connection, pooler: self.pooler })
+    }
+}
+
+/// A schema that is newer than this release is fine unless it says that it is not: migrations first add, and what takes
+/// something away, a release later, raises the floor.
+async fn check_schemas(platform: &mut PlatformConnection) -> Result<(), StoreError> {
+    for (migrations, (schema, expected)) in ["platform", "tenant"].into_iter().zip(migrations::expected_versions()) {
+        let sql = format!("select coalesce(max(version) filter (where success), 0) from {schema}._migrations");
+        let found: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(platform.connection()).await;
+        let found = found.map_err(|error| match error.as_database_error() {
+            Some(_) => StoreError::NotMigrated(error),
+            None => failed("look at the schemas")(error),
+        })?;
+        if found < expected {
+            return Err(StoreError::Outdated { schema, expected, found });
+        }
+        let sql = "select oldest_reader from platform.schema_floor where migrations = $1";
+        let floor = sqlx::query_scalar(sql).bind(migrations).fetch_one(platform.connection()).await;
+        let floor: i64 = floor.map_err(failed("look at the schemas"))?;
+        if floor > expected {
+            return Err(StoreError::TooNew { schema, found, floor, known: expected });
+        }
+    }
+    let (_, expected) = migrations::expected_versions()[1];
+    let sql = "select schema, version from platform.tenant_schema where version < $1 order by version limit 1";
+    let behind = sqlx::query(sql).bind(expected).fetch_optional(platform.connection()).await;
+    match behind.map_err(failed("look at the schemas of tenants"))? {
+        None => Ok(()),
+        Some(row) => Err(StoreError::OutdatedTenant { schema: row.get(0), expected, found: row.get(1) }),
     }
 }
 
@@ -318,11 +387,11 @@ impl Store {
 pub(crate) const READ_TENANT: &str = "select tenant_id, account_key, slug, plan, state,
     (extract(epoch from state_since) * 1000)::int8 as state_since_ms, retention_days, allows_unsigned from platform.tenant";
 
-pub(crate) async fn read_tenants(pool: &PgPool) -> Result<Tenants, StoreError> {
-    let rows = sqlx::query(READ_TENANT).fetch_all(pool).await.map_err(failed("read tenants"))?;
+pub(crate) async fn read_tenants(mut link: Link<'_>) -> Result<Tenants, StoreError> {
+    let rows = sqlx::query(READ_TENANT).fetch_all(link.again()).await.map_err(failed("read tenants"))?;
     let tenants = rows.iter().map(tenant_of_row).collect::<Result<_, _>>()?;
     let sql = "select account_key from platform.platform_account";
-    let keys: Vec<String> = sqlx::query_scalar(sql).fetch_all(pool).await.map_err(failed("read platform accounts"))?;
+    let keys: Vec<String> = sqlx::query_scalar(sql).fetch_all(link).await.map_err(failed("read platform accounts"))?;
     Ok(Tenants { tenants, platform_accounts: parsed_keys(keys)? })
 }
 

@@ -2,17 +2,18 @@
 //! the database says so, in the transaction.
 
 use bulkhead_bus::Tenant;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction};
 
 use crate::isolation::{Isolation, Place, isolation_of};
 use crate::own_pool::OwnPool;
+use crate::pooler::{Link, Pooler};
 use crate::store::{StoreError, failed};
 
 /// By which connections tenants' rows are reached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Door<'a> {
     /// A service: its own role for the shared tables, and each tenant's for a schema of one's own.
-    Service { shared: &'a PgPool, own: &'a OwnPool },
+    Service { shared: &'a PgPool, own: &'a OwnPool, pooler: Pooler },
     /// Provisioning: the owner of all schemas, which row security holds for as well.
     Owner(&'a PgPool),
     /// The same, and it changes what is configured: a move waits for it, or it for the move.
@@ -27,6 +28,7 @@ const PLACES_LOOKED_AT: usize = 4;
 pub struct TenantTx {
     tx: Transaction<'static, Postgres>,
     isolation: Isolation,
+    pooler: Pooler,
 }
 
 /// Where a transaction turned out to be.
@@ -59,7 +61,11 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
     let place = Place::of(tenant, isolation);
     // Before anything is read, so that no move takes away what is read here: in the statement that begins, which costs no
     // round trip more.
-    let begin = format!("begin; select pg_advisory_xact_lock_shared({})", place.lock_key(tenant));
+    let pooler = match door {
+        Door::Service { pooler, .. } => pooler,
+        Door::Owner(_) | Door::Configuring(_) => Pooler::None,
+    };
+    let begin = format!("begin{}; select pg_advisory_xact_lock_shared({})", pooler.settings(), place.lock_key(tenant));
     let (pool, role) = match (door, isolation) {
         (Door::Service { shared, .. }, Isolation::Shared) => (shared, String::new()),
         (Door::Service { own, .. }, Isolation::Schema) => (own.pool(), place.core_role().unwrap_or_default()),
@@ -77,7 +83,7 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
         .bind(&expected)
         .bind(&*place.schema)
         .bind(&role)
-        .fetch_one(&mut *tx)
+        .fetch_one(Link::new(&mut tx, pooler))
         .await
         .map_err(failed("name the tenant"))?;
     check_setting(&expected, row.get(0))?;
@@ -89,10 +95,10 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
     if found != isolation {
         return Ok(Entered::Elsewhere(found));
     }
-    if let (Door::Service { own, .. }, Isolation::Schema) = (door, isolation) {
+    if let (Door::Service { own, pooler: Pooler::None, .. }, Isolation::Schema) = (door, isolation) {
         own.note_visit(row.get(3), &place.schema);
     }
-    Ok(Entered::There(TenantTx { tx, isolation }))
+    Ok(Entered::There(TenantTx { tx, isolation, pooler }))
 }
 
 fn check_setting(expected: &str, found: String) -> Result<(), StoreError> {
@@ -111,7 +117,7 @@ impl TenantTx {
         }
         let expected = tenant.id.as_uuid().to_string();
         let named = sqlx::query_scalar("select set_config('app.tenant_id', $1, true)").bind(&expected);
-        let found = named.fetch_one(&mut *self.tx).await.map_err(failed("name the tenant"))?;
+        let found = named.fetch_one(self.connection()).await.map_err(failed("name the tenant"))?;
         check_setting(&expected, found)
     }
 
@@ -121,8 +127,8 @@ impl TenantTx {
         self.isolation
     }
 
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.tx
+    pub fn connection(&mut self) -> Link<'_> {
+        Link::new(&mut self.tx, self.pooler)
     }
 
     /// # Errors

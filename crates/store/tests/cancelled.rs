@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::ops::DerefMut;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,10 +75,10 @@ impl Pool {
 }
 
 impl Turn {
-    fn connection(&mut self) -> &mut PgConnection {
+    fn connection(&mut self) -> Box<dyn DerefMut<Target = PgConnection> + Send + '_> {
         match self {
-            Self::Guarded(tx) => tx.connection(),
-            Self::Naive(connection) => connection,
+            Self::Guarded(tx) => Box::new(tx.connection()),
+            Self::Naive(connection) => Box::new(&mut **connection),
         }
     }
 
@@ -169,11 +170,11 @@ impl Run {
         let enter = |next| *phase.lock().unwrap() = next;
         let mut turn = self.pool.begin(tenant).await;
         enter(Phase::Reading);
-        self.seen.look(turn.connection(), tenant).await;
+        self.seen.look(&mut turn.connection(), tenant).await;
         enter(Phase::Writing);
         let sql = "insert into check_state (tenant_id, check_name, vantage, poller, kind, slot, outcome, since)
                    values ($1, $2, 'oslo', 'p1', 'tcp', now(), 'ok', now())";
-        sqlx::query(sql).bind(tenant.id.as_uuid()).bind(name).execute(turn.connection()).await.unwrap();
+        sqlx::query(sql).bind(tenant.id.as_uuid()).bind(name).execute(&mut **turn.connection()).await.unwrap();
         enter(Phase::Committing);
         turn.commit().await;
         enter(Phase::Committed);
@@ -212,10 +213,12 @@ impl Run {
                 return;
             }
             let mut turn = self.pool.begin(tenant).await;
-            self.seen.look(turn.connection(), tenant).await;
+            self.seen.look(&mut turn.connection(), tenant).await;
             drop(turn);
             match &self.pool {
-                Pool::Guarded(store) => look_as_nobody(store.platform().await.unwrap().connection(), &self.seen).await,
+                Pool::Guarded(store) => {
+                    look_as_nobody(&mut store.platform().await.unwrap().connection(), &self.seen).await
+                }
                 Pool::Naive(pool) => look_as_nobody(&mut pool.acquire().await.unwrap(), &self.seen).await,
             }
         }
@@ -278,7 +281,7 @@ async fn nothing_is_left(store: &Store, superuser: &tokio::sync::Mutex<PgConnect
     let mut shared = Vec::new();
     for _ in 0..POOL.shared {
         let mut connection = store.platform().await.unwrap();
-        look_as_nobody(connection.connection(), seen).await;
+        look_as_nobody(&mut connection.connection(), seen).await;
         shared.push(connection);
     }
     drop(shared);
@@ -288,7 +291,7 @@ async fn nothing_is_left(store: &Store, superuser: &tokio::sync::Mutex<PgConnect
     let mut own = Vec::new();
     for tenant in apart.take(POOL.own_schemas.try_into().unwrap()) {
         let mut tx = store.begin(tenant).await.unwrap();
-        seen.look(tx.connection(), tenant).await;
+        seen.look(&mut tx.connection(), tenant).await;
         own.push(tx);
     }
 }

@@ -30,8 +30,8 @@ async fn world() -> World {
     for tenant in &tenants {
         onboard(&provisioning, tenant).await.unwrap();
         let mut tx = store.begin(tenant).await.unwrap();
-        run(tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
-        run(tx.connection(), &insert_result(tenant, "result")).await.unwrap();
+        run(&mut tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
+        run(&mut tx.connection(), &insert_result(tenant, "result")).await.unwrap();
         tx.commit().await.unwrap();
     }
     World { database, provisioning, store, tenants }
@@ -49,7 +49,7 @@ async fn a_tenants_rows_are_where_its_plan_puts_them() {
     for (tenant, expected) in tenants.iter().zip([Isolation::Schema, Isolation::Schema, Isolation::Shared]) {
         let mut tx = store.begin(tenant).await.unwrap();
         assert_eq!(tx.isolation(), expected);
-        assert_eq!(count(tx.connection(), "select count(*) from result").await, 1);
+        assert_eq!(count(&mut tx.connection(), "select count(*) from result").await, 1);
         assert_eq!(provisioning.isolation(tenant).await.unwrap(), Some(expected));
         assert_eq!(provisioning.pollers(tenant).await.unwrap().len(), 1);
     }
@@ -81,7 +81,7 @@ async fn the_schema_of_one_tenant_is_closed_to_all_others() {
         assert_eq!(refusal(&mut bare, &sql).await, "42501", "{table}");
         for other in [bank, xyz] {
             let mut tx = store.begin(other).await.unwrap();
-            assert_eq!(refusal(tx.connection(), &sql).await, "42501", "{table} as {}", other.slug);
+            assert_eq!(refusal(&mut tx.connection(), &sql).await, "42501", "{table} as {}", other.slug);
         }
         // Its own role without a tenant, and with another one: the second lock.
         run(&mut bare, "begin; set local role tenant_acme_corp_core").await.unwrap();
@@ -107,12 +107,16 @@ async fn the_schema_of_one_tenant_is_closed_to_all_others() {
         "select provisioning.make_role('tenant_acme_corp')".to_owned(),
     ] {
         let mut tx = store.begin(acme).await.unwrap();
-        assert_eq!(refusal(tx.connection(), &sql).await, "42501", "{sql}");
+        assert_eq!(refusal(&mut tx.connection(), &sql).await, "42501", "{sql}");
     }
     // Control: a grant too many opens exactly what the test looks at.
     run(&mut superuser, "grant usage on schema tenant_acme_corp to bulkhead_core; grant select on tenant_acme_corp.site to bulkhead_core").await.unwrap();
     let mut tx = store.begin(xyz).await.unwrap();
-    assert_eq!(count(tx.connection(), "select count(*) from tenant_acme_corp.site").await, 0, "the second lock holds");
+    assert_eq!(
+        count(&mut tx.connection(), "select count(*) from tenant_acme_corp.site").await,
+        0,
+        "the second lock holds"
+    );
     drop(tx);
     run(
         &mut superuser,
@@ -121,7 +125,11 @@ async fn the_schema_of_one_tenant_is_closed_to_all_others() {
     .await
     .unwrap();
     let mut tx = store.begin(xyz).await.unwrap();
-    assert_eq!(count(tx.connection(), "select count(*) from tenant_acme_corp.site").await, 1, "and is the last one");
+    assert_eq!(
+        count(&mut tx.connection(), "select count(*) from tenant_acme_corp.site").await,
+        1,
+        "and is the last one"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +190,7 @@ async fn a_purged_tenant_leaves_no_schema_and_no_role() {
     assert_eq!(count(&mut superuser, "select count(*) from tenant_big_bank.result").await, 1);
     // Whoever has not heard of it may write nowhere.
     let mut tx = store.begin(acme).await.unwrap();
-    assert_eq!(count(tx.connection(), "select count(*) from ingest_count where closed").await, 1);
+    assert_eq!(count(&mut tx.connection(), "select count(*) from ingest_count where closed").await, 1);
     drop(tx);
     // And the slug opens nothing old.
     let next = enterprise("acme-corp");
@@ -191,7 +199,7 @@ async fn a_purged_tenant_leaves_no_schema_and_no_role() {
     provisioning.purge_tenant(acme).await.unwrap();
     assert_eq!(count(&mut superuser, "select count(*) from pg_namespace where nspname = 'tenant_acme_corp'").await, 1);
     let mut tx = store.begin(&next).await.unwrap();
-    assert_eq!(count(tx.connection(), "select count(*) from result").await, 0);
+    assert_eq!(count(&mut tx.connection(), "select count(*) from result").await, 0);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ async fn store_with_results(database: &TestDatabase) -> (Store, Tenant, Tenant) 
     today_partition(&mut database.bare_core().await.unwrap()).await;
     for tenant in [&acme, &xyz] {
         let mut tx = store.begin(tenant).await.unwrap();
-        run(tx.connection(), &insert_result(tenant, "result")).await.unwrap();
+        run(&mut tx.connection(), &insert_result(tenant, "result")).await.unwrap();
         tx.commit().await.unwrap();
     }
     (store, acme, xyz)
@@ -148,14 +148,14 @@ async fn a_tenant_sees_and_writes_its_own_rows_only() {
     let mut tx = store.begin(&acme).await.unwrap();
     assert_eq!(count_results(&mut tx).await, 1);
     let foreign = format!("update result set outcome = 'fail' where tenant_id = '{}'", xyz.id.as_uuid());
-    assert_eq!(run(tx.connection(), &foreign).await.unwrap(), 0);
+    assert_eq!(run(&mut tx.connection(), &foreign).await.unwrap(), 0);
     // 42501: the new row violates the policy.
     let insert = insert_result(&xyz, "result").replace("'web'", "'planted'");
-    assert_eq!(refusal(tx.connection(), &insert).await, "42501");
+    assert_eq!(refusal(&mut tx.connection(), &insert).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
     let give_away = format!("update result set tenant_id = '{}'", xyz.id.as_uuid());
-    assert_eq!(refusal(tx.connection(), &give_away).await, "42501");
+    assert_eq!(refusal(&mut tx.connection(), &give_away).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
     tx.switch_to(&xyz).await.unwrap();
@@ -170,10 +170,10 @@ async fn a_partition_is_closed_to_who_names_it() {
     let (store, acme, _) = store_with_results(&database).await;
     let partition = today_partition(&mut database.bare_core().await.unwrap()).await;
     let mut tx = store.begin(&acme).await.unwrap();
-    assert_eq!(refusal(tx.connection(), &format!("select * from {partition}")).await, "42501");
+    assert_eq!(refusal(&mut tx.connection(), &format!("select * from {partition}")).await, "42501");
     drop(tx);
     let mut tx = store.begin(&acme).await.unwrap();
-    assert_eq!(refusal(tx.connection(), &insert_result(&acme, &partition)).await, "42501");
+    assert_eq!(refusal(&mut tx.connection(), &insert_result(&acme, &partition)).await, "42501");
     drop(tx);
     // Even the owner, for whom grants do not count, sees nothing in a partition.
     let mut owner = PgConnection::connect(&database.provision_url()).await.unwrap();
@@ -208,10 +208,10 @@ async fn core_can_neither_change_the_schema_nor_delete_nor_provision() {
         "set local role bulkhead_provision",
     ] {
         let mut tx = store.begin(&acme).await.unwrap();
-        assert_eq!(refusal(tx.connection(), sql).await, "42501", "{sql}");
+        assert_eq!(refusal(&mut tx.connection(), sql).await, "42501", "{sql}");
     }
     let mut tx = store.begin(&acme).await.unwrap();
-    let temporary = run(tx.connection(), "create temporary table mine (x int)").await;
+    let temporary = run(&mut tx.connection(), "create temporary table mine (x int)").await;
     assert!(temporary.is_err(), "no temporary tables: they are not of this tenant only");
 }
 
@@ -328,7 +328,7 @@ async fn a_transaction_that_was_left_open_ends_with_its_turn() {
     let store = Store::connect(&database.core_url(), "core", ONE).await.unwrap();
     let mut left = store.platform().await.unwrap();
     // As a cancelled begin leaves it: the pool knows of no transaction.
-    run(left.connection(), "begin; select pg_advisory_xact_lock_shared(7)").await.unwrap();
+    run(&mut left.connection(), "begin; select pg_advisory_xact_lock_shared(7)").await.unwrap();
     drop(left);
     let mut next = store.platform().await.unwrap();
     let held = "select exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())";

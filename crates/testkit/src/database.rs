@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Context;
 use bulkhead_accounts::up::Postgres;
+use bulkhead_accounts::up::child::RunAs;
 use bulkhead_bus::{AccountKey, BatchKey, Tenant, TenantId, TenantState};
 use bulkhead_store::admin::{self, Passwords};
 use bulkhead_store::{Connections, Provisioning, Store};
@@ -82,6 +83,20 @@ impl TestDatabase {
     #[must_use]
     pub fn core_url(&self) -> String {
         self.server.url("bulkhead_core", PASSWORD, DATABASE)
+    }
+
+    /// Who runs the server, where that is not ourselves.
+    pub(crate) fn run_as(&self) -> Option<RunAs> {
+        self.server.child.spec().run_as
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// Of the roles that provision and store.
+    pub(crate) fn password(&self) -> &'static str {
+        PASSWORD
     }
 
     /// The process of the server.

@@ -178,9 +178,7 @@ async fn write_share(tx: &mut TenantTx, share: &ReadyShare) -> Result<Counts, St
     let tenant = &share.tenant;
     let written = store::write_results(tx, tenant, &share.rows).await?;
     let buried = store::put_dead_letters(tx, tenant, &share.dead).await?;
-    for ((site, poller), sequence) in &share.seen {
-        store::mark_seen(tx, tenant, (site, poller), *sequence).await?;
-    }
+    store::mark_seen(tx, tenant, &share.seen).await?;
     let counts = Counts {
         batches: share.batches,
         inserted: written.inserted,

@@ -19,6 +19,8 @@ pub struct Config {
     #[serde(default)]
     pub health_listen: Option<SocketAddr>,
     pub database_url_file: PathBuf,
+    #[serde(default)]
+    pub database_direct_url_file: Option<PathBuf>,
     pub stream_bus: BusSettings,
     pub rpc_bus: BusSettings,
     #[serde(default)]
@@ -94,8 +96,14 @@ impl Config {
             wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
         let mut problems: Vec<String> = range.collect();
         problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
-        if let Err(error) = bulkhead_store::read_database_url(&self.database_url_file) {
-            problems.push(format!("  database_url_file: {}", Chain(&error)));
+        let addresses = [
+            ("database_url_file", Some(&self.database_url_file)),
+            ("database_direct_url_file", self.database_direct_url_file.as_ref()),
+        ];
+        for (name, file) in addresses.into_iter().filter_map(|(name, file)| Some((name, file?))) {
+            if let Err(error) = bulkhead_store::read_database_url(file) {
+                problems.push(format!("  {name}: {}", Chain(&error)));
+            }
         }
         if let Some(folder) = self.live_buses_dir.as_ref().filter(|folder| !folder.is_dir()) {
             problems.push(format!("  live_buses_dir: {} is not a folder: make it, empty if need be", folder.display()));

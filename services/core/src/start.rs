@@ -10,6 +10,8 @@ use tracing::info;
 
 use crate::config::Config;
 
+/// Our name in the database's list of connections.
+const SERVICE: &str = "bulkhead-core";
 /// How long a start waits for the hub and the database before it fails and is started again.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,7 @@ pub(crate) async fn open_store(config: &Config, stop: &Stop) -> anyhow::Result<S
     let url = read_database_url(&config.database_url_file).context("read database address")?;
     let is_final = |error: &StoreError| match error {
         StoreError::Privileged { .. }
+        | StoreError::Pooled
         | StoreError::Setting { .. }
         | StoreError::Row { .. }
         | StoreError::TooNew { .. }
@@ -78,6 +81,11 @@ pub(crate) async fn open_store(config: &Config, stop: &Stop) -> anyhow::Result<S
         | StoreError::Outdated { .. } => false,
     };
     let connections = Connections { shared: config.ingest.connections, own_schemas: config.ingest.schema_connections };
-    let open = || Store::connect(&url, "bulkhead-core", connections);
+    let direct_url = config.database_direct_url_file.as_deref().map(read_database_url).transpose();
+    let direct_url = direct_url.context("read database address without a pooler")?;
+    let open = async || match &direct_url {
+        None => Store::connect(&url, SERVICE, connections).await,
+        Some(direct_url) => Store::connect_pooled(&url, direct_url, SERVICE, connections).await,
+    };
     keep_trying("open the database", stop, is_final, open).await
 }

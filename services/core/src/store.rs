@@ -1,6 +1,7 @@
 //! The SQL of storing. Every function takes a transaction that has named its tenant.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
@@ -67,10 +68,8 @@ pub async fn ensure_partition(tx: &mut TenantTx, day: Date) -> Result<(), StoreE
     made.map(|_| ()).map_err(failed("make a partition"))
 }
 
-/// History and current state in one statement. A row that is there is replaced only by a better one
-/// ([`crate::precedence::beats`]); a late row never moves the state back. `since` is the first slot of the run of one
-/// outcome that the newest row is in, seen from the state that this statement began with.
-const WRITE_RESULTS: &str = "
+/// History first. A row that is there is replaced only by a better one ([`crate::precedence::beats`]).
+const STORE_ROWS: &str = "
 with incoming as (
     select * from unnest(
         $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int8[],
@@ -92,33 +91,46 @@ with incoming as (
                then excluded.generation > r.generation
                else r.outcome = 'missed' end
     returning check_name, slot, vantage, poller, kind, outcome, reason, latency_us, revision
-), fresh as (
-    select r.*, s.outcome as old_outcome, s.since as old_since
+), ";
+
+/// The newest stored row of each check, and since when it has been so: the last slot at which the outcome was another than
+/// before, seen from the state that this statement began with.
+const NEWEST_OF_MANY: &str = "fresh as (
+    select r.*, s.since as old_since, lag(r.outcome, 1, s.outcome) over run as before, lead(r.slot) over run as next
     from stored r left join check_state s
       on s.tenant_id = $1 and s.check_name = r.check_name and s.vantage = r.vantage
     where s.slot is null or s.slot <= r.slot
-), newest as (
-    select distinct on (check_name, vantage) * from fresh order by check_name, vantage, slot desc
-), change as (
-    select check_name, vantage, max(f.slot) as slot from fresh f join newest n using (check_name, vantage)
-    where f.outcome <> n.outcome group by check_name, vantage
-), run as (
-    select check_name, vantage, min(f.slot) as since, bool_and(c.slot is null) as is_unbroken
-    from fresh f left join change c using (check_name, vantage)
-    where c.slot is null or f.slot > c.slot group by check_name, vantage
-), state as (
+    window run as (partition by r.check_name, r.vantage order by r.slot)
+), changed as (
+    select *, max(slot) filter (where before is distinct from outcome) over (partition by check_name, vantage) as change
+    from fresh
+), shown as (
+    select *, coalesce(change, old_since) as since from changed where next is null order by check_name, vantage
+), ";
+
+/// Where each check is there once, as it mostly is, its row is the newest, and a run of one: a fifth of the CPU less.
+const NEWEST_OF_ONE: &str = "shown as (select *, slot as since from stored), ";
+
+/// A late row never moves the state back, and a run that began before goes on.
+const KEEP_STATE: &str = "state as (
     insert into check_state as s
         (tenant_id, check_name, vantage, poller, kind, slot, outcome, reason, latency_us, since)
-    select $1, check_name, vantage, n.poller, n.kind, n.slot, n.outcome, n.reason, n.latency_us,
-           case when r.is_unbroken and n.old_outcome = n.outcome then n.old_since else r.since end
-    from newest n join run r using (check_name, vantage) order by check_name, vantage
+    select $1, check_name, vantage, poller, kind, slot, outcome, reason, latency_us, since from shown
     on conflict (tenant_id, check_name, vantage) do update set
         poller = excluded.poller, kind = excluded.kind, slot = excluded.slot, outcome = excluded.outcome,
         reason = excluded.reason, latency_us = excluded.latency_us,
-        since = case when s.outcome = excluded.outcome and excluded.since <= s.slot then s.since else excluded.since end
+        since = case when s.outcome = excluded.outcome and (is_run_of_one or excluded.since <= s.slot)
+                     then s.since else excluded.since end
     where s.slot <= excluded.slot
 )
 select count(*) filter (where revision = 0), count(*) filter (where revision > 0) from stored";
+
+/// History and current state in one statement, whatever rows there are.
+static WRITE_MANY: LazyLock<String> =
+    LazyLock::new(|| [STORE_ROWS, NEWEST_OF_MANY, &KEEP_STATE.replace("is_run_of_one", "false")].concat());
+/// The same for rows of which no two are of one check at one vantage.
+static WRITE_ONE_EACH: LazyLock<String> =
+    LazyLock::new(|| [STORE_ROWS, NEWEST_OF_ONE, &KEEP_STATE.replace("is_run_of_one", "true")].concat());
 
 /// Rows as [`write_results`] sends them, a column after the other.
 #[derive(Debug, Clone, Default)]
@@ -136,13 +148,17 @@ pub struct Columns {
     islands: Vec<bool>,
     attested: Vec<bool>,
     details: Vec<Option<Json<BTreeMap<String, Value>>>>,
+    /// No two rows are of one check at one vantage.
+    is_one_each: bool,
 }
 
 impl Columns {
     /// Of rows that were merged before.
     #[must_use]
     pub fn of(rows: Vec<Candidate>) -> Self {
-        let mut columns = Self::default();
+        let mut checks = HashSet::new();
+        let is_one_each = rows.iter().all(|row| checks.insert((row.measured.check.as_str(), &*row.vantage)));
+        let mut columns = Self { is_one_each, ..Self::default() };
         for Candidate { measured, vantage, poller, attested } in rows {
             columns.slots.push(utc(measured.slot_ms));
             columns.starts.push(utc(measured.started_ms));
@@ -175,10 +191,9 @@ pub async fn write_results(tx: &mut TenantTx, tenant: &Tenant, rows: &Columns) -
     if rows.is_empty() {
         return Ok(Written::default());
     }
-    let row = sqlx::query(WRITE_RESULTS)
-        .bind(tenant.id.as_uuid())
-        .bind(&rows.checks)
-        .bind(&rows.slots)
+    let sql: &'static str = if rows.is_one_each { &WRITE_ONE_EACH } else { &WRITE_MANY };
+    let query = sqlx::query(sql).bind(tenant.id.as_uuid()).bind(&rows.checks).bind(&rows.slots);
+    let row = query
         .bind(&rows.vantages)
         .bind(&rows.pollers)
         .bind(&rows.kinds)
@@ -345,7 +360,8 @@ async fn write_unclaimed(store: &Store, account: &str, letter: &DeadLetter) -> R
         .bind(UNCLAIMED_MAX)
         .fetch_one(connection.connection())
         .await;
-    put.map_err(failed("write unclaimed dead letter"))
+    let is_kept = put.map_err(failed("write unclaimed dead letter"))?;
+    connection.commit().await.map(|()| is_kept)
 }
 
 /// What one transaction did for a tenant.
@@ -406,19 +422,21 @@ pub async fn add_counts(tx: &mut TenantTx, tenant: &Tenant, counts: Counts) -> R
     })
 }
 
-/// Notes that a batch of a poller was stored now. Its sequence is the furthest that came: batches overtake each other.
+/// Notes of each poller that a batch of it was stored now. Its sequence is the furthest that came: batches overtake each other.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn mark_seen(
     tx: &mut TenantTx,
     tenant: &Tenant,
-    (site, poller): (&SiteName, &PollerName),
-    sequence: Option<Sequence>,
+    seen: &BTreeMap<(SiteName, PollerName), Option<Sequence>>,
 ) -> Result<(), StoreError> {
-    let sql = "insert into poller_seen as p
-                 (tenant_id, site, poller, last_batch_at, sequence_boot, sequence_number)
-               values ($1, $2, $3, now(), $4, $5)
+    if seen.is_empty() {
+        return Ok(());
+    }
+    let sql = "insert into poller_seen as p (tenant_id, site, poller, last_batch_at, sequence_boot, sequence_number)
+               select $1, site, poller, now(), boot, number
+               from unnest($2::text[], $3::text[], $4::int8[], $5::int8[]) as i (site, poller, boot, number)
                on conflict (tenant_id, site, poller) do update set
                  last_batch_at = now(),
                  (sequence_boot, sequence_number) = (
@@ -428,13 +446,13 @@ pub async fn mark_seen(
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let marked = sqlx::query(sql)
         .bind(tenant.id.as_uuid())
-        .bind(site.as_str())
-        .bind(poller.as_str())
-        .bind(sequence.map(|sequence| number(sequence.boot)))
-        .bind(sequence.map(|sequence| number(sequence.number)))
+        .bind(seen.keys().map(|(site, _)| site.as_str()).collect::<Vec<_>>())
+        .bind(seen.keys().map(|(_, poller)| poller.as_str()).collect::<Vec<_>>())
+        .bind(seen.values().map(|sequence| sequence.map(|sequence| number(sequence.boot))).collect::<Vec<_>>())
+        .bind(seen.values().map(|sequence| sequence.map(|sequence| number(sequence.number))).collect::<Vec<_>>())
         .execute(tx.connection())
         .await;
-    marked.map(|_| ()).map_err(failed("mark a poller as seen"))
+    marked.map(|_| ()).map_err(failed("mark pollers as seen"))
 }
 
 pub(crate) fn unreadable(what: &'static str) -> StoreError {

@@ -154,11 +154,11 @@ async fn nobody_else_may_remove_anything() {
     // Without a tenant, and with one that is not there.
     assert!(sqlx::query("select shared.remove_old_rows(10)").execute(&mut bare).await.is_err());
     let mut tx = world.store.begin(&tenant("nobody")).await.unwrap();
-    assert_eq!(number(tx.connection(), "select remove_old_rows(10)").await, 0);
+    assert_eq!(number(&mut tx.connection(), "select remove_old_rows(10)").await, 0);
     drop(tx);
     // As one tenant, nothing of another's: what is too old for both goes of one.
     let mut tx = world.store.begin(&world.free).await.unwrap();
-    let gone = number(tx.connection(), "select remove_old_rows(1000)").await;
+    let gone = number(&mut tx.connection(), "select remove_old_rows(1000)").await;
     tx.commit().await.unwrap();
     assert!(gone > 50 && gone + world.kept(&world.free).await.0 == DAYS, "{gone}");
     assert_eq!(world.kept(&world.pro).await.0, DAYS);

@@ -251,9 +251,9 @@ pub(crate) async fn check_tx(report: &mut Report, world: &World, table: &Table, 
             Way::Role if table.schema == "shared" => ("reset role".to_owned(), table.name.as_str()),
             Way::Role => (format!("set local role {}", core_role(&table.schema)), table.name.as_str()),
         };
-        run(tx.connection(), &said).await.unwrap();
+        run(&mut tx.connection(), &said).await.unwrap();
         let sql = kind.sql(table, name, owner, Some(from));
-        let outcome = attempt(tx.connection(), kind, &sql, owner).await;
+        let outcome = attempt(&mut tx.connection(), kind, &sql, owner).await;
         report.note(table, &format!("{kind:?} by {way:?} in a transaction of {}", from.slug), expected, &outcome);
     }
 }
@@ -268,5 +268,5 @@ pub(crate) async fn check_unnamed(report: &mut Report, connection: &mut PgConnec
 /// What a connection of the store for no tenant's tables makes of tables of tenants, after one was named on it.
 pub(crate) async fn check_platform_connection(report: &mut Report, world: &World, store: &Store, tables: &[Table]) {
     let mut connection = store.platform().await.unwrap();
-    check_unnamed(report, connection.connection(), world, tables).await;
+    check_unnamed(report, &mut connection.connection(), world, tables).await;
 }

@@ -67,7 +67,7 @@ async fn a_connection_that_comes_back_has_named_nobody() {
     let mut held = Vec::new();
     for _ in 0..bulkhead_testkit::database::CONNECTIONS.shared {
         let mut connection = world.store.platform().await.unwrap();
-        run(connection.connection(), &set).await.unwrap();
+        run(&mut connection.connection(), &set).await.unwrap();
         held.push(connection);
     }
     drop(held);
@@ -179,8 +179,8 @@ async fn platform_violations(world: &World, expected: &BTreeSet<(String, String)
             let mut own = world.store.begin(&world.tenants[2]).await.unwrap();
             for (door, connection, is_granted) in [
                 ("login", &mut bare, is_granted),
-                ("shared", shared.connection(), is_granted),
-                ("schema", own.connection(), false),
+                ("shared", &mut shared.connection(), is_granted),
+                ("schema", &mut own.connection(), false),
             ] {
                 cells += 1;
                 let code = match run(connection, &sql).await {
@@ -227,13 +227,13 @@ async fn no_role_that_core_may_become_sees_more_than_the_tenant_that_is_named() 
     for role in &roles {
         for tenant in &world.tenants {
             let mut tx = world.store.begin(tenant).await.unwrap();
-            match run(tx.connection(), &format!("set local role {role}")).await {
+            match run(&mut tx.connection(), &format!("set local role {role}")).await {
                 Ok(_) => became.insert(role.as_str()),
                 Err(_) => continue,
             };
             for table in world.parents() {
                 let may = format!("select has_schema_privilege('{}', 'usage')::int::int8", table.schema);
-                if count(tx.connection(), &may).await == 0 {
+                if count(&mut tx.connection(), &may).await == 0 {
                     continue;
                 }
                 let strangers =

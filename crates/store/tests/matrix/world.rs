@@ -28,7 +28,7 @@ impl World {
         for tenant in &tenants {
             provisioning.put_tenant(&account_key(), tenant).await.unwrap();
             let mut tx = store.begin(tenant).await.unwrap();
-            run(tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
+            run(&mut tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
             tx.commit().await.unwrap();
         }
         let inspection = Inspection::connect(&database.provision_url()).await.unwrap();
