@@ -129,7 +129,7 @@ impl Tenancy {
         }
         let mut act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
         announce("looking at its rows for the last time");
-        let last = self.last_look(links, &record, (export, announce), &mut act).await?;
+        let last = self.last_look(links, &record, export, announce, &mut act).await?;
         announce("looking at every server once more");
         let report = self.delete_account(links, &record, Duration::ZERO).await?;
         announce("destroying rows");
@@ -153,7 +153,8 @@ impl Tenancy {
         &self,
         links: &Links,
         record: &TenantRecord,
-        (export, announce): (Option<(&Path, &Seal)>, &(dyn Fn(&str) + Sync)),
+        export: Option<(&Path, &Seal)>,
+        announce: &(dyn Fn(&str) + Sync),
         act: &mut OpenAct,
     ) -> Result<LastLook, TenancyError> {
         if let Some(done) = act.lines.iter().find(|line| line.step == EXPORTED) {

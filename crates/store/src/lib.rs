@@ -35,7 +35,7 @@ pub use pooler::Link;
 pub use provisioning::{Provisioning, ProvisioningError, TenantNote};
 pub use schemas::SCHEMAS_MOST;
 pub use store::{Connections, PlatformConnection, Store, StoreError, Tenants};
-pub use tenant_import::{Bring, BroughtRows, FedRows, ImportStep};
+pub use tenant_import::{Bring, BroughtRows, FedRows, ImportProgress, ImportStep};
 pub use tenant_rows::{ExportedRows, RowPiece, RowSink, TENANT_TABLES, TableSum};
 pub use transaction::TenantTx;
 pub use url::{UrlError, read_database_url};

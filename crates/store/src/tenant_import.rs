@@ -47,6 +47,9 @@ pub enum ImportStep<'a> {
     Bringing(&'a str),
 }
 
+/// Hears of each step.
+pub type ImportProgress<'a> = dyn Fn(ImportStep<'_>) + Sync + 'a;
+
 /// What was brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BroughtRows {
@@ -72,7 +75,7 @@ struct Importer<'a> {
     connection: PgConnection,
     isolation: Isolation,
     shapes: BTreeMap<&'static str, Shape>,
-    progress: &'a (dyn Fn(ImportStep<'_>) + Sync),
+    progress: &'a ImportProgress<'a>,
 }
 
 impl Provisioning {
@@ -86,7 +89,7 @@ impl Provisioning {
         tenant: &Tenant,
         how: Bring,
         expected: &BTreeMap<String, TableSum>,
-        (fed, progress): (mpsc::Receiver<FedRows>, &(dyn Fn(ImportStep<'_>) + Sync)),
+        (fed, progress): (mpsc::Receiver<FedRows>, &ImportProgress<'_>),
     ) -> Result<BroughtRows, ProvisioningError> {
         let mut connection = self.alone_with(tenant).await?;
         let sql = "select isolation from platform.tenant where tenant_id = $1";
@@ -310,7 +313,7 @@ impl Importer<'_> {
         for table in [RESULT, "dead_letter"] {
             let shape = self.shape(table)?.clone();
             let (key, same) = (pairs(&shape.key, "="), pairs(&shape.columns, "is not distinct from"));
-            let old = format!("delete from {table} t where tenant_id = '{id}' and received_at < {since}");
+            let old = format!("delete from {table} mine where tenant_id = '{id}' and received_at < {since}");
             let made_up = format!("{old} and not exists (select from incoming_{table} i where {key})");
             let rows = self.run("remove what the backup does not have", made_up).await?;
             gone.insert(table.to_owned(), rows);
@@ -320,9 +323,9 @@ impl Importer<'_> {
         }
         // A state is that of its newest result.
         let sql = format!(
-            "delete from check_state t where tenant_id = '{id}' and not exists (
-                 select from result r where r.tenant_id = '{id}' and r.check_name = t.check_name and r.vantage = t.vantage
-                   and r.slot >= t.slot and r.received_at >= {since})"
+            "delete from check_state mine where tenant_id = '{id}' and not exists (
+                 select from result r where r.tenant_id = '{id}' and r.check_name = mine.check_name and r.vantage = mine.vantage
+                   and r.slot >= mine.slot and r.received_at >= {since})"
         );
         self.run("remove states that the backup does not have", sql).await?;
         gone.retain(|_, rows| *rows > 0);
@@ -335,7 +338,7 @@ impl Importer<'_> {
         let table = shape.table;
         let newer = newer(shape, since).map_or_else(String::new, |newer| format!(" or ({newer})"));
         let relation = format!(
-            "incoming_{table} i left join (select true as is_there, t.* from {table} t where tenant_id = '{id}') t on {}",
+            "incoming_{table} i left join (select true as is_there, o.* from {table} o where tenant_id = '{id}') mine on {}",
             if shape.key.is_empty() { "true".to_owned() } else { pairs(&shape.key, "=") }
         );
         let same = pairs(&shape.columns, "is not distinct from");
@@ -347,17 +350,17 @@ impl Importer<'_> {
 /// When a row of the tenant stands for the one of the backup although it is another. Counters only grow.
 fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
     match shape.table {
-        "check_state" => Some("t.slot > i.slot".to_owned()),
-        "poller_seen" => Some("t.last_batch_at > i.last_batch_at".to_owned()),
+        "check_state" => Some("mine.slot > i.slot".to_owned()),
+        "poller_seen" => Some("mine.last_batch_at > i.last_batch_at".to_owned()),
         "ingest_count" => Some(pairs(&shape.columns, ">=")),
         "config_change" => None,
-        _received => since.map(|since| format!("t.received_at >= {since}")),
+        _received => since.map(|since| format!("mine.received_at >= {since}")),
     }
 }
 
-/// `t.a = i.a and t.b = i.b`
+/// `mine.a = i.a and mine.b = i.b`
 fn pairs(columns: &[String], operator: &str) -> String {
-    let pair = |column: &String| format!("t.{column} {operator} i.{column}");
+    let pair = |column: &String| format!("mine.{column} {operator} i.{column}");
     columns.iter().map(pair).collect::<Vec<_>>().join(" and ")
 }
 
@@ -367,13 +370,13 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     let newest = |column: &str| {
         let all = shape.columns.iter().filter(|one| !shape.key.contains(one));
         let all: Vec<String> = all.map(|one| format!("{one} = excluded.{one}")).collect();
-        format!("do update set {} where t.{column} < excluded.{column}", all.join(", "))
+        format!("do update set {} where mine.{column} < excluded.{column}", all.join(", "))
     };
     let conflict = match table {
         "check_state" => newest("slot"),
         "poller_seen" => newest("last_batch_at"),
         "ingest_count" => {
-            let greatest = |column: &String| format!("{column} = greatest(t.{column}, excluded.{column})");
+            let greatest = |column: &String| format!("{column} = greatest(mine.{column}, excluded.{column})");
             format!("do update set {}", shape.columns.iter().map(greatest).collect::<Vec<_>>().join(", "))
         }
         _history => "do nothing".to_owned(),
@@ -381,7 +384,7 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     let mut key = vec!["tenant_id".to_owned()];
     key.extend(shape.key.iter().cloned());
     format!(
-        "insert into {table} as t (tenant_id, {list}) select '{id}', {list} from incoming_{table}
+        "insert into {table} as mine (tenant_id, {list}) select '{id}', {list} from incoming_{table}
          on conflict ({}) {conflict}",
         key.join(", ")
     )

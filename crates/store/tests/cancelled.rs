@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bulkhead_bus::Tenant;
-use bulkhead_runtime::eventually;
 use bulkhead_store::{Connections, Store, TenantTx};
 use bulkhead_testkit::database::{enterprise, onboard, tenant};
 use bulkhead_testkit::sql::{count, run};
-use bulkhead_testkit::{LIMIT, TestDatabase};
+use bulkhead_testkit::{LIMIT, TestDatabase, eventually};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
@@ -47,7 +46,7 @@ const PHASES: [Phase; 5] = [Phase::Beginning, Phase::Reading, Phase::Writing, Ph
 
 /// The store, or what somebody would do who does not know of it.
 enum Pool {
-    Guarded(Store),
+    Guarded(Box<Store>),
     Naive(PgPool),
 }
 
@@ -313,7 +312,7 @@ async fn start() -> (TestDatabase, Vec<Tenant>) {
 async fn thousands_of_cancelled_transactions_leave_nothing_behind() {
     let (database, tenants) = start().await;
     let store = Store::connect(&database.core_url(), "core", POOL).await.unwrap();
-    let pool = Pool::Guarded(store.clone());
+    let pool = Pool::Guarded(Box::new(store.clone()));
     let seen = cancel_many(pool, &tenants, TRANSACTIONS).await;
     let superuser = tokio::sync::Mutex::new(database.superuser().await.unwrap());
     nothing_is_left(&store, &superuser, &tenants, &seen).await;

@@ -27,6 +27,7 @@ mod settings;
 pub mod sql;
 mod wire;
 
+pub use bulkhead_runtime::eventually;
 pub use database::TestDatabase;
 pub use deployment::{LIMIT, StoppedDeployment, TestDeployment};
 pub use dial::ConnectError;

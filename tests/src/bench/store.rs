@@ -38,6 +38,10 @@ const QUESTIONS: [&str; 6] =
     ["state of all checks", "newest 100 of one check", "a tenant at a glance", HISTORY, UPTIME, POLLER];
 const DAY_MS: i64 = 86_400_000;
 
+/// What the ratios are of: one statement, one table, everybody's rows.
+const REFERENCE: &str = "UNNEST alone";
+const REFERENCE_STATE: &str = "UNNEST and state";
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct StorePlan {
@@ -168,21 +172,35 @@ impl Bench {
         Ok(Stored { place, rows_each, rows_per_second, cpu_us })
     }
 
-    /// The same rows by one statement, without tenants being kept apart, current state or counts.
-    async fn unnest(&self, tenants: &[Tenant], rows_each: usize) -> anyhow::Result<Stored> {
-        let table = "create schema if not exists bench; drop table if exists bench.result;
+    /// The same rows by one statement, without tenants being kept apart or counts; `and_state`: with the current state of each.
+    async fn unnest(&self, tenants: &[Tenant], rows_each: usize, and_state: bool) -> anyhow::Result<Stored> {
+        let table = "create schema if not exists bench; drop table if exists bench.result, bench.check_state;
                      create table bench.result (like shared.result including defaults,
-                         primary key (tenant_id, check_name, slot, vantage) include (outcome, latency_us))";
+                         primary key (tenant_id, check_name, slot, vantage) include (outcome, latency_us));
+                     create table bench.check_state (like shared.check_state including defaults,
+                         primary key (tenant_id, check_name, vantage)) with (fillfactor = 60)";
         sqlx::raw_sql(table).execute(&self.witness).await.context("make a table")?;
-        let sql = "insert into bench.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, latency_us,
+        let alone = "insert into bench.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, latency_us,
                                              started_at, generation, island, attested)
                    select i.tenant_id, i.check_name, i.slot, 'oslo', 'p1', 'http', 'ok', 1234, i.slot, 0, false, true
                    from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as i (tenant_id, check_name, slot)
                    on conflict do nothing";
+        let with_state = format!(
+            "with stored as ({alone} returning *)
+             insert into bench.check_state as s
+                 (tenant_id, check_name, vantage, poller, kind, slot, outcome, latency_us, since)
+             select tenant_id, check_name, vantage, poller, kind, slot, outcome, latency_us, slot from stored
+             on conflict (tenant_id, check_name, vantage) do update set
+                 poller = excluded.poller, kind = excluded.kind, slot = excluded.slot, outcome = excluded.outcome,
+                 latency_us = excluded.latency_us,
+                 since = case when s.outcome = excluded.outcome then s.since else excluded.since end
+             where s.slot <= excluded.slot"
+        );
+        let (place, sql) = if and_state { (REFERENCE_STATE, &*with_state) } else { (REFERENCE, alone) };
         let pass = async |pass: i64| -> anyhow::Result<()> {
             let all: Vec<(Uuid, Candidate)> =
                 tenants.iter().flat_map(|tenant| rows(rows_each, pass).map(|row| (tenant.id.as_uuid(), row))).collect();
-            let put = sqlx::query(sql)
+            let put = sqlx::query(AssertSqlSafe(sql))
                 .bind(all.iter().map(|(id, _)| *id).collect::<Vec<_>>())
                 .bind(all.iter().map(|(_, row)| row.measured.check.to_string()).collect::<Vec<_>>())
                 .bind(all.iter().map(|(_, row)| utc(row.measured.slot_ms)).collect::<Vec<_>>())
@@ -191,7 +209,7 @@ impl Bench {
             put.map(|_| ()).context("insert by UNNEST")
         };
         let (rows_per_second, cpu_us) = self.timed(pass, tenants.len() * rows_each).await?;
-        Ok(Stored { place: "UNNEST alone", rows_each, rows_per_second, cpu_us })
+        Ok(Stored { place, rows_each, rows_per_second, cpu_us })
     }
 
     /// Schemas reserved up to the last few, made together, and the last few one by one.
@@ -292,7 +310,8 @@ pub async fn run_store(plan: StorePlan, say: &dyn Fn(&str)) -> anyhow::Result<St
     for rows_each in [10, 100, 1_000] {
         let count = ROWS_AT_ONCE / rows_each;
         say(&format!("storing {rows_each} rows a tenant"));
-        stored.push(bench.unnest(&shared[..count], rows_each).await?);
+        stored.push(bench.unnest(&shared[..count], rows_each, false).await?);
+        stored.push(bench.unnest(&shared[..count], rows_each, true).await?);
         stored.push(bench.store_path("shared", &shared[..count], rows_each).await?);
         stored.push(bench.store_path("schema", &own[..count], rows_each).await?);
     }
