@@ -75,6 +75,7 @@ pub(super) fn check_source(path: &str, text: &str) -> Vec<Finding> {
             findings.push(Finding::new(path, index + 1, "subject", message));
         }
     }
+    findings.extend(lasting_settings(path, text));
     let lines = text.lines().count();
     if lines > LINES_MAX {
         let message = format!("{lines} lines are more than {LINES_MAX}: split the file by reason to change");
@@ -85,6 +86,32 @@ pub(super) fn check_source(path: &str, text: &str) -> Vec<Finding> {
 
 fn is_in(path: &str, folders: &[&str]) -> bool {
     folders.iter().any(|folder| path.starts_with(folder))
+}
+
+/// What is set for longer than a transaction stays on a connection that somebody else gets next. Only connections that are never
+/// given back, and the owner's own role, may be set up so.
+fn lasting_settings(path: &str, text: &str) -> Vec<Finding> {
+    const NEVER_GIVEN_BACK: [&str; 4] = ["admin.rs", "backup.rs", "inspection.rs", "migrations.rs"];
+    let is_judged = is_in(path, &["crates/store/src/", "services/"]) && !is_test(path);
+    if !is_judged || NEVER_GIVEN_BACK.contains(&file_name(path)) {
+        return vec![];
+    }
+    let message = "a setting has to end with its transaction: say `set local`, or set_config with true";
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let bad = lines.filter(|(_, line)| sets_for_good(line));
+    bad.map(|(index, _)| Finding::new(path, index + 1, "set-local", message)).collect()
+}
+
+fn sets_for_good(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    let mut statements = line.split(['"', ';']).map(str::trim_start);
+    let sets = |text: &str| text.strip_prefix("set ").map(str::trim_start).map(str::to_owned);
+    let is_lasting = |set: String| {
+        let names = ["app.", "role ", "search_path", "session "];
+        names.iter().any(|name| set.starts_with(name)) && !set.starts_with("role bulkhead_owner")
+    };
+    statements.any(|text| sets(text).is_some_and(is_lasting))
+        || (line.contains("set_config(") && line.contains(", false)"))
 }
 
 /// A package's own tests, or the whole system's.
@@ -179,6 +206,32 @@ mod tests {
             check("services/core/src/rpc.rs", &format!("f(\"x\", {{ \"{head}oslo\" }}, \"{{y}}\")"), &[]);
         }
         check("accounts/src/render.rs", "\"up.{{tag(site)}}.x\"", &[]);
+    }
+
+    #[test]
+    fn what_is_set_ends_with_its_transaction() {
+        let store = "services/core/src/store.rs";
+        for line in [
+            "run(\"set app.tenant_id = 'x'\")",
+            "raw_sql(\"begin; SET ROLE tenant_acme_core\")",
+            "\"set session authorization core\"",
+            "; set search_path to tenant_acme\"",
+            "\"select set_config('app.tenant_id', $1, false)\"",
+        ] {
+            check(store, line, &["set-local"]);
+            check("crates/store/src/transaction.rs", line, &["set-local"]);
+            check("crates/store/tests/row_security.rs", line, &[]);
+            check("crates/store/src/migrations.rs", line, &[]);
+        }
+        for line in [
+            "\"set local role x; set local search_path to y\"",
+            "\"select set_config('role', $1, true)\"",
+            "\"update tenant set role = 1\"",
+            "\"set role bulkhead_owner\"",
+            "// set role x",
+        ] {
+            check(store, line, &[]);
+        }
     }
 
     #[test]
