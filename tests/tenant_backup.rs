@@ -95,10 +95,16 @@ async fn a_copy_is_made(
     Ok(())
 }
 
-async fn it_is_exported_and_destroyed(operator: &Operator<'_>, folder: &Path) -> anyhow::Result<()> {
+async fn it_is_exported_and_destroyed(operator: &Operator<'_>, folder: &Path, file: &str) -> anyhow::Result<()> {
     let export = folder.join("last.rows").display().to_string();
     let (_, said) = operator.expect(4, &["tenant", "offboard", "acme-copy", "--purge", "--yes"]).await?;
     anyhow::ensure!(said.contains("--export FILE") && said.contains("--no-export"), "{said}");
+    // What cannot be done is said before anything is.
+    for (bad, code) in [(file, 4), ("/nowhere/at/all.rows", 1)] {
+        operator.expect(code, &["tenant", "offboard", "acme-copy", "--purge", "--export", bad, "--yes"]).await?;
+    }
+    let state = operator.state_of("acme-copy").await?.context("it is there")?;
+    anyhow::ensure!(state.0 == "active", "{state:?}");
     let (ended, _) =
         operator.expect(0, &["tenant", "offboard", "acme-copy", "--purge", "--export", &export, "--yes"]).await?;
     let evidence = &ended[0]["evidence"];
@@ -149,6 +155,6 @@ async fn a_tenants_rows_go_into_a_file_and_come_back() -> anyhow::Result<()> {
     deployment.wait_for_results(&witness).await.context("results go on")?;
     Slots::ALL.wait_until_gapless(&witness).await?;
 
-    it_is_exported_and_destroyed(&operator, folder.path()).await?;
+    it_is_exported_and_destroyed(&operator, folder.path(), &file).await?;
     deployment.stop().await
 }

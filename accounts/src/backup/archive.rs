@@ -318,7 +318,9 @@ impl<M: Contents> ArchiveReader<M> {
         let Taken { parts, is_twice } = taker.end()?;
         let manifest = manifest.ok_or_else(|| damaged(io::Error::other("it has no manifest")))?;
         // The archive ends before the sealed text does: the rest must be there, too.
-        io::copy(&mut self.tar.into_inner(), &mut io::sink()).map_err(damaged)?;
+        if !is_rest_empty(&mut self.tar.into_inner()).map_err(damaged)? {
+            return Err(different("something follows its end"));
+        }
         if is_twice {
             return Err(different("a part is there twice"));
         }
@@ -326,6 +328,18 @@ impl<M: Contents> ArchiveReader<M> {
             return Err(different("its parts have other names, sizes or contents"));
         }
         Ok(manifest)
+    }
+}
+
+/// An archive ends with zeros.
+fn is_rest_empty(rest: &mut dyn Read) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    loop {
+        match rest.read(&mut buffer)? {
+            0 => return Ok(true),
+            read if buffer.iter().take(read).any(|&byte| byte != 0) => return Ok(false),
+            _zeros => {}
+        }
     }
 }
 

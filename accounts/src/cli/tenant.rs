@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bulkhead_bus::TenantSlug;
 use bulkhead_runtime::now_ms;
+use bulkhead_store::{Isolation, isolation_of};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
@@ -148,7 +149,7 @@ impl TenantLine {
             plan: record.plan.name.to_string(),
             plan_version: record.plan.version,
             state: record.stage.as_str(),
-            isolation: bulkhead_store::isolation_of(record.plan.name.as_str()).as_str(),
+            isolation: isolation_of(record.plan.name.as_str()).as_str(),
             sites: record.sites.len(),
             pollers: record.active_pollers(),
             people: record.people.values().filter(|person| person.standing == Standing::Active).count(),
@@ -336,6 +337,7 @@ async fn change(
     if manner.is_dry || max_disconnects.is_some() {
         let preview = tenancy.preview(&links, &record).await?;
         if manner.is_dry {
+            note_move(&tenancy, &record)?;
             return show_preview(&preview, manner.is_json);
         }
         check_disconnects(preview.closing.len(), max_disconnects)?;
@@ -346,6 +348,24 @@ async fn change(
     tenancy.move_rows(&links, &changed, &announcer(manner.is_json)).await?;
     let text = format!("tenant {slug} is in force with plan {}", changed.plan);
     done(manner.is_json, &text, &changed)
+}
+
+/// Beside the fields that change: rows move, and what a plan keeps no longer goes.
+fn note_move(tenancy: &Tenancy, wanted: &TenantRecord) -> Result<(), Failure> {
+    let known = tenancy.records.get(&wanted.slug).map_err(TenancyError::Record)?;
+    let (now, then) = (tenancy.plan_of(&known)?, tenancy.plan_of(wanted)?);
+    let place = |plan: &crate::plan::Plan| isolation_of(plan.name.as_str());
+    if place(&now) != place(&then) {
+        let to = match place(&then) {
+            Isolation::Shared => "the shared tables",
+            Isolation::Schema => "a schema of its own",
+        };
+        note(&format!("all its rows would move to {to} while results arrive; its messages wait for the last of it"));
+    }
+    if then.retention_days < now.retention_days {
+        note(&format!("results older than {} days would be removed ({} now)", then.retention_days, now.retention_days));
+    }
+    Ok(())
 }
 
 async fn change_plan(home: &Path, args: &PlanArgs, is_json: bool) -> Result<(), Failure> {

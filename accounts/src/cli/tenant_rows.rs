@@ -178,14 +178,20 @@ async fn rehearse(tenancy: &Tenancy, backup: &VerifiedRows, is_json: bool) -> Re
 }
 
 fn told(brought: &BroughtRows) -> Value {
-    let BroughtRows { rows, too_old, gone, held } = brought;
-    json!({"rows": rows, "too_old": too_old, "gone": gone, "held_ms": u64::try_from(held.as_millis()).unwrap_or(u64::MAX)})
+    let BroughtRows { rows, too_old, gone, kept, held } = brought;
+    json!({"rows": rows, "too_old": too_old, "gone": gone, "kept": kept, "held_ms": u64::try_from(held.as_millis()).unwrap_or(u64::MAX)})
 }
 
 fn report(brought: &BroughtRows) -> String {
     let mut text = format!("rows      {}\n", listed(&brought.rows));
     if !brought.too_old.is_empty() {
         text.push_str(&format!("left out  {}: its plan does not keep them so long\n", listed(&brought.too_old)));
+    }
+    if !brought.kept.is_empty() {
+        text.push_str(&format!(
+            "kept      {}: received since three minutes before the backup, and other than in it\n",
+            listed(&brought.kept)
+        ));
     }
     if !brought.gone.is_empty() {
         text.push_str(&format!("gone      {}: the backup does not have them\n", listed(&brought.gone)));
@@ -203,6 +209,8 @@ async fn copy(
     let manifest = &backup.manifest;
     if is_dry {
         tenancy.check_copy(manifest, slug)?;
+        let plan = tenancy.plan_of_copy(manifest, plan)?;
+        note(&format!("plan {} keeps {} days: older rows would be left out", plan.plan_ref(), plan.retention_days));
         let text = format!("tenant {slug} would be made, with these rows and sites:\n{}", text_of(manifest));
         return say(is_json, text.trim_end(), &json!({"would": "copy", "tenant": slug, "manifest": manifest}));
     }
@@ -229,6 +237,7 @@ async fn put_back(tenancy: &Tenancy, backup: &VerifiedRows, is_dry: bool, is_jso
     let manifest = &backup.manifest;
     let slug = &manifest.tenant;
     if is_dry {
+        tenancy.check_back(manifest)?;
         let text = format!(
             "these rows would be brought back to tenant {slug}; what it has received since stays:\n{}",
             text_of(manifest)
@@ -253,6 +262,10 @@ pub(super) async fn offboard(home: &Path, args: OffboardArgs, is_json: bool) -> 
             "a purge destroys rows for ever: keep them with --export FILE, or say --no-export".to_owned(),
         ));
     }
+    let seal = args.seal.seal();
+    let export = args.export.as_deref().map(|to| (to, &seal));
+    // Before anything is done that cannot be taken back.
+    tenancy.check_export(slug, export)?;
     if args.dry_run {
         return preview_offboard(&tenancy, record, &args, is_json).await;
     }
@@ -273,8 +286,6 @@ pub(super) async fn offboard(home: &Path, args: OffboardArgs, is_json: bool) -> 
         ended = Some(tenancy.offboard(&links, slug, &announce).await?);
     }
     if args.purge {
-        let seal = args.seal.seal();
-        let export = args.export.as_deref().map(|to| (to, &seal));
         ended = Some(tenancy.purge(&links, slug, export, &announce).await?);
     }
     let Some(Ended { evidence, file }) = ended else { return Ok(()) };

@@ -174,8 +174,9 @@ impl TenancyError {
                 | Self::Stage { .. }
         );
         let is_bad_bundle = matches!(self, Self::Bundle(error) if error.is_invalid());
-        let is_bad_archive = matches!(self, Self::Archive(error) if error.is_input());
-        is_unknown || is_refused || is_bad_bundle || is_bad_archive
+        let is_bad_backup = matches!(self, Self::Archive(error) if error.is_input())
+            || matches!(self, Self::Rows(error) if error.is_rows_fault());
+        is_unknown || is_refused || is_bad_bundle || is_bad_backup
     }
 
     /// Whether another tool changed an account, which nobody here may overwrite.

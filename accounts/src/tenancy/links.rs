@@ -10,6 +10,7 @@ use bulkhead_store::Provisioning;
 use tokio::sync::OnceCell;
 
 use super::pushed::{Begun, PushedTokens};
+use super::settings::acting;
 use super::waves::waves;
 use super::{Tenancy, TenancyError};
 use crate::files::read_secret;
@@ -133,7 +134,11 @@ impl Links {
         let connect = || async {
             let Some(path) = &self.database_url_file else { return Ok(None) };
             let url = read_secret(path).map_err(TenancyError::DatabaseUrl)?;
-            Provisioning::connect(url.trim()).await.map(Some).map_err(TenancyError::Rows)
+            let database = Provisioning::connect(url.trim()).await.map_err(TenancyError::Rows)?;
+            Ok(Some(match acting() {
+                Some(name) => database.acting_as(name),
+                None => database,
+            }))
         };
         self.database.get_or_try_init(connect).await.map(Option::as_ref)
     }

@@ -19,7 +19,7 @@ use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::{Act, Links, OpenAct, Tenancy, TenancyError, TenantRecord, TenantStage};
-use crate::backup::{ArchiveError, Seal};
+use crate::backup::{ArchiveError, ArchiveWriter, Seal, TenantManifest};
 use crate::files::{remove_whole, write_secret};
 use crate::gate::GateBook;
 use crate::resolver::{DeletionReport, SYNC_INTERVAL, ensure_stays_deleted};
@@ -148,6 +148,24 @@ impl Tenancy {
         Ok(Ended { evidence, file })
     }
 
+    /// Whether an export could be written, by beginning one; of a purge that has written its export nothing is looked at.
+    ///
+    /// # Errors
+    /// When the file is there already, its folder is not, or a key cannot be used.
+    pub fn check_export(&self, slug: &TenantSlug, export: Option<(&Path, &Seal)>) -> Result<(), TenancyError> {
+        let Some((to, seal)) = export else { return Ok(()) };
+        if self.has_begun_to_destroy(slug)? {
+            return Ok(());
+        }
+        ArchiveWriter::<TenantManifest>::create(to, seal).map(drop).map_err(TenancyError::Archive)
+    }
+
+    /// Whether a purge was begun that may have destroyed something.
+    fn has_begun_to_destroy(&self, slug: &TenantSlug) -> Result<bool, TenancyError> {
+        let begun = self.journal.find(Act::PurgeTenant, slug.as_str()).map_err(TenancyError::Journal)?;
+        Ok(begun.is_some_and(|lines| lines.iter().any(|line| line.step == EXPORTED)))
+    }
+
     /// What there is before it is destroyed; written down, so that a purge that was cut short does not look at what is left.
     async fn last_look(
         &self,
@@ -200,6 +218,11 @@ impl Tenancy {
     /// # Errors
     /// When it is not offboarded, or a server does not follow.
     pub async fn restore(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
+        if self.has_begun_to_destroy(slug)? {
+            return Err(TenancyError::Invalid(format!(
+                "the purge of tenant {slug} has begun and cannot be taken back: `bulkhead tenant offboard {slug} --purge` completes it"
+            )));
+        }
         let is_cut = self.is_under_way(Act::RestoreTenant, slug)?;
         // One that was cut short has its record already, and not yet its account.
         let allowed =

@@ -252,7 +252,9 @@ impl Tenancy {
         let act = self.journal.begin(Act::UndoTenant, slug.as_str(), detail, self.now_s());
         let act = act.map_err(TenancyError::Journal)?;
         self.erase(links, slug).await?;
-        self.journal.forget(Act::AddTenant, slug.as_str()).map_err(TenancyError::Journal)?;
+        for begun in [Act::AddTenant, Act::CopyRows] {
+            self.journal.forget(begun, slug.as_str()).map_err(TenancyError::Journal)?;
+        }
         act.finish(Value::Null, self.now_s()).map_err(TenancyError::Journal)
     }
 

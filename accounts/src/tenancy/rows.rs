@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use bulkhead_bus::{SiteName, TenantSlug};
-use bulkhead_store::{Bring, BroughtRows, FedRows, ImportStep, Provisioning, RowPiece};
+use bulkhead_store::{Bring, BroughtRows, FedRows, ImportStep, Provisioning, ProvisioningError, RowPiece};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -13,7 +13,7 @@ use super::paths::SitePath;
 use super::sparing::Sparing;
 use super::{Act, IfThere, Links, NewTenant, Tenancy, TenancyError, TenantRecord, TenantStage};
 use crate::backup::{ArchiveError, ArchiveReader, ArchiveWriter, Opening, Part, Seal, TenantManifest, read_manifest};
-use crate::plan::{PlanChoice, PlanName};
+use crate::plan::{Plan, PlanChoice, PlanName};
 
 /// Pieces of rows that are read ahead.
 const READ_AHEAD: usize = 16;
@@ -115,19 +115,38 @@ impl Tenancy {
     ) -> Result<BroughtRows, TenancyError> {
         let manifest = &backup.manifest;
         let slug = &manifest.tenant;
+        let record = self.check_back(manifest)?;
+        let act = self.begin(Act::RestoreRows, slug.as_str(), detail(manifest))?;
+        match self.bring(links, &record, Bring::Back { taken_ms: manifest.taken_ms }, (backup, announce)).await {
+            Ok(brought) => {
+                let detail = json!({"rows": brought.rows, "gone": brought.gone});
+                act.finish(detail, self.now_s()).map_err(TenancyError::Journal)?;
+                Ok(brought)
+            }
+            Err(error) => {
+                // A database that does not answer may have taken it, or may still hold messages: that is said again.
+                if !matches!(error, TenancyError::Rows(ProvisioningError::Sql { .. })) {
+                    self.journal.forget(Act::RestoreRows, slug.as_str()).map_err(TenancyError::Journal)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The tenant that a backup is of.
+    ///
+    /// # Errors
+    /// When it is not there any more, or offboarded.
+    pub fn check_back(&self, manifest: &TenantManifest) -> Result<TenantRecord, TenancyError> {
+        let slug = &manifest.tenant;
         let record = self.records.find(slug).map_err(TenancyError::Record)?;
-        let Some(record) = record.filter(|record| record.id == manifest.tenant_id) else {
+        if record.is_none_or(|record| record.id != manifest.tenant_id) {
             return Err(TenancyError::Invalid(format!(
                 "the tenant {slug} that this backup is of is not there any more: `--as SLUG` brings its rows to a new one"
             )));
-        };
+        }
         let stages = [TenantStage::Active, TenantStage::Suspended];
-        self.staged(slug, &stages, &format!("bring it back first (`bulkhead tenant restore {slug}`)"))?;
-        let act = self.begin(Act::RestoreRows, slug.as_str(), detail(manifest))?;
-        let brought =
-            self.bring(links, &record, Bring::Back { taken_ms: manifest.taken_ms }, (backup, announce)).await?;
-        act.finish(json!({"rows": brought.rows, "gone": brought.gone}), self.now_s()).map_err(TenancyError::Journal)?;
-        Ok(brought)
+        self.staged(slug, &stages, &format!("bring it back first (`bulkhead tenant restore {slug}`)"))
     }
 
     /// Makes a new tenant with the rows and sites of a backup. Said again after it was cut short, it goes on.
@@ -179,7 +198,7 @@ impl Tenancy {
         announce: &(dyn Fn(&str) + Sync),
     ) -> Result<BroughtRows, TenancyError> {
         let manifest = &backup.manifest;
-        let plan = self.plans.choose(self.plan_for(manifest, None)?).map_err(TenancyError::Plan)?;
+        let plan = self.plan_of_copy(manifest, None)?;
         let record = TenantRecord::new(manifest.tenant.clone(), uuid::Uuid::new_v4(), plan.plan_ref(), self.now_s());
         self.bring(links, &record, Bring::Rehearse, (backup, announce)).await
     }
@@ -204,6 +223,14 @@ impl Tenancy {
                 manifest.sites.iter().map(parse).collect()
             }
         }
+    }
+
+    /// The plan that a copy would be on.
+    ///
+    /// # Errors
+    /// When there is no such plan.
+    pub fn plan_of_copy(&self, manifest: &TenantManifest, plan: Option<PlanChoice>) -> Result<Plan, TenancyError> {
+        self.plans.choose(self.plan_for(manifest, plan)?).map_err(TenancyError::Plan)
     }
 
     fn plan_for(&self, manifest: &TenantManifest, plan: Option<PlanChoice>) -> Result<PlanChoice, TenancyError> {

@@ -22,6 +22,16 @@ pub enum SettingsError {
     Value { path: String, problem: String },
 }
 
+/// Who gives this command, for the list of changes: the account of this machine. It says who was at work and proves nothing.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "who is logged in is no setting of ours")]
+pub(super) fn acting() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    names
+        .map(|name| name.chars().filter(|letter| !letter.is_control()).take(64).collect::<String>())
+        .find(|name| !name.is_empty())
+}
+
 /// Where the hub and the database are. Secrets are named by path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -100,7 +100,7 @@ impl Tenancy {
         self.put_in_force(links, &account).await?;
         self.prove(links, &record, &account, proof).await?;
         self.intake.mark(&slug).map_err(TenancyError::Intake)?;
-        let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant];
+        let others = [Act::SuspendTenant, Act::ResumeTenant, Act::RestoreTenant, Act::OffboardTenant, Act::PurgeTenant];
         // Before this one is done: cut short in between, it is said again and they go then.
         for overtaken in others.into_iter().filter(|&other| other != kind) {
             self.journal.forget(overtaken, slug.as_str()).map_err(TenancyError::Journal)?;

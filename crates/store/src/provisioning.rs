@@ -64,6 +64,18 @@ pub enum ProvisioningError {
         "{part} has a column that is not known here, {column}: a newer release made it; nothing was brought, use that release"
     )]
     UnknownColumn { part: String, column: String },
+    #[error(
+        "{table} has a {column} that is none, {value:?}: nothing was brought; use another backup, or the release that made it"
+    )]
+    UnknownValue { table: String, column: String, value: String },
+    #[error(
+        "{table} has {rows} rows with a number or time that nobody can have measured: nothing was brought; use another backup"
+    )]
+    BadRows { table: String, rows: u64 },
+    #[error(
+        "the backup says that it was taken at {taken_ms} ms, which is yet to come: nothing was brought; use another one"
+    )]
+    FromTheFuture { taken_ms: i64 },
     #[error("{table} had {there} rows and {here} of them came: nothing was brought; use another backup")]
     NotAsExported { table: String, there: u64, here: u64 },
     #[error("tenant {slug} is written as one that leaves: write it first, and change its state then")]
@@ -91,6 +103,20 @@ impl ProvisioningError {
         let Self::Sql { source, .. } = self else { return false };
         source.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("40"))
     }
+
+    /// Whether the rows that were to be brought are at fault.
+    #[must_use]
+    pub fn is_rows_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::NotWhole
+                | Self::UnknownPart { .. }
+                | Self::UnknownColumn { .. }
+                | Self::UnknownValue { .. }
+                | Self::BadRows { .. }
+                | Self::FromTheFuture { .. }
+        )
+    }
 }
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -108,6 +134,8 @@ fn one_role(key: &AccountKey, written: u64) -> Result<(), ProvisioningError> {
 #[derive(Debug, Clone)]
 pub struct Provisioning {
     pub(crate) pool: PgPool,
+    /// Whom the list of changes names.
+    acting: Option<String>,
 }
 
 impl Provisioning {
@@ -130,7 +158,7 @@ impl Provisioning {
         let pool = options.connect_with(to).await.map_err(|error| ProvisioningError::Store(refused(error)))?;
         // A lock of a session that is another's in the next statement locks nothing.
         check_own(&pool).await.map_err(ProvisioningError::Store)?;
-        Ok(Self { pool })
+        Ok(Self { pool, acting: None })
     }
 
     /// An account whose people may name a target tenant.
@@ -275,7 +303,18 @@ impl Provisioning {
     }
 
     pub(crate) async fn begin(&self, tenant: &Tenant) -> Result<TenantTx, ProvisioningError> {
-        begin(Door::Configuring(&self.pool), tenant).await.map_err(ProvisioningError::Store)
+        let mut tx = begin(Door::Configuring(&self.pool), tenant).await.map_err(ProvisioningError::Store)?;
+        if let Some(acting) = &self.acting {
+            let named = sqlx::query("select set_config('app.changed_by', $1, true)").bind(acting);
+            named.execute(tx.connection()).await.map_err(failed("say who changes a tenant"))?;
+        }
+        Ok(tx)
+    }
+
+    /// From here on what is configured is written down as changed by `acting`.
+    #[must_use]
+    pub fn acting_as(self, acting: String) -> Self {
+        Self { acting: Some(acting), ..self }
     }
 }
 

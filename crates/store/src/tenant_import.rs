@@ -1,10 +1,12 @@
 //! Brings exported rows to a tenant: they are laid beside its tables first, and everything that is decided is decided in one
 //! transaction, which ends with a comparison. Who may send is no row's business: sites and pollers are not brought.
 
+mod values;
+
 use std::collections::BTreeMap;
 
 use bulkhead_bus::Tenant;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use time::{Date, OffsetDateTime};
 use tokio::sync::mpsc;
 
@@ -59,12 +61,17 @@ pub struct BroughtRows {
     pub too_old: BTreeMap<String, u64>,
     /// Of the tenant, by table: not in the backup, and gone therefore.
     pub gone: BTreeMap<String, u64>,
+    /// Of the backup, by table: otherwise now, because the tenant has received them since.
+    pub kept: BTreeMap<String, u64>,
     /// For how long the tenant's messages waited.
     pub held: std::time::Duration,
 }
 
 /// Tables whose rows are brought, in the order in which results are stored.
 const BROUGHT: [&str; 6] = [RESULT, "dead_letter", "config_change", "check_state", "poller_seen", "ingest_count"];
+
+/// Of the machine that has the database and the one that commands.
+const CLOCKS_APART: time::Duration = time::Duration::minutes(5);
 
 fn is_brought(table: &str) -> bool {
     BROUGHT.contains(&table)
@@ -110,6 +117,7 @@ impl Provisioning {
         let mut importer = Importer { tenant, connection, isolation, shapes, progress };
         importer.lay_out(fed).await?;
         importer.check_laid_out(expected).await?;
+        values::check_values(&mut importer.connection).await?;
         let brought = match how {
             Bring::Rehearse => Ok(importer.counted(expected)),
             Bring::Copy => importer.bring(None).await,
@@ -215,6 +223,9 @@ impl Importer<'_> {
     async fn bring_back(&mut self, taken_ms: i64) -> Result<BroughtRows, ProvisioningError> {
         let taken = OffsetDateTime::from_unix_timestamp_nanos(i128::from(taken_ms) * 1_000_000);
         let taken = taken.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        if taken > OffsetDateTime::now_utc() + CLOCKS_APART {
+            return Err(ProvisioningError::FromTheFuture { taken_ms });
+        }
         // Whoever was storing when the backup was taken may have begun so long before.
         let since = taken - time::Duration::seconds(i64::from(WRITING_MOST_S));
         let held = std::time::Instant::now();
@@ -268,13 +279,17 @@ impl Importer<'_> {
             (self.progress)(ImportStep::Bringing(table));
             let shape = self.shape(table)?.clone();
             self.run("bring rows", put(&shape, self.tenant)).await?;
-            let missing = self.missing(&shape, since.as_deref()).await?;
+            let (missing, kept) = self.missing(&shape, since.as_deref()).await?;
             let there = count(&mut self.connection, &format!("incoming_{table}"), "true").await?;
             if missing > 0 {
                 let here = there.saturating_sub(missing);
                 return Err(ProvisioningError::NotAsExported { table: table.to_owned(), there, here });
             }
-            brought.rows.insert(table.to_owned(), there);
+            if kept > 0 && since.is_some() && ["result", "dead_letter"].contains(&table) {
+                brought.kept.insert(table.to_owned(), kept);
+            }
+            let other = brought.kept.get(table).copied().unwrap_or(0);
+            brought.rows.insert(table.to_owned(), there.saturating_sub(other));
         }
         Ok(brought)
     }
@@ -312,7 +327,7 @@ impl Importer<'_> {
         let mut gone = BTreeMap::new();
         for table in [RESULT, "dead_letter"] {
             let shape = self.shape(table)?.clone();
-            let (key, same) = (pairs(&shape.key, "="), pairs(&shape.columns, "is not distinct from"));
+            let (key, same) = (pairs(&shape.key, "="), same(&shape));
             let old = format!("delete from {table} mine where tenant_id = '{id}' and received_at < {since}");
             let made_up = format!("{old} and not exists (select from incoming_{table} i where {key})");
             let rows = self.run("remove what the backup does not have", made_up).await?;
@@ -332,18 +347,24 @@ impl Importer<'_> {
         Ok(gone)
     }
 
-    /// Rows of the backup that the tenant does not have now, or has otherwise than because of what has come since.
-    async fn missing(&mut self, shape: &Shape, since: Option<&str>) -> Result<u64, ProvisioningError> {
+    /// Rows of the backup that the tenant does not have now, or has otherwise than because of what has come since; and those that
+    /// it has otherwise because of that.
+    async fn missing(&mut self, shape: &Shape, since: Option<&str>) -> Result<(u64, u64), ProvisioningError> {
         let id = self.tenant.id.as_uuid();
         let table = shape.table;
-        let newer = newer(shape, since).map_or_else(String::new, |newer| format!(" or ({newer})"));
-        let relation = format!(
-            "incoming_{table} i left join (select true as is_there, o.* from {table} o where tenant_id = '{id}') mine on {}",
-            if shape.key.is_empty() { "true".to_owned() } else { pairs(&shape.key, "=") }
+        let newer = newer(shape, since).unwrap_or_else(|| "false".to_owned());
+        let key = if shape.key.is_empty() { "true".to_owned() } else { pairs(&shape.key, "=") };
+        let sql = format!(
+            "select count(*) filter (where is_there is null or not ({same} or {newer})),
+                    count(*) filter (where is_there and not ({same}))
+             from incoming_{table} i
+             left join (select true as is_there, o.* from {table} o where tenant_id = '{id}') mine on {key}",
+            same = same(shape)
         );
-        let same = pairs(&shape.columns, "is not distinct from");
-        let which = format!("is_there is null or not (({same}){newer})");
-        count(&mut self.connection, &relation, &which).await
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut self.connection).await;
+        let row = row.map_err(failed("compare what was brought"))?;
+        let number = |place: usize| u64::try_from(row.get::<i64, _>(place)).unwrap_or(0);
+        Ok((number(0), number(1)))
     }
 }
 
@@ -362,6 +383,14 @@ fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
 fn pairs(columns: &[String], operator: &str) -> String {
     let pair = |column: &String| format!("mine.{column} {operator} i.{column}");
     columns.iter().map(pair).collect::<Vec<_>>().join(" and ")
+}
+
+/// Whether two rows say the same.
+fn same(shape: &Shape) -> String {
+    let pair =
+        |column: &String| format!("{} is not distinct from {}", shape.bare(column, "mine."), shape.bare(column, "i."));
+    let all: Vec<String> = shape.columns.iter().map(pair).collect();
+    format!("({})", all.join(" and "))
 }
 
 /// Brings what was laid out. Where something newer is, that stays.
@@ -383,8 +412,13 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     };
     let mut key = vec!["tenant_id".to_owned()];
     key.extend(shape.key.iter().cloned());
+    let value = |column: &String| match shape.is_row(column) {
+        true => format!("{column} || jsonb_build_object('tenant_id', '{id}')"),
+        false => column.clone(),
+    };
+    let values = shape.columns.iter().map(value).collect::<Vec<_>>().join(", ");
     format!(
-        "insert into {table} as mine (tenant_id, {list}) select '{id}', {list} from incoming_{table}
+        "insert into {table} as mine (tenant_id, {list}) select '{id}', {values} from incoming_{table}
          on conflict ({}) {conflict}",
         key.join(", ")
     )

@@ -95,6 +95,21 @@ impl Shape {
         self.columns.join(", ")
     }
 
+    /// A column as it is compared and written out: a row as JSON names its tenant as well, and does not there.
+    pub(crate) fn bare(&self, column: &str, of: &str) -> String {
+        if self.is_row(column) { format!("({of}{column} - 'tenant_id')") } else { format!("{of}{column}") }
+    }
+
+    /// Whether a column holds rows of another table.
+    pub(crate) fn is_row(&self, column: &str) -> bool {
+        self.table == "config_change" && ["was", "is_now"].contains(&column)
+    }
+
+    fn written(&self) -> String {
+        let all = self.columns.iter().map(|column| format!("{} as {column}", self.bare(column, "")));
+        all.collect::<Vec<_>>().join(", ")
+    }
+
     /// Bytes decide, not a language: the order is the same on every server.
     fn order(&self) -> String {
         match self.key.is_empty() {
@@ -240,7 +255,7 @@ async fn copy_out(
     let refused = |source| ProvisioningError::Sink { part: part.to_owned(), source };
     let sql = format!(
         "copy (select {} from {} where {which}{}) to stdout (format csv, header)",
-        shape.list(),
+        shape.written(),
         shape.table,
         shape.order()
     );

@@ -88,7 +88,8 @@ fn schema_of(tenant: &Tenant) -> String {
 /// Rows that one tenant has and the other has not, in both directions; whose they are does not count.
 async fn differences(superuser: &mut PgConnection, table: &str, one: &Tenant, other: &Tenant) -> i64 {
     let columns = format!(
-        "select string_agg(attname, ', ' order by attnum) from pg_attribute where attrelid = 'shared.{table}'::regclass
+        "select string_agg(case when attname in ('was', 'is_now') then format('%s - ''tenant_id'' as %1$s', attname) else attname end,
+                           ', ' order by attnum) from pg_attribute where attrelid = 'shared.{table}'::regclass
          and attnum > 0 and attname not in ('tenant_id', 'closed', 'moved')"
     );
     let columns: String = sqlx::query_scalar(AssertSqlSafe(columns)).fetch_one(&mut *superuser).await.unwrap();
@@ -104,11 +105,11 @@ async fn differences(superuser: &mut PgConnection, table: &str, one: &Tenant, ot
 
 /// Text that ends lines, quotes and columns; nothing, and nothing of it; JSON; bytes.
 const STRANGE: &str = r#"
-    update SCHEMA.result set reason = E'a,"b"\n\\.\r\n\\N', detail = '{"a": [1, null, "x\ny"], "b": {}}', latency_us = null
+    update SCHEMA.result set reason = 'bad_answer', detail = '{"a": [1, null, "x\ny,\"z\""], "b": {}, "c": "\\N"}', latency_us = null
     where tenant_id = 'ID' and check_name = 'web-3';
-    update SCHEMA.result set reason = '', detail = '"\u00e5 ,;"' where tenant_id = 'ID' and check_name = 'web-4';
+    update SCHEMA.result set detail = '"\u00e5 ,;"' where tenant_id = 'ID' and check_name = 'web-4';
     insert into SCHEMA.dead_letter (tenant_id, digest, row_index, reason, detail, stream, subject, headers, payload, delivered)
-    select 'ID', decode(md5(n::text), 'hex'), n, 'undecodable', E'line\n"two"', 'RESULTS', 't.x', '', decode('00ff0a2c22', 'hex'), n
+    select 'ID', decode(md5(n::text), 'hex'), n, 'undecodable', E'line\n"two"', 'RESULTS', 't.x', '', decode('00ff0a2c22', 'hex'), n + 1
     from generate_series(-1, 20) n;"#;
 
 async fn fill(world: &World, tenant: &Tenant) {
@@ -147,6 +148,12 @@ async fn a_copy_has_every_row_wherever_both_are() {
         for table in COPIED {
             assert_eq!(differences(&mut superuser, table, &source, &copy).await, 0, "{table} from {from} to {to}");
         }
+        let own = format!(
+            "select count(*) from {}.config_change where tenant_id = '{id}' and is_now ->> 'tenant_id' = '{id}'",
+            schema_of(&copy),
+            id = copy.id.as_uuid()
+        );
+        assert_eq!(number(&mut superuser, &own).await, 2, "what was configured is the copy's");
         for table in ["site", "poller"] {
             let schema = schema_of(&copy);
             let sql = format!("select count(*) from {schema}.{table} where tenant_id = '{}'", copy.id.as_uuid());
@@ -220,6 +227,11 @@ async fn damaged_and_mended(plan: &str) {
     let taken = take(&world.provisioning, &world.acme).await;
     let load = Load::unread(&world, 5);
     load.more(5).await;
+    let again = format!(
+        "update {schema}.result set received_at = now(), latency_us = 5 where tenant_id = '{id}' and check_name = 'web-8'
+             and received_at < now() - interval '30 minutes'"
+    );
+    run(&mut superuser, &again).await;
     let damage = format!(
         "delete from {schema}.result where tenant_id = '{id}' and check_name in ('web-1', 'web-2') and received_at < now() - interval '30 minutes';
          update {schema}.result set outcome = 'fail', latency_us = 1 where tenant_id = '{id}' and check_name = 'web-3'
@@ -233,6 +245,8 @@ async fn damaged_and_mended(plan: &str) {
     let how = Bring::Back { taken_ms: taken.exported.taken_ms };
     let brought = bring(&world.provisioning, &world.acme, how, &taken).await.unwrap();
     assert_eq!(brought.gone, BTreeMap::from([("result".to_owned(), 5)]), "what was made up");
+    assert_eq!(brought.kept, BTreeMap::from([("result".to_owned(), 5)]), "what has come again since");
+    assert_eq!(brought.rows["result"], 5 * ROWS_A_BATCH as u64 - 5);
     load.more(5).await;
     let batches = load.end().await;
     let found = |what: &str| format!("select count(*) from {schema}.{what}");
@@ -318,8 +332,24 @@ async fn what_is_not_as_it_was_is_refused_and_nothing_is_brought() {
         let text = String::from_utf8(taken.parts[result].1.clone()).unwrap();
         taken.parts[result].1 = text.replacen("check_name", "check_later", 1).into_bytes();
     };
+    let word = |taken: &mut Taken| {
+        let text = String::from_utf8(taken.parts[result].1.clone()).unwrap();
+        taken.parts[result].1 = text.replacen(",ok,", ",banana,", 1).into_bytes();
+    };
+    let name = |taken: &mut Taken| {
+        let text = String::from_utf8(taken.parts[result].1.clone()).unwrap();
+        taken.parts[result].1 = text.replacen("web-0", "t.*.>", 1).into_bytes();
+    };
+    let counts = taken.parts.iter().position(|(name, _)| name == "ingest_count").unwrap();
+    let negative = |taken: &mut Taken| {
+        let text = String::from_utf8(taken.parts[counts].1.clone()).unwrap();
+        taken.parts[counts].1 = text.replacen('\n', "\n-", 1).into_bytes();
+    };
     let injected = |taken: &mut Taken| taken.parts[result].1.splice(0..10, *b"x) from x;\n").for_each(drop);
-    let cases: [(&str, Taken); 5] = [
+    let cases: [(&str, Taken); 8] = [
+        ("UnknownValue", edited(&word)),
+        ("UnknownValue", edited(&name)),
+        ("BadRows", edited(&negative)),
         ("NotAsExported", edited(&lose)),
         ("NotAsExported", edited(&twice)),
         ("UnknownPart", edited(&more)),
@@ -337,6 +367,9 @@ async fn what_is_not_as_it_was_is_refused_and_nothing_is_brought() {
         assert!(matches!(refused, ProvisioningError::NotWhole), "{refused:?}");
         assert_eq!(world.provisioning.sum_tenant(&copy).await.unwrap(), empty, "nothing was brought");
     }
+    let yet_to_come = Bring::Back { taken_ms: taken.exported.taken_ms + 3_600_000 };
+    let refused = bring(&world.provisioning, &world.acme, yet_to_come, &taken).await.unwrap_err();
+    assert!(matches!(refused, ProvisioningError::FromTheFuture { .. }), "{refused:?}");
     // Control: a database that loses a row on the way is seen, and nothing stays.
     let mut superuser = world.database.superuser().await.unwrap();
     let lose = "create function public.lose() returns trigger language plpgsql as

@@ -237,10 +237,11 @@ impl Bench {
         for tenant in tenants {
             let sql = format!(
                 "insert into shared.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, latency_us, started_at,
-                                            generation, island, attested)
+                                            generation, island, attested, received_at)
                  select '{id}', 'check-' || n % 20, date_trunc('day', now()) + interval '12 hours'
                             - interval '2 days' * (n::float8 / {rows_each}), 'oslo', 'p1', 'tcp',
-                        case when n % 50 = 0 then 'fail' else 'ok' end, n % 100000, now(), 0, false, true
+                        case when n % 50 = 0 then 'fail' else 'ok' end, n % 100000, now(), 0, false, true,
+                        date_trunc('day', now()) + interval '12 hours' - interval '2 days' * (n::float8 / {rows_each})
                  from generate_series(1, {rows_each}) n;
                  insert into shared.check_state (tenant_id, check_name, vantage, poller, kind, slot, outcome, since)
                  select distinct on (check_name) tenant_id, check_name, vantage, poller, kind, slot, outcome, slot

@@ -174,6 +174,8 @@ fn what_is_not_sealed_is_whole_or_refused_and_needs_no_key() {
         std::fs::write(&file, &bytes[..length]).unwrap();
         assert!(read(&file, &Opening::Open).is_err(), "a cut at {length} went unseen");
     }
+    std::fs::write(&file, [&*bytes, b"x"].concat()).unwrap();
+    assert!(matches!(read(&file, &Opening::Open).unwrap_err(), ArchiveError::Different { .. }), "a byte more");
     assert!(matches!(read(&sealed, &Opening::Open).unwrap_err(), ArchiveError::Sealed { .. }));
     assert!(matches!(read(&open, &keys.opening).unwrap_err(), ArchiveError::Foreign { .. }));
 }
