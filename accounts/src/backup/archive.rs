@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Contents, PartState, head_of};
@@ -19,6 +20,7 @@ use super::sealing::{Opening, Seal, SealError, Sealing};
 const SEALED: &[u8] = b"age-encryption.org/";
 const HEAD: &str = "head.json";
 const MANIFEST: &str = "manifest.json";
+const MANIFEST_SUM: &str = "manifest.sha256";
 const PIECE_BYTES: usize = 1 << 20;
 /// Head and manifest are read into memory.
 const TEXT_BYTES_MOST: u64 = 64 << 20;
@@ -100,7 +102,7 @@ impl Sum {
     }
 
     fn state(self) -> PartState {
-        let sha256 = data_encoding::HEXLOWER.encode(&self.hash.finalize());
+        let sha256 = HEXLOWER.encode(&self.hash.finalize());
         PartState { name: self.name, bytes: self.bytes, sha256 }
     }
 }
@@ -222,6 +224,10 @@ impl<M: Contents> ArchiveWriter<M> {
         manifest.set_parts(std::mem::take(&mut self.parts));
         let text = serde_json::json!(manifest).to_string();
         self.append(MANIFEST, 0o600, text.as_bytes()).map_err(|source| self.failed(source))?;
+        if M::IS_SUMMED {
+            let sum = HEXLOWER.encode(&Sha256::digest(&text));
+            self.append(MANIFEST_SUM, 0o600, sum.as_bytes()).map_err(|source| self.failed(source))?;
+        }
         let Self { path, mut temporary, tar, .. } = self;
         let failed = |source| ArchiveError::Write { path: path.display().to_string(), source };
         let sealed = tar.into_inner().map_err(failed)?;
@@ -293,12 +299,18 @@ impl<M: Contents> ArchiveReader<M> {
         let different = |what: &str| ArchiveError::Different { path: path.clone(), what: what.to_owned() };
         let mut taker = Taker { take, current: None, parts: vec![], names: BTreeSet::new() };
         let mut is_first = true;
-        let mut manifest = None;
+        let (mut manifest, mut awaited): (_, Option<String>) = (None, None);
         for entry in self.tar.entries().map_err(damaged)? {
             let mut entry =
                 entry.map_err(|source| if is_first { unlike::<M>(&path, source) } else { damaged(source) })?;
             let name = entry.path_bytes().into_owned();
             let name = String::from_utf8(name).map_err(|_| different("a part has no readable name"))?;
+            if let Some(sum) = awaited.take_if(|_| name == MANIFEST_SUM) {
+                if read_text(&mut entry).map_err(damaged)? != sum.into_bytes() {
+                    return Err(different("the manifest has changed"));
+                }
+                continue;
+            }
             if manifest.is_some() {
                 return Err(different("something follows the manifest"));
             }
@@ -309,6 +321,7 @@ impl<M: Contents> ArchiveReader<M> {
             if name == MANIFEST {
                 let text = read_text(&mut entry).map_err(damaged)?;
                 let read: M = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
+                awaited = M::IS_SUMMED.then(|| HEXLOWER.encode(&Sha256::digest(&text)));
                 manifest = Some(read);
                 continue;
             }
@@ -317,6 +330,9 @@ impl<M: Contents> ArchiveReader<M> {
         }
         let Taken { parts, is_twice } = taker.end()?;
         let manifest = manifest.ok_or_else(|| damaged(io::Error::other("it has no manifest")))?;
+        if awaited.is_some() {
+            return Err(damaged(io::Error::other("it has no checksum of its manifest")));
+        }
         // The archive ends before the sealed text does: the rest must be there, too.
         if !is_rest_empty(&mut self.tar.into_inner()).map_err(damaged)? {
             return Err(different("something follows its end"));

@@ -23,6 +23,8 @@ pub trait Contents: Serialize + DeserializeOwned + PartialEq {
     /// As people call it.
     const OF: &'static str;
     const FORMAT: u32;
+    /// Whether the manifest is followed by its own checksum: where a seal does not protect it.
+    const IS_SUMMED: bool;
 
     fn parts(&self) -> &[PartState];
     fn set_parts(&mut self, parts: Vec<PartState>);
@@ -90,6 +92,7 @@ impl Contents for Manifest {
     const HEAD: &'static str = "bulkhead_backup";
     const OF: &'static str = "platform";
     const FORMAT: u32 = FORMAT;
+    const IS_SUMMED: bool = false;
 
     fn parts(&self) -> &[PartState] {
         &self.parts
@@ -135,6 +138,7 @@ impl Contents for TenantManifest {
     const HEAD: &'static str = "bulkhead_tenant_backup";
     const OF: &'static str = "tenant";
     const FORMAT: u32 = TENANT_FORMAT;
+    const IS_SUMMED: bool = true;
 
     fn parts(&self) -> &[PartState] {
         &self.parts
