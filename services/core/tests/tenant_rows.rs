@@ -370,7 +370,16 @@ async fn what_is_not_as_it_was_is_refused_and_nothing_is_brought() {
     let yet_to_come = Bring::Back { taken_ms: taken.exported.taken_ms + 3_600_000 };
     let refused = bring(&world.provisioning, &world.acme, yet_to_come, &taken).await.unwrap_err();
     assert!(matches!(refused, ProvisioningError::FromTheFuture { .. }), "{refused:?}");
-    // Control: a database that loses a row on the way is seen, and nothing stays.
+}
+
+/// Control: a database that loses a row on the way is seen, and nothing stays.
+#[tokio::test]
+async fn control_rows_that_are_lost_on_the_way_are_missed() {
+    let world = world().await;
+    fill(&world, &world.acme).await;
+    let taken = take(&world.provisioning, &world.acme).await;
+    let copy = add(&world, "copy", "free").await;
+    let empty = world.provisioning.sum_tenant(&copy).await.unwrap();
     let mut superuser = world.database.superuser().await.unwrap();
     let lose = "create function public.lose() returns trigger language plpgsql as
                   $$ begin if new.check_name = 'web-7' then return null; end if; return new; end $$;
