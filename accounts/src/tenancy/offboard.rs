@@ -127,6 +127,7 @@ impl Tenancy {
         if self.is_under_way(Act::OffboardTenant, slug)? {
             self.offboard(links, slug, announce).await?;
         }
+        self.check_export(slug, export)?;
         let mut act = self.begin(Act::PurgeTenant, slug.as_str(), json!({"account": record.account}))?;
         announce("looking at its rows for the last time");
         let last = self.last_look(links, &record, export, announce, &mut act).await?;
@@ -148,22 +149,33 @@ impl Tenancy {
         Ok(Ended { evidence, file })
     }
 
-    /// Whether an export could be written, by beginning one; of a purge that has written its export nothing is looked at.
+    /// Whether an export could be written, by beginning one; of a purge that has looked for the last time, whether it was begun so.
     ///
     /// # Errors
-    /// When the file is there already, its folder is not, or a key cannot be used.
+    /// When the file is there already, its folder is not, or a key cannot be used; or when rows may be gone that were not exported
+    /// there.
     pub fn check_export(&self, slug: &TenantSlug, export: Option<(&Path, &Seal)>) -> Result<(), TenancyError> {
         let Some((to, seal)) = export else { return Ok(()) };
-        if self.has_begun_to_destroy(slug)? {
-            return Ok(());
+        let Some(last) = self.last_looked(slug)? else {
+            return ArchiveWriter::<TenantManifest>::create(to, seal).map(drop).map_err(TenancyError::Archive);
+        };
+        match last.export {
+            Some(export) if export.file == absolute(to) => Ok(()),
+            Some(ExportFile { file, .. }) => Err(TenancyError::Invalid(format!(
+                "the purge of tenant {slug} has begun, and its rows are in {}: say it with that file",
+                file.display()
+            ))),
+            None => Err(TenancyError::Invalid(format!(
+                "the purge of tenant {slug} has begun without an export, and rows may be gone: only --no-export completes it"
+            ))),
         }
-        ArchiveWriter::<TenantManifest>::create(to, seal).map(drop).map_err(TenancyError::Archive)
     }
 
-    /// Whether a purge was begun that may have destroyed something.
-    fn has_begun_to_destroy(&self, slug: &TenantSlug) -> Result<bool, TenancyError> {
+    /// What a purge that may have destroyed something has seen before.
+    fn last_looked(&self, slug: &TenantSlug) -> Result<Option<LastLook>, TenancyError> {
         let begun = self.journal.find(Act::PurgeTenant, slug.as_str()).map_err(TenancyError::Journal)?;
-        Ok(begun.is_some_and(|lines| lines.iter().any(|line| line.step == EXPORTED)))
+        let step = begun.and_then(|lines| lines.into_iter().find(|line| line.step == EXPORTED));
+        Ok(step.map(|step| serde_json::from_value(step.detail).unwrap_or_default()))
     }
 
     /// What there is before it is destroyed; written down, so that a purge that was cut short does not look at what is left.
@@ -175,8 +187,8 @@ impl Tenancy {
         announce: &(dyn Fn(&str) + Sync),
         act: &mut OpenAct,
     ) -> Result<LastLook, TenancyError> {
-        if let Some(done) = act.lines.iter().find(|line| line.step == EXPORTED) {
-            return Ok(serde_json::from_value(done.detail.clone()).unwrap_or_default());
+        if let Some(last) = self.last_looked(&record.slug)? {
+            return Ok(last);
         }
         let mut last = LastLook::default();
         let is_listed = match (links.database().await?, &record.account) {
@@ -185,10 +197,15 @@ impl Tenancy {
             }
             (None, _) | (_, None) => false,
         };
+        if is_listed && let Some(database) = links.database().await? {
+            // What still waited at the hub was stored until here; from here on nothing is.
+            let closed = database.set_tenant_state(&self.tenant_of(record)?, TenantState::Offboarding).await;
+            closed.map_err(TenancyError::Rows)?;
+        }
         match (is_listed, export) {
             (true, Some((to, seal))) => {
                 last.tables = self.backup_rows(links, &record.slug, (to, seal), announce).await?.tables;
-                let file = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+                let file = absolute(to);
                 let sha256 = sha256_of(&file).map_err(|source| {
                     TenancyError::Archive(ArchiveError::Read { path: file.display().to_string(), source })
                 })?;
@@ -218,7 +235,7 @@ impl Tenancy {
     /// # Errors
     /// When it is not offboarded, or a server does not follow.
     pub async fn restore(&self, links: &Links, slug: &TenantSlug) -> Result<TenantRecord, TenancyError> {
-        if self.has_begun_to_destroy(slug)? {
+        if self.last_looked(slug)?.is_some() {
             return Err(TenancyError::Invalid(format!(
                 "the purge of tenant {slug} has begun and cannot be taken back: `bulkhead tenant offboard {slug} --purge` completes it"
             )));
@@ -333,6 +350,10 @@ impl Tenancy {
         write_secret(&path, token.as_bytes()).map_err(TenancyError::File)?;
         Ok(path)
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn sha256_of(file: &Path) -> std::io::Result<String> {

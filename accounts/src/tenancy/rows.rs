@@ -19,6 +19,8 @@ use crate::plan::{Plan, PlanChoice, PlanName};
 const READ_AHEAD: usize = 16;
 const PREFIX: &str = "rows/";
 const SUFFIX: &str = ".csv";
+/// The step of a copy that made its tenant, with the tenant's id.
+const MADE: &str = "made";
 
 /// A backup of a tenant's rows that was read to its end.
 pub struct VerifiedRows {
@@ -162,7 +164,7 @@ impl Tenancy {
     ) -> Result<(TenantRecord, BroughtRows), TenancyError> {
         let manifest = &backup.manifest;
         let sites = self.check_copy(manifest, slug)?;
-        let act = self.begin(Act::CopyRows, slug.as_str(), detail(manifest))?;
+        let mut act = self.begin(Act::CopyRows, slug.as_str(), detail(manifest))?;
         let order = NewTenant {
             slug: slug.clone(),
             display_name: manifest.display_name.clone(),
@@ -179,6 +181,9 @@ impl Tenancy {
                 return Err(error);
             }
         };
+        if !act.is_done(MADE) {
+            act.step_with(MADE, json!(added.record.id), self.now_s()).map_err(TenancyError::Journal)?;
+        }
         for site in sites {
             self.add_site(links, &SitePath { tenant: slug.clone(), site }).await?;
         }
@@ -209,12 +214,19 @@ impl Tenancy {
     /// When a tenant of this name is there that is not this copy, or another backup's copy was begun under it.
     pub fn check_copy(&self, manifest: &TenantManifest, slug: &TenantSlug) -> Result<Vec<SiteName>, TenancyError> {
         let begun = self.journal.find(Act::CopyRows, slug.as_str()).map_err(TenancyError::Journal)?;
-        let begun = begun.and_then(|lines| lines.into_iter().next());
-        match (begun, self.records.find(slug).map_err(TenancyError::Record)?) {
+        let known = self.records.find(slug).map_err(TenancyError::Record)?;
+        let begun = begun.unwrap_or_default();
+        let is_made = |record: &TenantRecord| {
+            record.stage == TenantStage::Adding
+                || begun.iter().any(|line| line.step == MADE && line.detail == json!(record.id))
+        };
+        match (begun.first(), &known) {
             (Some(begun), _) if begun.detail != detail(manifest) => Err(TenancyError::Invalid(format!(
                 "tenant {slug} was begun as the copy of another backup, and is not done: go on with that file, or remove it \
                  (`bulkhead tenant offboard {slug} --purge`)"
             ))),
+            // Somebody else's, who came in between; or a copy without anything yet, to be on the safe side.
+            (Some(_), Some(record)) if !is_made(record) => Err(TenancyError::AlreadyThere(slug.clone())),
             (None, Some(_)) => Err(TenancyError::AlreadyThere(slug.clone())),
             (Some(_), _) | (None, None) => {
                 let parse = |site: &String| {

@@ -50,7 +50,8 @@ impl Pooler {
 
 /// As [`Pooler::options`] for whoever needs a session and nothing else.
 pub(crate) fn marked(to: PgConnectOptions) -> PgConnectOptions {
-    to.options([MARK])
+    // A machine that vanishes is given up within a minute: its session may hold a tenant's messages.
+    to.options([MARK, ("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")])
 }
 
 /// Makes sure that a connection is PostgreSQL's own, and not one that a pooler lends.

@@ -47,6 +47,11 @@ pub enum ProvisioningError {
     SiteInUse { site: SiteName, pollers: u64 },
     #[error("somebody else is moving the rows of tenant {slug}, or purging them: wait for that, and say it again")]
     BeingMoved { slug: TenantSlug },
+    #[error(
+        "a move of the rows of tenant {slug} was begun and is not done: `bulkhead tenant plan {slug} PLAN` completes it, or takes \
+         it back; say this again then"
+    )]
+    MoveBegun { slug: TenantSlug },
     #[error("tenant {slug} leaves: its rows stay where they are; restore it first")]
     Leaves { slug: TenantSlug },
     #[error(

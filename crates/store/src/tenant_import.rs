@@ -99,11 +99,13 @@ impl Provisioning {
         (fed, progress): (mpsc::Receiver<FedRows>, &ImportProgress<'_>),
     ) -> Result<BroughtRows, ProvisioningError> {
         let mut connection = self.alone_with(tenant).await?;
-        let sql = "select isolation from platform.tenant where tenant_id = $1";
+        let sql = "select isolation, exists (select from platform.tenant_move m where m.tenant_id = t.tenant_id)
+                   from platform.tenant t where tenant_id = $1";
         let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_optional(&mut connection).await;
         let row = row.map_err(failed("look where a tenant's rows are"))?;
         // A rehearsal needs no tenant.
         let isolation = match (row, how) {
+            (Some(row), _) if row.get(1) => return Err(ProvisioningError::MoveBegun { slug: tenant.slug.clone() }),
             (Some(row), _) => isolation_in(&row)?,
             (None, Bring::Rehearse) => Isolation::Shared,
             (None, Bring::Copy | Bring::Back { .. }) => {
@@ -120,8 +122,14 @@ impl Provisioning {
         values::check_values(&mut importer.connection).await?;
         let brought = match how {
             Bring::Rehearse => Ok(importer.counted(expected)),
-            Bring::Copy => importer.bring(None).await,
-            Bring::Back { taken_ms } => importer.bring_back(taken_ms).await,
+            Bring::Copy | Bring::Back { .. } => {
+                let too_old = importer.prepare().await?;
+                let brought = match how {
+                    Bring::Back { taken_ms } => importer.bring_back(taken_ms).await,
+                    Bring::Copy | Bring::Rehearse => importer.bring(None).await,
+                };
+                brought.map(|brought| BroughtRows { too_old, ..brought })
+            }
         };
         // Closing lets go of the lock and of what was laid out.
         importer.connection.close().await.map_err(failed("close"))?;
@@ -262,15 +270,36 @@ impl Importer<'_> {
     async fn bring(&mut self, since: Option<OffsetDateTime>) -> Result<BroughtRows, ProvisioningError> {
         self.begin().await?;
         let brought = self.bring_all(since).await;
-        let end = if brought.is_ok() { "commit" } else { "rollback" };
+        self.end(brought).await
+    }
+
+    async fn end<T>(&mut self, done: Result<T, ProvisioningError>) -> Result<T, ProvisioningError> {
+        let end = if done.is_ok() { "commit" } else { "rollback" };
         let ended = self.run("bring rows", end.to_owned()).await;
-        let brought = brought?;
-        ended.map(|_| brought)
+        let done = done?;
+        ended.map(|_| done)
+    }
+
+    /// In a transaction of its own, before anybody waits: whoever needs a new partition waits for this one.
+    async fn prepare(&mut self) -> Result<BTreeMap<String, u64>, ProvisioningError> {
+        self.begin().await?;
+        let prepared = async {
+            let too_old = self.drop_too_old().await?;
+            self.make_partitions().await?;
+            Ok(too_old)
+        };
+        let prepared = prepared.await;
+        self.end(prepared).await
     }
 
     async fn bring_all(&mut self, since: Option<OffsetDateTime>) -> Result<BroughtRows, ProvisioningError> {
-        let mut brought = BroughtRows { too_old: self.drop_too_old().await?, ..BroughtRows::default() };
-        self.make_partitions().await?;
+        let mut brought = BroughtRows::default();
+        // Retention removes nothing meanwhile.
+        let sql = format!(
+            "select pg_advisory_xact_lock(hashtext('remove_old_rows'), hashtext('{}'))",
+            self.tenant.id.as_uuid()
+        );
+        self.run("keep retention away", sql).await?;
         let since = since.map(|since| format!("to_timestamp({})", since.unix_timestamp()));
         if let Some(since) = &since {
             brought.gone = self.remove_others(since).await?;
@@ -340,7 +369,8 @@ impl Importer<'_> {
         let sql = format!(
             "delete from check_state mine where tenant_id = '{id}' and not exists (
                  select from result r where r.tenant_id = '{id}' and r.check_name = mine.check_name and r.vantage = mine.vantage
-                   and r.slot >= mine.slot and r.received_at >= {since})"
+                   and r.slot >= mine.slot and r.received_at >= {since})
+             and slot < {since}"
         );
         self.run("remove states that the backup does not have", sql).await?;
         gone.retain(|_, rows| *rows > 0);
@@ -371,8 +401,8 @@ impl Importer<'_> {
 /// When a row of the tenant stands for the one of the backup although it is another. Counters only grow.
 fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
     match shape.table {
-        "check_state" => Some("mine.slot > i.slot".to_owned()),
-        "poller_seen" => Some("mine.last_batch_at > i.last_batch_at".to_owned()),
+        "check_state" => Some("mine.slot >= i.slot".to_owned()),
+        "poller_seen" => Some("mine.last_batch_at >= i.last_batch_at".to_owned()),
         "ingest_count" => Some(pairs(&shape.columns, ">=")),
         "config_change" => None,
         _received => since.map(|since| format!("mine.received_at >= {since}")),
@@ -396,14 +426,15 @@ fn same(shape: &Shape) -> String {
 /// Brings what was laid out. Where something newer is, that stays.
 fn put(shape: &Shape, tenant: &Tenant) -> String {
     let (table, list, id) = (shape.table, shape.list(), tenant.id.as_uuid());
-    let newest = |column: &str| {
-        let all = shape.columns.iter().filter(|one| !shape.key.contains(one));
-        let all: Vec<String> = all.map(|one| format!("{one} = excluded.{one}")).collect();
-        format!("do update set {} where mine.{column} < excluded.{column}", all.join(", "))
-    };
+    let all = shape.columns.iter().filter(|one| !shape.key.contains(one));
+    let all: Vec<String> = all.map(|one| format!("{one} = excluded.{one}")).collect();
+    let replaced = format!("do update set {}", all.join(", "));
+    let newest = |column: &str| format!("{replaced} where mine.{column} < excluded.{column}");
     let conflict = match table {
         "check_state" => newest("slot"),
         "poller_seen" => newest("last_batch_at"),
+        // Nobody changes it: what is otherwise was changed by hand.
+        "config_change" => replaced,
         "ingest_count" => {
             let greatest = |column: &String| format!("{column} = greatest(mine.{column}, excluded.{column})");
             format!("do update set {}", shape.columns.iter().map(greatest).collect::<Vec<_>>().join(", "))

@@ -146,10 +146,30 @@ fn find(tools: &Path) -> anyhow::Result<PathBuf> {
 
 fn download(package: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(folder).context("make a folder")?;
-    run(Command::new("apt-get").args(["download", "--quiet", package]).current_dir(folder))
-        .context("install pgbouncer, or let `apt-get download` fetch it: `apt-get update` may be needed first")?;
+    let fetch = |options: &[String]| {
+        run(Command::new("apt-get").args(options).args(["download", "--quiet", package]).current_dir(folder))
+    };
+    // A fresh machine may never have asked which packages there are; the lists are read beside its own.
+    if fetch(&[]).is_err() {
+        let lists = lists_beside(&folder.with_extension("apt"))?;
+        run(Command::new("apt-get").args(&lists).args(["--quiet", "update"]))
+            .context("ask which packages there are")?;
+        fetch(&lists).context("install pgbouncer, or let `apt-get download` fetch it")?;
+    }
     let came = fs::read_dir(folder).context("look what came")?.flatten().next();
     Ok(came.with_context(|| format!("no package came for {package}"))?.path())
+}
+
+/// What apt-get is told so that it keeps all it learns in a folder.
+fn lists_beside(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let (lists, cache) = (folder.join("lists"), folder.join("cache"));
+    for inner in [lists.join("partial"), cache.join("archives/partial")] {
+        fs::create_dir_all(inner).context("make a folder")?;
+    }
+    let lists = format!("Dir::State::lists={}", lists.display());
+    let cache = format!("Dir::Cache={}", cache.display());
+    let user = "APT::Sandbox::User=root".to_owned();
+    Ok([lists, cache, user].into_iter().flat_map(|option| ["-o".to_owned(), option]).collect())
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

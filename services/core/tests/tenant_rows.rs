@@ -392,6 +392,42 @@ async fn control_rows_that_are_lost_on_the_way_are_missed() {
     bring(&world.provisioning, &copy, Bring::Copy, &taken).await.unwrap();
 }
 
+/// Rows that went would stay in the place that the move has filled by half.
+#[tokio::test]
+async fn nothing_is_brought_where_a_move_was_begun() {
+    let world = world().await;
+    fill(&world, &world.acme).await;
+    let taken = take(&world.provisioning, &world.acme).await;
+    let back = Bring::Back { taken_ms: taken.exported.taken_ms };
+    let mut superuser = world.database.superuser().await.unwrap();
+    let id = world.acme.id.as_uuid();
+    run(&mut superuser, &format!("insert into platform.tenant_move values ('{id}', 'schema')")).await;
+    let refused = bring(&world.provisioning, &world.acme, back, &taken).await.unwrap_err();
+    assert!(matches!(refused, ProvisioningError::MoveBegun { .. }), "{refused:?}");
+    run(&mut superuser, "delete from platform.tenant_move").await;
+    bring(&world.provisioning, &world.acme, back, &taken).await.unwrap();
+}
+
+/// A check that stopped keeps its last state, though the result that it is of is gone.
+#[tokio::test]
+async fn a_state_that_is_newer_than_the_backup_stays() {
+    let world = world().await;
+    fill(&world, &world.acme).await;
+    let taken = take(&world.provisioning, &world.acme).await;
+    let mut superuser = world.database.superuser().await.unwrap();
+    let of = format!("tenant_id = '{}' and check_name = 'web-11'", world.acme.id.as_uuid());
+    run(&mut superuser, &format!("update shared.check_state set slot = now(), outcome = 'fail' where {of}")).await;
+    let back = Bring::Back { taken_ms: taken.exported.taken_ms };
+    bring(&world.provisioning, &world.acme, back, &taken).await.unwrap();
+    let newer = format!("select count(*) from shared.check_state where {of} and outcome = 'fail'");
+    assert_eq!(number(&mut superuser, &newer).await, 1);
+    // Control: one that the backup is newer than comes back.
+    let older = format!("update shared.check_state set slot = slot - interval '9 days', outcome = 'fail' where {of}");
+    run(&mut superuser, &older).await;
+    bring(&world.provisioning, &world.acme, back, &taken).await.unwrap();
+    assert_eq!(number(&mut superuser, &newer).await, 0);
+}
+
 /// What the plan keeps no longer is left out, and said.
 #[tokio::test]
 async fn rows_that_the_plan_does_not_keep_are_left_out() {
