@@ -2,15 +2,15 @@
 //! meets another's rows, and what would go wrong without care does go wrong.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+mod rows;
+
 use std::time::Duration;
 
 use bulkhead_bus::Tenant;
-use bulkhead_bus::payload::{CheckKind, Measured, Outcome, Query};
+use bulkhead_bus::payload::Query;
 use bulkhead_core::admission::DeadReason;
 use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::handlers::store::{glance_at, list_pollers, list_results, list_states};
-use bulkhead_core::precedence::Candidate;
 use bulkhead_core::store::{self, DeadLetter};
 use bulkhead_runtime::now_ms;
 use bulkhead_store::{Change, Provisioning, Store, StoreError};
@@ -19,29 +19,14 @@ use bulkhead_testkit::{PgBouncer, TestDatabase};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
 
-const ROUNDS: i64 = 40;
+use rows::row;
 
-/// A result of the check that has its tenant's name.
-fn row(tenant: &Tenant, slot_ms: i64) -> Candidate {
-    let measured = Measured {
-        check: tenant.slug.as_str().parse().unwrap(),
-        kind: CheckKind::Tcp,
-        slot_ms,
-        started_ms: slot_ms,
-        outcome: Outcome::Ok,
-        reason: None,
-        latency_us: Some(7),
-        generation: 0,
-        island: false,
-        detail: BTreeMap::new(),
-    };
-    Candidate { measured, vantage: "oslo".to_owned(), poller: "p1".to_owned(), attested: true }
-}
+const ROUNDS: i64 = 40;
 
 fn shares(tenant: &Tenant, slot_ms: i64) -> Shares {
     let mut shares = Shares::default();
     let share = shares.of(tenant);
-    share.rows.extend([row(tenant, slot_ms), row(tenant, slot_ms + 500)]);
+    share.rows.extend([slot_ms, slot_ms + 500].map(|slot_ms| row(tenant.slug.as_str(), slot_ms)));
     share.seen.push(Seen { site: "oslo".parse().unwrap(), poller: "p1".parse().unwrap(), sequence: None });
     shares
 }

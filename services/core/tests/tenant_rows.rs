@@ -3,20 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod load;
+mod rows;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bulkhead_bus::Tenant;
-use bulkhead_core::commit::Writer;
+use bulkhead_core::commit::{Shares, Writer};
 use bulkhead_store::{
-    Bring, BroughtRows, ExportedRows, FedRows, Provisioning, ProvisioningError, RowPiece, TENANT_TABLES, TableSum,
+    Bring, BroughtRows, ExportedRows, FedRows, ImportStep, Provisioning, ProvisioningError, RowPiece, StoreError,
+    TENANT_TABLES, TableSum,
 };
 use bulkhead_testkit::database::{account_key, tenant};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::mpsc;
 
-use load::{Load, ROWS_A_BATCH, World, store_alone, world};
+use load::{Load, ROWS_A_BATCH, World, share, store_alone, world};
 
 /// Everything that was read, as a file would hold it.
 #[derive(Debug, Clone)]
@@ -390,6 +392,38 @@ async fn control_rows_that_are_lost_on_the_way_are_missed() {
     assert_eq!(world.provisioning.sum_tenant(&copy).await.unwrap(), empty);
     run(&mut superuser, "drop trigger lose on shared.result").await;
     bring(&world.provisioning, &copy, Bring::Copy, &taken).await.unwrap();
+}
+
+/// Whoever stores meanwhile is told to come again, and can once the rows are back.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_wait_while_rows_are_brought_back() {
+    let world = world().await;
+    fill(&world, &world.acme).await;
+    let taken = take(&world.provisioning, &world.acme).await;
+    let (told, mut is_bringing) = mpsc::unbounded_channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let waits = std::sync::Mutex::new(waits);
+    let progress = |step: ImportStep<'_>| {
+        if step == ImportStep::Bringing("result") {
+            told.send(()).unwrap();
+            tokio::task::block_in_place(|| waits.lock().unwrap().recv().unwrap());
+        }
+    };
+    let back = Bring::Back { taken_ms: taken.exported.taken_ms };
+    let fed = (feed(&taken.parts, true), &progress as _);
+    let (mut writer, acme) = (Writer::new(world.store.clone()), world.acme.clone());
+    let storing = tokio::spawn(async move {
+        is_bringing.recv().await.unwrap();
+        let mut shares = Shares::default();
+        share(&mut shares, &acme, 5);
+        let refused = writer.write(&shares.ready()).await;
+        go_on.send(()).unwrap();
+        refused
+    });
+    world.provisioning.import_tenant(&world.acme, back, &taken.exported.tables, fed).await.unwrap();
+    let refused = storing.await.unwrap();
+    assert!(matches!(refused, Err(StoreError::Moved { .. })), "{refused:?}");
+    store_alone(&mut Writer::new(world.store.clone()), &world.acme, 5).await;
 }
 
 /// Rows that went would stay in the place that the move has filled by half.

@@ -1,11 +1,9 @@
 //! A tenant whose results keep arriving and are read, beside another one's.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use bulkhead_bus::payload::{CheckKind, Measured, Outcome};
 use bulkhead_bus::{AccountKey, Tenant};
 use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::precedence::Candidate;
@@ -14,6 +12,8 @@ use bulkhead_store::{Provisioning, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{onboard, tenant};
 use tokio::task::JoinHandle;
+
+use crate::rows::row;
 
 pub(crate) const ROWS_A_BATCH: i64 = 40;
 const HISTORY_DAYS: i64 = 3;
@@ -41,21 +41,9 @@ pub(crate) async fn world() -> World {
 /// Batch `number`: rows that no other batch has, of several days.
 fn rows(number: i64) -> impl Iterator<Item = Candidate> {
     let start = (now_ms() / DAY_MS - HISTORY_DAYS) * DAY_MS;
-    (0..ROWS_A_BATCH).map(move |row| {
-        let slot_ms = start + (row % HISTORY_DAYS) * DAY_MS + number * 10_000;
-        let measured = Measured {
-            check: format!("web-{row}").parse().unwrap(),
-            kind: CheckKind::Http,
-            slot_ms,
-            started_ms: slot_ms,
-            outcome: Outcome::Ok,
-            reason: None,
-            latency_us: Some(7),
-            generation: 0,
-            island: false,
-            detail: BTreeMap::new(),
-        };
-        Candidate { measured, vantage: "oslo".to_owned(), poller: "p1".to_owned(), attested: true }
+    (0..ROWS_A_BATCH).map(move |row_number| {
+        let slot_ms = start + (row_number % HISTORY_DAYS) * DAY_MS + number * 10_000;
+        row(&format!("web-{row_number}"), slot_ms)
     })
 }
 
