@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bulkhead_bus::gate::{CALLOUT, DECISIONS, GATE_BUCKET};
 use bulkhead_bus::{Head, Role, StreamName, role_permissions};
-use bulkhead_runtime::{BucketSpec, LogSpec};
+use bulkhead_runtime::{BucketSpec, LogSpec, MEMBER_BUCKETS};
 
 use crate::hub_size::HubSize;
 use crate::plan::Plan;
@@ -21,7 +21,8 @@ const EVERYBODY: &[&str] = &["STANDARD", "LEAFNODE"];
 const HUB_DISK_SLACK: i64 = 64 << 20;
 const HUB_STREAMS: i64 = 8;
 /// What the gatekeeper knows: 10,000 accounts with a few kilobytes each, and the largest of them.
-pub const GATE: BucketSpec = BucketSpec { name: GATE_BUCKET, max_bytes: 256 << 20, max_value_bytes: 512 << 10 };
+pub const GATE: BucketSpec =
+    BucketSpec { name: GATE_BUCKET, max_bytes: 256 << 20, max_value_bytes: 512 << 10, has_ends: false };
 /// What it has decided, until audit has read it.
 pub const DECISIONS_LOG: LogSpec = LogSpec {
     name: DECISIONS,
@@ -186,10 +187,11 @@ pub fn sentinel_account(keys: &[RoleKey], callout: &Callout) -> AccountBody {
 /// CORE: constant however many tenants there are. The exports make the server write token 2.
 #[must_use]
 pub fn core_account(keys: &[RoleKey], hub: HubSize) -> AccountBody {
-    let specs: Vec<_> = StreamName::HUB.into_iter().map(StreamName::spec).collect();
+    let streams = StreamName::HUB.into_iter().map(|stream| stream.spec().max_bytes);
+    let kept: Vec<i64> = streams.chain(MEMBER_BUCKETS.map(|bucket| bucket.max_bytes)).collect();
     // Every copy of a stream counts against the account (facts: hub-of-three).
     let copies = i64::try_from(hub.servers()).unwrap_or(i64::MAX);
-    let disk = specs.iter().map(|spec| spec.max_bytes).sum::<i64>() * copies;
+    let disk = kept.iter().sum::<i64>() * copies;
     let limits = AccountLimits {
         subs: 20_000,
         data: -1,
@@ -199,9 +201,10 @@ pub fn core_account(keys: &[RoleKey], hub: HubSize) -> AccountBody {
         conn: 64,
         disk_storage: disk + HUB_DISK_SLACK,
         streams: HUB_STREAMS,
-        consumer: HUB_STREAMS * 2,
+        // Each replica of the registry watches both buckets.
+        consumer: HUB_STREAMS * 8,
         max_ack_pending: 20_000,
-        disk_max_stream_bytes: specs.iter().map(|spec| spec.max_bytes).max().unwrap_or(0),
+        disk_max_stream_bytes: kept.iter().copied().max().unwrap_or(0),
         max_bytes_required: true,
         ..AccountLimits::default()
     };

@@ -124,8 +124,8 @@ impl From<ClientError> for Failure {
             )
             | ClientError::Unreadable(_) => FAILED,
             ClientError::Refused { code, .. } => match code {
-                ErrorCode::Invalid | ErrorCode::NotFound => INVALID,
-                ErrorCode::Refused => REFUSED,
+                ErrorCode::Invalid | ErrorCode::NotFound | ErrorCode::Conflict => INVALID,
+                ErrorCode::Refused | ErrorCode::OverQuota | ErrorCode::Fenced | ErrorCode::NotSigned => REFUSED,
                 ErrorCode::Unavailable => UNREACHABLE,
             },
         };

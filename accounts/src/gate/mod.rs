@@ -28,9 +28,10 @@ pub use secrets::GateSecrets;
 pub const AUTH: &str = "auth";
 pub const SENT: &str = "sent";
 /// What each service of the platform may be behind the gatekeeper, in whichever account has such a role.
-const SERVICES: [(&str, &[Role]); 4] = [
+const SERVICES: [(&str, &[Role]); 5] = [
     ("core", &[Role::CoreStream, Role::CoreRpc, Role::CoreLive]),
-    ("poller-dispatch", &[Role::DispatchPush]),
+    ("registry", &[Role::RegistryRpc, Role::RegistryKeep]),
+    ("poller-dispatch", &[Role::DispatchPush, Role::DispatchRpc]),
     ("provisioning", &[Role::Provisioner]),
     ("backup", &[Role::Backup]),
 ];

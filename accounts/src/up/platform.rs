@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bulkhead_bus::{AccountKey, Role, StreamName, Tenant, TenantSlug, TenantState, UserName};
 use bulkhead_claims::AccountBody;
-use bulkhead_runtime::{Bus, BusSettings, Chain, EnsureError, LimitReached, TlsFiles, eventually};
+use bulkhead_runtime::{Bus, BusSettings, Chain, EnsureError, LimitReached, MEMBER_BUCKETS, TlsFiles, eventually};
 use bulkhead_store::{Provisioning, ProvisioningError};
 use time::OffsetDateTime;
 
@@ -348,7 +348,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Makes the hub's streams, with a copy on each server.
+    /// Makes the hub's streams and the registry's buckets, with a copy on each server.
     ///
     /// # Errors
     /// When the hub refuses them.
@@ -365,6 +365,13 @@ impl Platform {
             });
             let made = made.await.map_err(|source| PlatformError::NoStreams(spec.name, source))?;
             made.map_err(PlatformError::Streams)?;
+        }
+        for bucket in MEMBER_BUCKETS {
+            let made = eventually("a bucket on every server", STREAMS_LIMIT, || async {
+                let made = bus.ensure_bucket(&bucket, hub.servers()).await;
+                made.map_err(|error| Chain(&error).to_string())
+            });
+            made.await.map_err(|source| PlatformError::NoStreams(bucket.name, source))?;
         }
         Ok(())
     }

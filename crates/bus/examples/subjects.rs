@@ -20,7 +20,14 @@ fn account_of(role: Role) -> &'static str {
     match role {
         Role::Leaf | Role::Poller | Role::Admin | Role::Viewer => "tenant",
         Role::PlatformAdmin => "OPS",
-        Role::CoreStream | Role::CoreRpc | Role::DispatchPush | Role::Provisioner | Role::Backup => "CORE",
+        Role::CoreStream
+        | Role::CoreRpc
+        | Role::DispatchPush
+        | Role::DispatchRpc
+        | Role::RegistryRpc
+        | Role::RegistryKeep
+        | Role::Provisioner
+        | Role::Backup => "CORE",
         Role::CoreLive => "INTAKE",
         Role::SystemOperator | Role::GateWatch => "SYS",
         Role::Gatekeeper | Role::GateWriter => "AUTH",
@@ -35,6 +42,8 @@ fn way_of(way: Way) -> String {
         Way::Live => "at most once, display only".to_owned(),
         Way::WakeUp => "at most once, wake-up only".to_owned(),
         Way::Edge(stream) => format!("stream `{}` on the leaf, at least once", stream.as_str()),
+        Way::Service => "request and reply, between services".to_owned(),
+        Way::Event => "at most once, between services".to_owned(),
     }
 }
 
@@ -53,7 +62,14 @@ fn ends(row: &SubjectRow) -> (String, String) {
     match row.way {
         Way::Edge(_) => ("edge poller".to_owned(), "edge forwarder".to_owned()),
         Way::Durable(_) => (list(names(row.from), "edge forwarder"), list(names(row.to), "nobody")),
-        Way::Request | Way::Live | Way::WakeUp => (list(names(row.from), "nobody"), list(names(row.to), "nobody")),
+        // What pollers ask they ask over the leaf, as its local users.
+        Way::Request if row.via_leaf => {
+            let edge = if row.pattern.contains("<name>") { "edge poller<br>edge forwarder" } else { "edge poller" };
+            (format!("{edge}<br>{}", list(names(row.from), "nobody")), list(names(row.to), "nobody"))
+        }
+        Way::Request | Way::Live | Way::WakeUp | Way::Service | Way::Event => {
+            (list(names(row.from), "nobody"), list(names(row.to), "nobody"))
+        }
     }
 }
 
@@ -68,7 +84,8 @@ fn write_subjects(page: &mut impl Write) -> io::Result<()> {
         let (from, to) = ends(row);
         let in_core = row.core_pattern().map_or_else(|| "never leaves the site".to_owned(), |pattern| code(&pattern));
         let by_leaf = if row.via_leaf { "yes" } else { "no" };
-        let (own, way) = (code(row.pattern), way_of(row.way));
+        let own = if row.is_a_tenants() { code(row.pattern) } else { "never".to_owned() };
+        let way = way_of(row.way);
         writeln!(page, "| {own} | {in_core} | {from} | {to} | {by_leaf} | {way} | {} | {} |", row.payload, row.about)?;
     }
     Ok(())
@@ -157,7 +174,9 @@ fn main() -> io::Result<()> {
 mod tests {
     use super::*;
     use bulkhead_bus::payload::{DETAIL_BYTES_MAX, LIST_LIMIT_MAX, RESULTS_PER_BATCH_MAX};
-    use bulkhead_bus::{CoreVerb, LiveKind, MAX_BATCH_BYTES, WakeUp, header};
+    use bulkhead_bus::{
+        AssignmentVerb, CoreVerb, DispatchVerb, LeaseVerb, LiveKind, MAX_BATCH_BYTES, RegistryVerb, WakeUp, header,
+    };
 
     #[test]
     fn the_page_names_every_role_stream_and_subject_of_the_table() {
@@ -165,7 +184,8 @@ mod tests {
         write_page(&mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
         for row in SUBJECTS {
-            assert!(page.contains(&code(row.pattern)), "{}", row.pattern);
+            let shown = if row.is_a_tenants() { Some(row.pattern.to_owned()) } else { row.core_pattern() };
+            assert!(shown.is_some_and(|shown| page.contains(&code(&shown))), "{}", row.pattern);
             for role in row.from.iter().chain(row.to) {
                 assert!(roles().contains(role), "{role:?} has no line");
             }
@@ -205,7 +225,11 @@ mod tests {
         let verbs = CoreVerb::ALL.iter().map(|verb| verb.token());
         let tokens = verbs
             .chain(WakeUp::ALL.iter().map(|verb| verb.token()))
-            .chain(LiveKind::ALL.iter().map(|kind| kind.token()));
+            .chain(LiveKind::ALL.iter().map(|kind| kind.token()))
+            .chain(LeaseVerb::ALL.iter().map(|verb| verb.token()))
+            .chain(RegistryVerb::ALL.iter().map(|verb| verb.token()))
+            .chain(AssignmentVerb::ALL.iter().map(|verb| verb.token()))
+            .chain(DispatchVerb::ALL.iter().map(|verb| verb.token()));
         for word in tokens.chain([header::SIGNATURE, header::KEY, header::SEQUENCE]) {
             assert!(page.contains(&code(word)), "{word}");
         }

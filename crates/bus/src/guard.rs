@@ -314,10 +314,15 @@ fn admitted_tenant(tenant: &Tenant, claimed: Claimed<'_>, accepted: Accepted) ->
 fn check_sender(subject: &TenantSubject, claimed: Claimed<'_>) -> Result<(), Refusal> {
     let (site, poller) = match subject {
         TenantSubject::Forwarded { site, .. } => (Some(site), None),
-        TenantSubject::Live { site, poller, .. } | TenantSubject::Down { site, poller, .. } => {
-            (Some(site), Some(poller))
-        }
-        TenantSubject::Query { .. } => (None, None),
+        TenantSubject::Live { site, poller, .. }
+        | TenantSubject::Down { site, poller, .. }
+        | TenantSubject::Assignment { site, poller, .. } => (Some(site), Some(poller)),
+        TenantSubject::Lease { site, name, .. } => (Some(site), name.poller()),
+        TenantSubject::Query { .. }
+        | TenantSubject::Registry { .. }
+        | TenantSubject::Dispatch { .. }
+        | TenantSubject::Service { .. }
+        | TenantSubject::Event { .. } => (None, None),
     };
     let mismatch = |claimed: &str, actual: &str| {
         Err(Refusal::SenderMismatch { claimed: claimed.to_owned(), actual: actual.to_owned() })

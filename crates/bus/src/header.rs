@@ -65,6 +65,15 @@ pub fn signed_bytes(sequence: Sequence, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The bytes that a batch key signs for a request: the subject as it is spoken in the tenant's account, so that a request for
+/// one thing is none for another.
+#[must_use]
+pub fn signed_request_bytes(subject: &str, sequence: Sequence, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("bulkhead-request-1\n{subject}\n{sequence}\n").into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
 #[must_use]
 pub fn encode_signature(signature: &[u8]) -> String {
     BASE64URL_NOPAD.encode(signature)
@@ -85,6 +94,25 @@ pub fn verify<'a>(
     value_of: impl Fn(&str) -> Option<&'a str>,
     body: &[u8],
 ) -> Result<Option<Attestation>, AttestationError> {
+    verify_as(value_of, |sequence| signed_bytes(sequence, body))
+}
+
+/// As [`verify`], of a request on `subject` (as spoken in the tenant's account).
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_request<'a>(
+    value_of: impl Fn(&str) -> Option<&'a str>,
+    subject: &str,
+    body: &[u8],
+) -> Result<Option<Attestation>, AttestationError> {
+    verify_as(value_of, |sequence| signed_request_bytes(subject, sequence, body))
+}
+
+fn verify_as<'a>(
+    value_of: impl Fn(&str) -> Option<&'a str>,
+    signed: impl Fn(Sequence) -> Vec<u8>,
+) -> Result<Option<Attestation>, AttestationError> {
     let (signature, key, sequence) = match (value_of(SIGNATURE), value_of(KEY), value_of(SEQUENCE)) {
         (None, None, None) => return Ok(None),
         (Some(signature), Some(key), Some(sequence)) => (signature, key, sequence),
@@ -93,7 +121,7 @@ pub fn verify<'a>(
     let key: BatchKey = key.parse().map_err(|_| AttestationError::Key)?;
     let sequence: Sequence = sequence.parse()?;
     let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| AttestationError::Encoding)?;
-    if !key.is_signer_of(&signed_bytes(sequence, body), &signature) {
+    if !key.is_signer_of(&signed(sequence), &signature) {
         return Err(AttestationError::Mismatch);
     }
     Ok(Some(Attestation { key, sequence }))
@@ -127,6 +155,17 @@ mod tests {
         assert_eq!(verify(headers("%%", &key, "5.7"), b"{}"), Err(AttestationError::Encoding));
         assert_eq!(verify(headers(&signature, "U", "5.7"), b"{}"), Err(AttestationError::Key));
         assert_eq!(verify(|_| None, b"{}"), Ok(None));
+        let request = "up.oslo.p1.rpc.registry.renew";
+        assert_eq!(
+            verify_request(headers(&signature, &key, "5.7"), request, b"{}"),
+            Err(AttestationError::Mismatch),
+            "a batch's signature is no request's"
+        );
+        let signature = encode_signature(&pair.sign(&signed_request_bytes(request, sequence, b"{}")).unwrap());
+        assert!(verify_request(headers(&signature, &key, "5.7"), request, b"{}").unwrap().is_some());
+        let other = "up.oslo.p1.rpc.registry.register";
+        assert!(verify_request(headers(&signature, &key, "5.7"), other, b"{}").is_err());
+        assert_eq!(verify(headers(&signature, &key, "5.7"), b"{}"), Err(AttestationError::Mismatch));
         assert_eq!(verify(|name| (name == KEY).then_some("U"), b"{}"), Err(AttestationError::Incomplete));
     }
 }

@@ -7,8 +7,10 @@
 mod account_key;
 pub mod bundle;
 pub mod gate;
+mod grid;
 mod guard;
 pub mod header;
+pub mod members;
 mod name;
 pub mod payload;
 mod permission;
@@ -18,12 +20,17 @@ mod subject;
 pub mod table;
 
 pub use account_key::{AccountKey, AccountKeyError, BatchKey, BatchKeyError};
+pub use grid::Grid;
 pub use guard::{
     Account, Audience, Claim, Claimed, Guarded, Refusal, Scope, Tenant, TenantId, TenantSnapshot, TenantState,
     UnknownState,
 };
-pub use name::{CheckName, NameError, PollerName, SiteName, TenantSlug, UserName};
+pub use members::{LeaseClass, MemberKey};
+pub use name::{CheckName, MemberName, NameError, PollerName, SiteName, TenantSlug, UserName};
 pub use permission::{EdgeRole, Permissions, edge_permissions, role_permissions};
 pub use stream::{ConsumerSpec, MAX_BATCH_BYTES, StreamName, StreamSpec};
-pub use subject::{CoreSubject, CoreVerb, EdgeSubject, Lane, LiveKind, SubjectError, TenantSubject, WakeUp};
+pub use subject::{
+    AssignmentVerb, CoreSubject, CoreVerb, DispatchVerb, EdgeSubject, Lane, LeaseVerb, LiveKind, RegistryEvent,
+    RegistryVerb, ServiceVerb, SubjectError, TenantSubject, WakeUp,
+};
 pub use table::{Head, Role, SUBJECTS, SubjectRow, Way};

@@ -114,6 +114,66 @@ name_type!(
     UserName, "user name", |_| false
 );
 
+/// Who has a lease at a site: one of its pollers, or its leaf link, for which the forwarder speaks as `fwd`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum MemberName {
+    Leaf,
+    Poller(PollerName),
+}
+
+impl MemberName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Leaf => FORWARDER,
+            Self::Poller(name) => name.as_str(),
+        }
+    }
+
+    #[must_use]
+    pub fn poller(&self) -> Option<&PollerName> {
+        match self {
+            Self::Leaf => None,
+            Self::Poller(name) => Some(name),
+        }
+    }
+}
+
+impl FromStr for MemberName {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        if value == FORWARDER { Ok(Self::Leaf) } else { value.parse().map(Self::Poller) }
+    }
+}
+
+impl TryFrom<String> for MemberName {
+    type Error = NameError;
+
+    fn try_from(value: String) -> Result<Self, NameError> {
+        value.parse()
+    }
+}
+
+impl From<MemberName> for String {
+    fn from(name: MemberName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl From<PollerName> for MemberName {
+    fn from(name: PollerName) -> Self {
+        Self::Poller(name)
+    }
+}
+
+impl fmt::Display for MemberName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

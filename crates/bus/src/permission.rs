@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::gate;
+use crate::members;
+use crate::name::FORWARDER;
 use crate::question::{
     CONNECTED, ClaimsRequest, ServerQuestion, consumer_info, kick, server_connections, server_identity, stored_account,
     stored_message, stream_info, stream_restore, stream_snapshot,
@@ -46,12 +48,15 @@ fn filled(pattern: &str, value_of: impl Fn(&str) -> Option<String>) -> String {
 fn templated(role: Role, pattern: &str) -> String {
     let is_own = |placeholder: &str| match role {
         Role::Leaf => placeholder == "<site>",
-        Role::Poller => placeholder == "<site>" || placeholder == "<poller>",
+        Role::Poller => ["<site>", "<poller>", "<name>"].contains(&placeholder),
         Role::Admin | Role::Viewer | Role::PlatformAdmin => placeholder == "<user>",
         Role::CoreStream
         | Role::CoreRpc
         | Role::CoreLive
         | Role::DispatchPush
+        | Role::DispatchRpc
+        | Role::RegistryRpc
+        | Role::RegistryKeep
         | Role::Provisioner
         | Role::Backup
         | Role::SystemOperator
@@ -62,7 +67,7 @@ fn templated(role: Role, pattern: &str) -> String {
     };
     filled(pattern, |placeholder| match placeholder {
         "<site>" if is_own(placeholder) => Some("{{tag(site)}}".to_owned()),
-        "<poller>" | "<user>" if is_own(placeholder) => Some("{{name()}}".to_owned()),
+        "<poller>" | "<user>" | "<name>" if is_own(placeholder) => Some("{{name()}}".to_owned()),
         "<T>" if role == Role::Leaf => Some("{{account-subject()}}".to_owned()),
         _ => None,
     })
@@ -163,13 +168,15 @@ fn inbox(role: Role) -> Option<&'static str> {
         | Role::Viewer
         | Role::PlatformAdmin
         | Role::CoreStream
+        | Role::DispatchPush
+        | Role::RegistryKeep
         | Role::Provisioner
         | Role::Backup
         | Role::SystemOperator
         | Role::Gatekeeper
         | Role::GateWriter
         | Role::GateWatch => Some("_INBOX_{{name()}}.>"),
-        Role::CoreRpc | Role::CoreLive | Role::DispatchPush | Role::Sentinel => None,
+        Role::CoreRpc | Role::CoreLive | Role::DispatchRpc | Role::RegistryRpc | Role::Sentinel => None,
     }
 }
 
@@ -194,8 +201,22 @@ fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
                 permissions.publish.push(templated(role, row.pattern));
             }
             if receives {
-                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &asked_of(&pattern))));
                 permissions.publish.push("_R_.>".to_owned());
+            }
+        }
+        Way::Service => {
+            if sends {
+                permissions.publish.extend(in_core.map(|pattern| templated(role, &pattern)));
+            } else if receives {
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+            }
+        }
+        Way::Event => {
+            if sends {
+                permissions.publish.extend(in_core.map(|pattern| templated(role, &pattern)));
+            } else if receives {
+                permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
             }
         }
         Way::Live => {
@@ -226,6 +247,49 @@ fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
     }
 }
 
+/// What a service that answers listens to for a request: everything that may ask it, people and pollers alike, in one
+/// subscription, because two that overlap would be handed the same request twice.
+fn asked_of(pattern: &str) -> String {
+    match pattern.rsplit_once('.') {
+        Some((head, verb)) if !verb.starts_with('<') => {
+            let service = head.rsplit('.').next().unwrap_or_default();
+            format!("t.<T>.up.<site>.<name>.rpc.{service}.<verb>")
+        }
+        Some(_) | None => pattern.to_owned(),
+    }
+}
+
+/// Reads and writes the buckets of members, and can neither purge nor delete them.
+fn keep_rights() -> Vec<String> {
+    let of_bucket = |bucket: &str| {
+        let stream = format!("KV_{bucket}");
+        let mut rights = vec![
+            format!("$KV.{bucket}.>"),
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            format!("$JS.API.DIRECT.GET.{stream}.>"),
+        ];
+        rights.extend(watch_rights(&stream));
+        rights
+    };
+    members::BUCKETS.into_iter().flat_map(of_bucket).collect()
+}
+
+/// What is needed to make the buckets of members, also for another number of servers.
+fn bucket_rights() -> Vec<String> {
+    let makes = |bucket| ["CREATE", "UPDATE", "INFO"].map(|act| format!("$JS.API.STREAM.{act}.KV_{bucket}"));
+    let mut rights: Vec<String> = members::BUCKETS.into_iter().flat_map(makes).collect();
+    // The library looks at the account before it makes a bucket.
+    rights.push("$JS.API.INFO".to_owned());
+    rights
+}
+
+/// Who says and hears a subject by several rows has it once.
+fn once(subjects: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    subjects.retain(|subject| seen.insert(subject.clone()));
+}
+
 /// What the scoped signing key of `role` grants, as a template.
 #[must_use]
 pub fn role_permissions(role: Role) -> Permissions {
@@ -234,7 +298,15 @@ pub fn role_permissions(role: Role) -> Permissions {
         add_row(role, row, &mut permissions);
     }
     match role {
-        Role::Provisioner => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights)),
+        Role::Provisioner => {
+            permissions.publish.extend(StreamName::HUB.into_iter().flat_map(provision_rights));
+            permissions.publish.extend(bucket_rights());
+        }
+        Role::RegistryKeep => permissions.publish.extend(keep_rights()),
+        Role::RegistryRpc | Role::DispatchRpc => {
+            once(&mut permissions.publish);
+            once(&mut permissions.subscribe);
+        }
         Role::Backup => permissions.publish.extend(StreamName::HUB.into_iter().flat_map(backup_rights)),
         Role::SystemOperator => {
             permissions.publish.extend(ClaimsRequest::ALL.map(|request| request.subject().to_owned()));
@@ -276,7 +348,7 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
             let own = |pattern: &str| {
                 filled(pattern, |placeholder| match placeholder {
                     "<site>" => Some(site.to_string()),
-                    "<poller>" => Some(poller.to_string()),
+                    "<poller>" | "<name>" => Some(poller.to_string()),
                     _ => None,
                 })
             };
@@ -284,7 +356,8 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
                 match row.way {
                     Way::Edge(StreamName::ResultsEdge) | Way::Live => permissions.publish.push(own(row.pattern)),
                     Way::WakeUp => permissions.subscribe.push(own(row.pattern)),
-                    Way::Edge(_) | Way::Durable(_) | Way::Request => {}
+                    Way::Request if row.via_leaf => permissions.publish.push(own(row.pattern)),
+                    Way::Edge(_) | Way::Durable(_) | Way::Request | Way::Service | Way::Event => {}
                 }
             }
             permissions.subscribe.push(format!("_INBOX_{site}.{poller}.>"));
@@ -301,12 +374,18 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
                         }
                     }
                     Way::Durable(_) => permissions.publish.push(filled(row.pattern, |_| Some(site.to_string()))),
-                    Way::Request | Way::Live | Way::WakeUp => {}
+                    // It speaks for the leaf link.
+                    Way::Request if row.via_leaf && row.pattern.contains("<name>") => {
+                        permissions.publish.push(filled(row.pattern, |placeholder| match placeholder {
+                            "<site>" => Some(site.to_string()),
+                            _ => Some(FORWARDER.to_owned()),
+                        }));
+                    }
+                    Way::Request | Way::Live | Way::WakeUp | Way::Service | Way::Event => {}
                 }
             }
             // Who pulls from a stream and makes it has some rights twice.
-            let mut seen = BTreeSet::new();
-            permissions.publish.retain(|subject| seen.insert(subject.clone()));
+            once(&mut permissions.publish);
             permissions.subscribe.push(format!("_INBOX_{site}.fwd.>"));
         }
     }
@@ -314,117 +393,4 @@ pub fn edge_permissions(site: &SiteName, role: &EdgeRole) -> Permissions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROLES: [Role; 16] = Role::ALL;
-
-    #[test]
-    fn nobody_has_everything() {
-        for role in ROLES {
-            let permissions = role_permissions(role);
-            for subject in permissions.publish.iter().chain(&permissions.subscribe) {
-                assert!(subject != ">" && subject != "*" && !subject.starts_with("*."), "{role:?}: {subject}");
-                assert!(!subject.starts_with("_INBOX."), "{role:?} has the shared inbox");
-                assert!(!subject.contains('<'), "{role:?}: {subject} has an open placeholder");
-            }
-        }
-    }
-
-    #[test]
-    fn no_list_with_a_template_names_a_queue() {
-        for role in ROLES {
-            let Permissions { publish, subscribe } = role_permissions(role);
-            for list in [publish, subscribe] {
-                let has_template = list.iter().any(|subject| subject.contains("{{"));
-                assert!(!has_template || list.iter().all(|subject| !subject.contains(' ')), "{role:?}: {list:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn only_the_pulling_role_can_acknowledge() {
-        for role in ROLES {
-            let acks = role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.ACK"));
-            assert_eq!(acks, role == Role::CoreStream, "{role:?}");
-        }
-        assert_eq!(role_permissions(Role::CoreRpc).publish, ["_R_.>"]);
-    }
-
-    #[test]
-    fn only_the_system_operator_changes_accounts_and_it_stops_no_server() {
-        for role in ROLES {
-            let changes = role_permissions(role).publish.iter().any(|subject| {
-                let last = subject.rsplit('.').next().unwrap_or_default();
-                subject.starts_with("$SYS.") && ["UPDATE", "DELETE"].contains(&last)
-            });
-            assert_eq!(changes, role == Role::SystemOperator, "{role:?}");
-            let closes = role_permissions(role).publish.iter().any(|subject| subject.ends_with(".KICK"));
-            assert_eq!(closes, matches!(role, Role::SystemOperator | Role::GateWatch), "{role:?}");
-        }
-        let system = role_permissions(Role::SystemOperator).publish;
-        assert!(system.iter().all(|subject| !subject.ends_with(".RELOAD") && !subject.ends_with(".>")), "{system:?}");
-    }
-
-    #[test]
-    fn only_who_pulls_or_provisions_sees_how_much_waits() {
-        for role in ROLES {
-            let publish = role_permissions(role).publish;
-            let looks = StreamName::HUB.into_iter().any(|stream| publish.contains(&stream_info(stream)));
-            assert_eq!(looks, matches!(role, Role::CoreStream | Role::Provisioner), "{role:?}");
-        }
-    }
-
-    #[test]
-    fn the_gatekeeper_cannot_change_what_it_knows_or_take_back_what_it_said() {
-        let publish = role_permissions(Role::Gatekeeper).publish;
-        let is_forbidden = |subject: &&String| {
-            subject.starts_with("$KV.") || subject.contains("PURGE") || subject.contains(gate::DECISIONS)
-        };
-        assert_eq!(publish.iter().filter(is_forbidden).collect::<Vec<_>>(), Vec::<&String>::new());
-        let writer = role_permissions(Role::GateWriter).publish;
-        let is_removal = |subject: &&String| ["PURGE", "DELETE"].iter().any(|act| subject.contains(act));
-        assert_eq!(writer.iter().filter(is_removal).collect::<Vec<_>>(), Vec::<&String>::new());
-        assert_eq!(role_permissions(Role::Sentinel), Permissions::default());
-    }
-
-    #[test]
-    fn only_the_backup_reads_whole_streams_and_it_removes_nothing() {
-        for role in ROLES {
-            let publish = role_permissions(role).publish;
-            let is_reader = publish.iter().any(|subject| subject.contains("SNAPSHOT") || subject.contains("RESTORE"));
-            assert_eq!(is_reader, role == Role::Backup, "{role:?}");
-        }
-        let backup = role_permissions(Role::Backup).publish;
-        let harm = ["DELETE", "PURGE", "UPDATE", "CREATE", "$JS.ACK"];
-        assert!(backup.iter().all(|subject| harm.iter().all(|word| !subject.contains(word))), "{backup:?}");
-    }
-
-    #[test]
-    fn a_leaf_speaks_for_its_own_site_only() {
-        let leaf = role_permissions(Role::Leaf);
-        assert_eq!(
-            leaf.publish,
-            ["up.{{tag(site)}}.fwd.results", "up.{{tag(site)}}.fwd.backfill", "live.{{tag(site)}}.>"]
-        );
-        assert_eq!(
-            leaf.subscribe,
-            ["down.{{tag(site)}}.*.*", "t.{{account-subject()}}.down.{{tag(site)}}.*.*", "_INBOX_{{tag(site)}}.>"]
-        );
-    }
-
-    #[test]
-    fn edge_users_have_their_names_filled_in() {
-        let site: SiteName = "oslo".parse().unwrap();
-        let poller = edge_permissions(&site, &EdgeRole::Poller("p1".parse().unwrap()));
-        assert_eq!(poller.publish, ["results.p1", "live.oslo.p1.*"]);
-        assert_eq!(poller.subscribe, ["down.oslo.p1.*", "_INBOX_oslo.p1.>"]);
-        let forwarder = edge_permissions(&site, &EdgeRole::Forwarder);
-        assert!(forwarder.publish.contains(&"up.oslo.fwd.results".to_owned()));
-        assert!(forwarder.publish.contains(&"backfill.*".to_owned()));
-        assert!(!forwarder.publish.iter().any(|subject| subject.starts_with("results.")));
-        assert!(forwarder.publish.iter().all(|s| !s.contains("PURGE")));
-        assert!(forwarder.publish.iter().all(|s| !s.contains("STREAM.DELETE") && !s.contains("MSG.DELETE")));
-        assert_eq!(forwarder.subscribe, ["_INBOX_oslo.fwd.>"]);
-    }
-}
+mod tests;

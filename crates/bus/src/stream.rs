@@ -69,7 +69,7 @@ impl StreamName {
         let subjects = SUBJECTS.iter().filter_map(|row| match row.way {
             Way::Durable(stream) if stream == self => row.core_pattern(),
             Way::Edge(stream) if stream == self => Some(row.pattern.to_owned()),
-            Way::Durable(_) | Way::Edge(_) | Way::Request | Way::Live | Way::WakeUp => None,
+            Way::Durable(_) | Way::Edge(_) | Way::Request | Way::Live | Way::WakeUp | Way::Service | Way::Event => None,
         });
         let (max_bytes, max_messages_per_subject) = match self {
             Self::Results | Self::Backfill => (768 << 20, Some(QUOTA_BATCHES)),

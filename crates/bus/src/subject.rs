@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::name::FORWARDER;
-use crate::{AccountKey, PollerName, SiteName, UserName};
+use crate::{AccountKey, MemberName, PollerName, SiteName, UserName};
 
 /// The site token under which people speak. No site can be called so: names have no underscore.
 const PEOPLE: &str = "_user";
@@ -31,7 +31,7 @@ macro_rules! token_enum {
                 match self { $(Self::$variant => $token),+ }
             }
 
-            fn from_token(token: &str) -> Option<Self> {
+            pub(crate) fn from_token(token: &str) -> Option<Self> {
                 match token { $($token => Some(Self::$variant),)+ _ => None }
             }
         }
@@ -67,6 +67,43 @@ token_enum!(
     }
 );
 token_enum!(
+    /// What a member of a site asks the registry for, signed with its poller's key.
+    LeaseVerb { Register = "register", Renew = "renew", Deregister = "deregister" }
+);
+token_enum!(
+    /// What people ask the registry.
+    RegistryVerb {
+        ListMembers = "list_members",
+        SelectMembers = "select_members",
+        WatchMembers = "watch_members",
+        ListMemberEvents = "list_member_events",
+        HoldMember = "hold_member",
+        ReleaseMember = "release_member",
+    }
+);
+token_enum!(
+    /// What a poller asks poller-dispatch for, signed with its key.
+    AssignmentVerb { FetchAssignment = "fetch_assignment", FetchRuns = "fetch_runs", ReportRun = "report_run" }
+);
+token_enum!(
+    /// What people ask poller-dispatch for.
+    DispatchVerb {
+        ChangeChecks = "change_checks",
+        RunCheck = "run_check",
+        ListSealingKeys = "list_sealing_keys",
+        SetSecret = "set_secret",
+        ListSecrets = "list_secrets",
+    }
+);
+token_enum!(
+    /// What services ask the registry within CORE.
+    ServiceVerb { ListMembers = "list_members" }
+);
+token_enum!(
+    /// What the registry says of itself within CORE.
+    RegistryEvent { Changed = "changed" }
+);
+token_enum!(
     /// What a poller is woken for. A wake-up carries no authority: the poller fetches by request.
     WakeUp { Assign = "assign", Run = "run" }
 );
@@ -82,6 +119,18 @@ pub enum TenantSubject {
     Live { site: SiteName, poller: PollerName, kind: LiveKind },
     /// `down.<site>.<poller>.<verb>`: a wake-up for one poller.
     Down { site: SiteName, poller: PollerName, verb: WakeUp },
+    /// `up.<site>.<name>.rpc.registry.<verb>`: a member of a site asks for its lease.
+    Lease { site: SiteName, name: MemberName, verb: LeaseVerb },
+    /// `up.<site>.<poller>.rpc.dispatch.<verb>`: a poller asks for what it is to do.
+    Assignment { site: SiteName, poller: PollerName, verb: AssignmentVerb },
+    /// `up._user.<user>.rpc.registry.<verb>`: a person asks about members, or holds one.
+    Registry { user: UserName, verb: RegistryVerb },
+    /// `up._user.<user>.rpc.dispatch.<verb>`: a person changes checks or has one run.
+    Dispatch { user: UserName, verb: DispatchVerb },
+    /// `svc.registry.<verb>`: a service asks the registry. Only within CORE: no account imports it.
+    Service { verb: ServiceVerb },
+    /// `ev.registry.<event>`: the registry's word that a tenant's members changed. Only within CORE.
+    Event { event: RegistryEvent },
 }
 
 impl fmt::Display for TenantSubject {
@@ -91,6 +140,12 @@ impl fmt::Display for TenantSubject {
             Self::Query { user, verb } => write!(f, "up.{PEOPLE}.{user}.rpc.core.{verb}"),
             Self::Live { site, poller, kind } => write!(f, "live.{site}.{poller}.{kind}"),
             Self::Down { site, poller, verb } => write!(f, "down.{site}.{poller}.{verb}"),
+            Self::Lease { site, name, verb } => write!(f, "up.{site}.{name}.rpc.registry.{verb}"),
+            Self::Assignment { site, poller, verb } => write!(f, "up.{site}.{poller}.rpc.dispatch.{verb}"),
+            Self::Registry { user, verb } => write!(f, "up.{PEOPLE}.{user}.rpc.registry.{verb}"),
+            Self::Dispatch { user, verb } => write!(f, "up.{PEOPLE}.{user}.rpc.dispatch.{verb}"),
+            Self::Service { verb } => write!(f, "svc.registry.{verb}"),
+            Self::Event { event } => write!(f, "ev.registry.{event}"),
         }
     }
 }
@@ -104,6 +159,24 @@ fn parsed_tenant_subject(text: &str) -> Option<TenantSubject> {
         ["up", PEOPLE, user, "rpc", "core", verb] => {
             Some(TenantSubject::Query { user: user.parse().ok()?, verb: CoreVerb::from_token(verb)? })
         }
+        ["up", PEOPLE, user, "rpc", "registry", verb] => {
+            Some(TenantSubject::Registry { user: user.parse().ok()?, verb: RegistryVerb::from_token(verb)? })
+        }
+        ["up", PEOPLE, user, "rpc", "dispatch", verb] => {
+            Some(TenantSubject::Dispatch { user: user.parse().ok()?, verb: DispatchVerb::from_token(verb)? })
+        }
+        ["up", site, name, "rpc", "registry", verb] => Some(TenantSubject::Lease {
+            site: site.parse().ok()?,
+            name: name.parse().ok()?,
+            verb: LeaseVerb::from_token(verb)?,
+        }),
+        ["up", site, poller, "rpc", "dispatch", verb] => Some(TenantSubject::Assignment {
+            site: site.parse().ok()?,
+            poller: poller.parse().ok()?,
+            verb: AssignmentVerb::from_token(verb)?,
+        }),
+        ["svc", "registry", verb] => Some(TenantSubject::Service { verb: ServiceVerb::from_token(verb)? }),
+        ["ev", "registry", event] => Some(TenantSubject::Event { event: RegistryEvent::from_token(event)? }),
         ["live", site, poller, kind] => Some(TenantSubject::Live {
             site: site.parse().ok()?,
             poller: poller.parse().ok()?,
@@ -197,16 +270,25 @@ mod tests {
 
     fn any_subject() -> impl Strategy<Value = TenantSubject> {
         let names = (NAME, NAME).prop_filter("fwd is reserved", |(_, name)| name != FORWARDER);
-        (0_usize..12, names).prop_map(|(choice, (site, name))| {
+        (0_usize..30, names).prop_map(|(choice, (site, name))| {
             let site: SiteName = site.parse().unwrap();
             let poller: PollerName = name.parse().unwrap();
             match choice {
                 0 | 1 => TenantSubject::Forwarded { site, lane: Lane::ALL[choice] },
                 2 => TenantSubject::Live { site, poller, kind: LiveKind::Results },
                 3 | 4 => TenantSubject::Down { site, poller, verb: WakeUp::ALL[choice - 3] },
+                5..8 => TenantSubject::Lease { site, name: poller.into(), verb: LeaseVerb::ALL[choice - 5] },
+                8 => TenantSubject::Lease { site, name: MemberName::Leaf, verb: LeaseVerb::Renew },
+                9..12 => TenantSubject::Assignment { site, poller, verb: AssignmentVerb::ALL[choice - 9] },
+                12..15 => TenantSubject::Registry { user: name.parse().unwrap(), verb: RegistryVerb::ALL[choice - 12] },
+                15 | 16 => {
+                    TenantSubject::Dispatch { user: name.parse().unwrap(), verb: DispatchVerb::ALL[choice - 15] }
+                }
+                17 => TenantSubject::Service { verb: ServiceVerb::ListMembers },
+                18 => TenantSubject::Event { event: RegistryEvent::Changed },
                 other => TenantSubject::Query {
                     user: name.parse().unwrap(),
-                    verb: CoreVerb::ALL[(other - 5) % CoreVerb::ALL.len()],
+                    verb: CoreVerb::ALL[other % CoreVerb::ALL.len()],
                 },
             }
         })
@@ -254,6 +336,10 @@ mod tests {
             "live.oslo.fwd.results",
             "down.oslo.p1.>",
             "up._user.alice.rpc.registry.list",
+            "up._user.alice.rpc.registry.renew",
+            "up.oslo.p1.rpc.registry.list_members",
+            "up.oslo.fwd.rpc.dispatch.fetch_assignment",
+            "svc.registry.register",
             "UP.oslo.fwd.results",
             "up.oslo.fwd.results ",
         ];

@@ -24,8 +24,14 @@ pub enum Role {
     CoreRpc,
     /// Core's display-only connection in INTAKE.
     CoreLive,
-    /// poller-dispatch's waking connection in CORE.
+    /// poller-dispatch's waking connection in CORE: also asks the registry.
     DispatchPush,
+    /// poller-dispatch's answering connection in CORE.
+    DispatchRpc,
+    /// The registry's answering connection in CORE.
+    RegistryRpc,
+    /// The registry's keeping connection in CORE: reads and writes the buckets of leases.
+    RegistryKeep,
     /// The provisioning tool's connection in CORE: makes streams and consumers.
     Provisioner,
     /// The backup tool's connection in CORE: takes snapshots of the hub's streams and restores them.
@@ -43,7 +49,7 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Leaf,
         Self::Poller,
         Self::Admin,
@@ -53,6 +59,9 @@ impl Role {
         Self::CoreRpc,
         Self::CoreLive,
         Self::DispatchPush,
+        Self::DispatchRpc,
+        Self::RegistryRpc,
+        Self::RegistryKeep,
         Self::Provisioner,
         Self::Backup,
         Self::SystemOperator,
@@ -62,12 +71,30 @@ impl Role {
         Self::Sentinel,
     ];
     pub const TENANT: [Self; 4] = [Self::Leaf, Self::Poller, Self::Admin, Self::Viewer];
-    pub const CORE: [Self; 5] = [Self::CoreStream, Self::CoreRpc, Self::DispatchPush, Self::Provisioner, Self::Backup];
+    pub const CORE: [Self; 8] = [
+        Self::CoreStream,
+        Self::CoreRpc,
+        Self::DispatchPush,
+        Self::DispatchRpc,
+        Self::RegistryRpc,
+        Self::RegistryKeep,
+        Self::Provisioner,
+        Self::Backup,
+    ];
     pub const SYSTEM: [Self; 2] = [Self::SystemOperator, Self::GateWatch];
     pub const AUTH: [Self; 2] = [Self::Gatekeeper, Self::GateWriter];
     /// What services of the platform may be behind the gatekeeper.
-    pub const SERVICES: [Self; 6] =
-        [Self::CoreStream, Self::CoreRpc, Self::CoreLive, Self::DispatchPush, Self::Provisioner, Self::Backup];
+    pub const SERVICES: [Self; 9] = [
+        Self::CoreStream,
+        Self::CoreRpc,
+        Self::CoreLive,
+        Self::DispatchPush,
+        Self::DispatchRpc,
+        Self::RegistryRpc,
+        Self::RegistryKeep,
+        Self::Provisioner,
+        Self::Backup,
+    ];
 
     /// The role's name in scoped signing keys, file names and docs.
     #[must_use]
@@ -82,6 +109,9 @@ impl Role {
             Self::CoreRpc => "core-rpc",
             Self::CoreLive => "core-live",
             Self::DispatchPush => "dispatch-push",
+            Self::DispatchRpc => "dispatch-rpc",
+            Self::RegistryRpc => "registry-rpc",
+            Self::RegistryKeep => "registry-keep",
             Self::Provisioner => "provisioner",
             Self::Backup => "backup",
             Self::SystemOperator => "system-operator",
@@ -132,6 +162,10 @@ pub enum Way {
     WakeUp,
     /// Into the site's own stream on its leaf; never leaves the site.
     Edge(StreamName),
+    /// Request and reply between services, within CORE.
+    Service,
+    /// At most once, between services, within CORE.
+    Event,
 }
 
 /// One row: a subject, its two ends and its way.
@@ -154,8 +188,19 @@ impl SubjectRow {
     #[must_use]
     pub fn core_pattern(&self) -> Option<String> {
         match self.way {
-            Way::Durable(_) | Way::Request | Way::Live | Way::WakeUp => Some(format!("t.<T>.{}", self.pattern)),
+            Way::Durable(_) | Way::Request | Way::Live | Way::WakeUp | Way::Service | Way::Event => {
+                Some(format!("t.<T>.{}", self.pattern))
+            }
             Way::Edge(_) => None,
+        }
+    }
+
+    /// Whether a tenant's account speaks it, or hears it.
+    #[must_use]
+    pub fn is_a_tenants(&self) -> bool {
+        match self.way {
+            Way::Durable(_) | Way::Request | Way::Live | Way::WakeUp | Way::Edge(_) => true,
+            Way::Service | Way::Event => false,
         }
     }
 }
@@ -208,6 +253,159 @@ pub const SUBJECTS: &[SubjectRow] = &[
         about: "a person's query; the answer is a Reply",
     },
     SubjectRow {
+        pattern: "up.<site>.<name>.rpc.registry.register",
+        from: &[Role::Poller],
+        to: &[Role::RegistryRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "Register",
+        about: "a member of a site comes; the answer is a LeaseGrant",
+    },
+    SubjectRow {
+        pattern: "up.<site>.<name>.rpc.registry.renew",
+        from: &[Role::Poller],
+        to: &[Role::RegistryRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "Renew",
+        about: "it is still there, in this state; the answer is a LeaseGrant",
+    },
+    SubjectRow {
+        pattern: "up.<site>.<name>.rpc.registry.deregister",
+        from: &[Role::Poller],
+        to: &[Role::RegistryRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "Deregister",
+        about: "it ends, and says why",
+    },
+    SubjectRow {
+        pattern: "up.<site>.<poller>.rpc.dispatch.fetch_assignment",
+        from: &[Role::Poller],
+        to: &[Role::DispatchRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "FetchAssignment",
+        about: "a poller asks what changed of its checks; the answer is an AssignmentPage",
+    },
+    SubjectRow {
+        pattern: "up.<site>.<poller>.rpc.dispatch.fetch_runs",
+        from: &[Role::Poller],
+        to: &[Role::DispatchRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "FetchRuns",
+        about: "a poller asks what it is to run once, now; the answer is RunOrders",
+    },
+    SubjectRow {
+        pattern: "up.<site>.<poller>.rpc.dispatch.report_run",
+        from: &[Role::Poller],
+        to: &[Role::DispatchRpc],
+        via_leaf: true,
+        way: Way::Request,
+        payload: "ReportRun",
+        about: "how such a run ended",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.list_members",
+        from: &[Role::Admin, Role::Viewer, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberQuery",
+        about: "who is there, in which state; the answer is MemberRows",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.select_members",
+        from: &[Role::Admin, Role::Viewer, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberQuery",
+        about: "some of those that a query finds",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.watch_members",
+        from: &[Role::Admin, Role::Viewer, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberQuery",
+        about: "waits for a change after a revision",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.list_member_events",
+        from: &[Role::Admin, Role::Viewer, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberQuery",
+        about: "what became of members; the answer is MemberEventRows",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.hold_member",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberHold",
+        about: "a poller gets no more checks until it is released",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.registry.release_member",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "MemberHold",
+        about: "a poller gets checks again",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.dispatch.change_checks",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::DispatchRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "ChangeChecks",
+        about: "adds, edits, removes or pauses checks; the answer is ChangedChecks",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.dispatch.run_check",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::DispatchRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "RunCheck",
+        about: "runs a check now, at several vantages; the answer is RunRows",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.dispatch.list_sealing_keys",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::DispatchRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "SecretQuery",
+        about: "for whom a secret is to be sealed",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.dispatch.set_secret",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::DispatchRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "SetSecret",
+        about: "keeps a secret, sealed for each poller",
+    },
+    SubjectRow {
+        pattern: "up._user.<user>.rpc.dispatch.list_secrets",
+        from: &[Role::Admin, Role::PlatformAdmin],
+        to: &[Role::DispatchRpc],
+        via_leaf: false,
+        way: Way::Request,
+        payload: "SecretQuery",
+        about: "which secrets there are, and for whom they are sealed",
+    },
+    SubjectRow {
         pattern: "live.<site>.<poller>.<kind>",
         from: &[Role::Poller],
         to: &[Role::CoreLive],
@@ -225,6 +423,24 @@ pub const SUBJECTS: &[SubjectRow] = &[
         payload: "none",
         about: "wakes one poller, which then fetches",
     },
+    SubjectRow {
+        pattern: "svc.registry.list_members",
+        from: &[Role::DispatchPush],
+        to: &[Role::RegistryRpc],
+        via_leaf: false,
+        way: Way::Service,
+        payload: "MemberPageQuery",
+        about: "a service asks who is there; the answer is a MemberPage",
+    },
+    SubjectRow {
+        pattern: "ev.registry.changed",
+        from: &[Role::RegistryKeep],
+        to: &[Role::DispatchPush],
+        via_leaf: false,
+        way: Way::Event,
+        payload: "none",
+        about: "members of this tenant changed: whoever goes by them asks",
+    },
 ];
 
 #[cfg(test)]
@@ -232,9 +448,10 @@ mod tests {
     use super::*;
 
     fn tokens_overlap(a: &str, b: &str) -> bool {
-        let is_open = |token: &str| token.starts_with('<');
+        // No site is called as people are: names have no underscore.
+        let is_open = |token: &str, other: &str| token.starts_with('<') && !other.starts_with('_');
         let (a, b): (Vec<&str>, Vec<&str>) = (a.split('.').collect(), b.split('.').collect());
-        a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| x == y || is_open(x) || is_open(y))
+        a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| x == y || is_open(x, y) || is_open(y, x))
     }
 
     #[test]

@@ -96,6 +96,9 @@ impl GateRecord {
             | Role::CoreRpc
             | Role::CoreLive
             | Role::DispatchPush
+            | Role::DispatchRpc
+            | Role::RegistryRpc
+            | Role::RegistryKeep
             | Role::Provisioner
             | Role::Backup
             | Role::SystemOperator

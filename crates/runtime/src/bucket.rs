@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv::{self, Operation};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use bulkhead_bus::members;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -28,7 +29,18 @@ pub struct BucketSpec {
     pub name: &'static str,
     pub max_bytes: i64,
     pub max_value_bytes: i32,
+    /// Whether values may end by themselves, and watchers hear of it.
+    pub has_ends: bool,
 }
+
+/// What only the registry writes: a thousand bytes a member, for tens of thousands of them.
+pub const MEMBER_BUCKETS: [BucketSpec; 2] = [
+    BucketSpec { name: members::INFO_BUCKET, max_bytes: 128 << 20, max_value_bytes: 16 << 10, has_ends: false },
+    BucketSpec { name: members::LEASE_BUCKET, max_bytes: 128 << 20, max_value_bytes: 4 << 10, has_ends: true },
+];
+
+/// How long the word that a value has ended stays there for who was away.
+const END_SHOWN: Duration = Duration::from_secs(60);
 
 /// A stream that keeps what it is told until it is too old or too much; then the oldest goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +96,7 @@ impl Bus {
             max_bytes: spec.max_bytes,
             storage: StorageType::File,
             num_replicas: replicas,
+            limit_markers: spec.has_ends.then_some(END_SHOWN),
             ..kv::Config::default()
         };
         let made = self.jetstream().create_or_update_key_value(config).await;

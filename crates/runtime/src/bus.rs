@@ -329,7 +329,22 @@ impl Bus {
     /// # Errors
     /// When nobody answers, in time or at all.
     pub async fn request(&self, subject: &str, body: Bytes, limit: Duration) -> Result<Bytes, RequestError> {
+        self.request_with(subject, Headers::default(), body, limit).await
+    }
+
+    /// As [`Bus::request`], with headers.
+    ///
+    /// # Errors
+    /// As [`Bus::request`].
+    pub async fn request_with(
+        &self,
+        subject: &str,
+        headers: Headers,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, RequestError> {
         let request = async_nats::Request::new().payload(body).timeout(Some(limit));
+        let request = if headers.is_empty() { request } else { request.headers(headers.0) };
         let answer = self.client().send_request(subject.to_owned(), request).await;
         let answer = answer.map_err(|source| {
             let subject = subject.to_owned();

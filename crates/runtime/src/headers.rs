@@ -13,6 +13,11 @@ impl Headers {
         self.0.get(name).map(async_nats::HeaderValue::as_str)
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name, value);
     }

@@ -29,7 +29,7 @@ mod trouble;
 mod unreadable;
 mod wait;
 
-pub use bucket::{BucketEntry, BucketError, BucketSpec, BucketWatch, LogSpec};
+pub use bucket::{BucketEntry, BucketError, BucketSpec, BucketWatch, LogSpec, MEMBER_BUCKETS};
 pub use bus::{Bus, BusSettings, ConnectError, EnsureError, Ensured, PublishError, RequestError, StoreError, Stored};
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};

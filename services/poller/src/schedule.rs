@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use bulkhead_bus::CheckName;
+use bulkhead_bus::Grid;
 
 /// Missed slots of one check that are reported one by one after a gap; older ones are only counted.
 pub(crate) const MISSED_MOST: i64 = 100;
@@ -18,41 +18,6 @@ const STEP_WORTH_SAYING_MS: i64 = 1_000;
 /// A clock that is back by no more than this is waited for. Beyond it the time before was the wrong one, and waiting for it
 /// would leave the site unwatched: slots are handed out again from the present on.
 const WAIT_MOST_MS: i64 = 60_000;
-
-/// FNV-1a, written out because a phase must be the same in every process, version and build.
-fn hash_name(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Where the slots of one check start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Grid {
-    phase_ms: i64,
-    interval_ms: i64,
-}
-
-impl Grid {
-    /// `interval` is at least a millisecond; settings allow no shorter one than a second.
-    #[must_use]
-    pub(crate) fn new(name: &CheckName, interval: Duration) -> Self {
-        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
-        let phase = hash_name(name.as_str()) % interval_ms.unsigned_abs();
-        Self { phase_ms: i64::try_from(phase).unwrap_or(0), interval_ms }
-    }
-
-    /// The start of the slot that `now_ms` is in.
-    #[must_use]
-    pub(crate) fn slot_at(self, now_ms: i64) -> i64 {
-        now_ms.saturating_sub(now_ms.saturating_sub(self.phase_ms).rem_euclid(self.interval_ms))
-    }
-
-    /// The first slot that starts at `now_ms` or later.
-    #[must_use]
-    pub(crate) fn slot_from(self, now_ms: i64) -> i64 {
-        let slot = self.slot_at(now_ms);
-        if slot == now_ms { slot } else { slot.saturating_add(self.interval_ms) }
-    }
-}
 
 /// Why a slot passed without a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +89,7 @@ impl Scheduler {
             } else {
                 due.runs.push(current);
             }
-            let start_ms = current_ms.saturating_add(grid.interval_ms);
+            let start_ms = current_ms.saturating_add(grid.interval_ms());
             self.next.push(Reverse(Slot { start_ms, check: slot.check }));
         }
         due
@@ -143,7 +108,7 @@ impl Scheduler {
 
     /// The slots from `first` to before `current_ms`, all of which passed while nobody looked.
     fn miss_until(&self, first: Slot, current_ms: i64, due: &mut Due) {
-        let interval_ms = self.grids[first.check].interval_ms;
+        let interval_ms = self.grids[first.check].interval_ms();
         let passed = (current_ms - first.start_ms) / interval_ms;
         let because = if self.is_running[first.check] { MissedBecause::StillRunning } else { MissedBecause::Asleep };
         due.uncounted += (passed - MISSED_MOST).max(0).unsigned_abs();
@@ -175,7 +140,7 @@ mod tests {
 
     /// A scheduler of one check every 10 s whose slots start at multiples of 10 s.
     fn ten_seconds(now_ms: i64) -> Scheduler {
-        Scheduler::new(vec![Grid { phase_ms: 0, interval_ms: 10_000 }], now_ms)
+        Scheduler::new(vec![Grid::with_phase(0, 10_000)], now_ms)
     }
 
     fn starts(slots: &[Slot]) -> Vec<i64> {
@@ -183,18 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn the_phase_of_a_name_never_changes() {
-        // Values of the published FNV-1a test vectors: a changed hash would move every check of every tenant.
-        assert_eq!(hash_name(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash_name("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(hash_name("foobar"), 0x8594_4171_f739_67e8);
-    }
-
-    #[test]
     fn phases_spread_over_the_interval() {
         let mut buckets = [0_u32; 100];
         for check in 0..10_000 {
-            let bucket = grid(&format!("check-{check}"), 10).phase_ms / 100;
+            let bucket = grid(&format!("check-{check}"), 10).phase_ms() / 100;
             buckets[usize::try_from(bucket).unwrap()] += 1;
         }
         assert!(buckets.iter().all(|count| (50..=150).contains(count)), "{buckets:?}");
@@ -245,8 +202,8 @@ mod tests {
 
     #[test]
     fn a_time_that_was_wrong_by_more_than_a_minute_is_not_waited_for() {
-        let daily = Grid { phase_ms: 0, interval_ms: 86_400_000 };
-        let mut scheduler = Scheduler::new(vec![Grid { phase_ms: 0, interval_ms: 10_000 }, daily], 1);
+        let daily = Grid::with_phase(0, 86_400_000);
+        let mut scheduler = Scheduler::new(vec![Grid::with_phase(0, 10_000), daily], 1);
         assert_eq!(starts(&scheduler.advance(10_000).runs), [10_000]);
         scheduler.finish(0);
         let ahead = scheduler.advance(3_600_000);
@@ -297,7 +254,7 @@ mod tests {
 
         #[test]
         fn no_slot_is_handed_out_twice_and_none_is_lost(steps in proptest::collection::vec(-30_000_i64..60_000, 1..60), finishes in any::<bool>()) {
-            let grid = Grid { phase_ms: 1_234, interval_ms: 10_000 };
+            let grid = Grid::with_phase(1_234, 10_000);
             let mut now = 1_800_000_000_000;
             let mut scheduler = Scheduler::new(vec![grid], now);
             let (begin, mut last) = (now, now);

@@ -1,10 +1,23 @@
 //! Payloads: JSON, versioned, unknown fields ignored by readers. A breaking change is a new version, never a new meaning.
 
+mod check;
 mod decision;
+mod member;
 mod query;
 mod result;
 
+pub use check::{
+    AssignedCheck, AssignmentPage, AssignmentRow, CHANGES_MOST, ChangeChecks, ChangedCheck, CheckChange,
+    CheckDefinition, CheckRow, EndedCheck, FetchAssignment, FetchRuns, GapKind, GapRow, PAGE_BYTES_MOST,
+    PAGE_CHECKS_MOST, Probe, RUN_DEADLINE_MS_MOST, ReportRun, RunCheck, RunOrder, RunRow, SealedFor, SealingKeyRow,
+    SecretQuery, SecretRow, SetSecret,
+};
 pub use decision::{ADMITTED, Decision, DecisionConnection, DecisionServer};
+pub use member::{
+    Capability, DegradedBecause, Deregister, LABEL_BYTES_MOST, LABELS_MOST, LEASE_VERSION, LeaseGrant, Load,
+    MemberEventRow, MemberHold, MemberInfo, MemberPage, MemberPageQuery, MemberQuery, MemberRow, MemberState, Pick,
+    Register, Renew, ReportedState,
+};
 pub use query::{
     ErrorCode, HistoryRow, LIST_LIMIT_MAX, Latencies, LiveRow, PollerHistoryRow, PollerRow, Query, Reply, ReplyError,
     ResultRow, StateRow, StatusRow, TenantRow, UptimeRow,

@@ -66,6 +66,14 @@ pub enum ErrorCode {
     NotFound,
     /// The database cannot be asked now: try again.
     Unavailable,
+    /// Another process has this identity, and a newer start: stop.
+    Fenced,
+    /// Something with this name is there already, or has changed meanwhile.
+    Conflict,
+    /// The plan does not allow that much.
+    OverQuota,
+    /// The request is not signed by a key that is known and good.
+    NotSigned,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ use bulkhead_runtime::now_ms;
 
 pub(crate) use self::failure::Failure;
 pub(crate) use self::settings::parse_checks;
-use crate::schedule::Grid;
+use bulkhead_bus::Grid;
 
 /// What is worth reading beside the outcome.
 pub(crate) type Detail = BTreeMap<String, serde_json::Value>;

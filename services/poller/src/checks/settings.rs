@@ -16,7 +16,7 @@ use super::icmp::IcmpSpec;
 use super::tcp::TcpSpec;
 use super::tls::{Trust, check_trust};
 use super::{Check, CheckSpec};
-use crate::schedule::Grid;
+use bulkhead_bus::Grid;
 
 const CHECKS_MOST: usize = 5_000;
 const INTERVAL_S: std::ops::RangeInclusive<u64> = 1..=86_400;
