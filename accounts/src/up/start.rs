@@ -21,6 +21,7 @@ use super::platform::{CORE, Platform};
 use super::poller_settings::{BusFile, PollerPorts, PollerTold, TlsFile, write_settings};
 use super::ports::Ports;
 use super::postgres::Postgres;
+use super::sharers::Sharer;
 use super::site::{EndKeys, LeafSettings, Site, SiteMaker, SitePlace, order_for, settle_batch_key};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
@@ -83,9 +84,13 @@ fn poller_health(site: &Site, poller: &PollerName) -> String {
     format!("health-{}/{}/{poller}", site.tenant, site.site)
 }
 
-/// Who can be asked about its health, and on which port: core, the gatekeepers, then each poller as
+/// Who can be asked about its health, and on which port: core, the gatekeepers, the registry and poller-dispatch, then each poller as
 /// `<tenant>/<site>/<poller>`.
-pub(super) fn health_ports(ports: &Ports, gatekeepers: &[Gatekeeper], sites: &[MadeSite]) -> Vec<(String, u16)> {
+pub(super) fn health_ports(
+    ports: &Ports,
+    (gatekeepers, sharers): (&[Gatekeeper], &[Sharer]),
+    sites: &[MadeSite],
+) -> Vec<(String, u16)> {
     let core = ports.chosen(CORE_HEALTH).map(|port| ("core".to_owned(), port));
     let poller = |site: &Site, poller: &PollerName| {
         let port = ports.chosen(&poller_health(site, poller))?;
@@ -93,7 +98,8 @@ pub(super) fn health_ports(ports: &Ports, gatekeepers: &[Gatekeeper], sites: &[M
     };
     let pollers = sites.iter().flat_map(|made| made.pollers.iter().filter_map(|(name, _)| poller(&made.site, name)));
     let gatekeepers = gatekeepers.iter().map(|one| (one.name.clone(), one.health_port));
-    core.into_iter().chain(gatekeepers).chain(pollers).collect()
+    let sharers = sharers.iter().map(|one| (one.name.clone(), one.health_port));
+    core.into_iter().chain(gatekeepers).chain(sharers).chain(pollers).collect()
 }
 
 /// A nats-server with its configuration.
