@@ -45,7 +45,7 @@ struct CoreFile {
 }
 
 /// A password that is made once and kept.
-pub(super) fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
+fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
     let path = layout.secrets().join(format!("postgres-{role}.password"));
     if path.exists() {
         return read_secret(&path).map_err(DeploymentError::File);
@@ -53,6 +53,16 @@ pub(super) fn password(layout: &Layout, role: &str) -> Result<String, Deployment
     let password = Uuid::new_v4().simple().to_string();
     write_secret(&path, password.as_bytes()).map_err(DeploymentError::File)?;
     Ok(password)
+}
+
+/// Of every role that logs in.
+pub(super) fn passwords(layout: &Layout) -> Result<Passwords, DeploymentError> {
+    Ok(Passwords {
+        provision: password(layout, "provision")?,
+        core: password(layout, "core")?,
+        registry: password(layout, "registry")?,
+        dispatch: password(layout, "dispatch")?,
+    })
 }
 
 /// The settings that services and bus clients share, as a settings file spells them.
@@ -128,8 +138,7 @@ impl Starter<'_> {
         let port = self.ports.choose("postgres").map_err(DeploymentError::Port)?;
         let postgres = Postgres::start(self.layout.home(), &self.options.tools, port).await;
         let postgres = postgres.map_err(DeploymentError::Postgres)?;
-        let passwords =
-            Passwords { provision: password(self.layout, "provision")?, core: password(self.layout, "core")? };
+        let passwords = passwords(self.layout)?;
         (self.announce)("preparing the database");
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);
