@@ -139,42 +139,12 @@ create trigger tell_secrets after insert or update or delete on sealed_secret
 create trigger tell_runs after insert or update of done_at on run_order
     for each row execute function tell_dispatch('bulkhead_runs');
 
-do $$
-begin
-    execute format('grant usage on schema %I to bulkhead_registry', current_schema());
-    execute format('grant usage on schema %I to bulkhead_dispatch', current_schema());
-end
-$$;
-grant select on site, poller to bulkhead_registry, bulkhead_dispatch;
-grant select, insert on member_event to bulkhead_registry;
-grant select, insert, update, delete on check_definition, sealed_secret to bulkhead_dispatch;
-grant select, insert, update on assignment, dispatch_state, run_order to bulkhead_dispatch;
-grant select on check_definition, assignment, dispatch_state, member_event to bulkhead_core;
-
--- In a schema of one tenant a service is that tenant's role.
-do $body$
-begin
-    if current_schema() = 'shared' then
-        return;
-    end if;
-    execute format('revoke all on all tables in schema %1$I from bulkhead_core, bulkhead_registry, bulkhead_dispatch', current_schema());
-    execute format('revoke all on schema %1$I from bulkhead_registry, bulkhead_dispatch', current_schema());
-    execute format('grant usage on schema %1$I to %2$I', current_schema(), platform.runtime_role('registry'));
-    execute format('grant usage on schema %1$I to %2$I', current_schema(), platform.runtime_role('dispatch'));
-    execute format('grant select on site, poller to %1$I', platform.runtime_role('registry'));
-    execute format('grant select on site, poller to %1$I', platform.runtime_role('dispatch'));
-    execute format('grant select, insert on member_event to %1$I', platform.runtime_role('registry'));
-    execute format('grant select, insert, update, delete on check_definition, sealed_secret to %1$I', platform.runtime_role('dispatch'));
-    execute format('grant select, insert, update on assignment, dispatch_state, run_order to %1$I', platform.runtime_role('dispatch'));
-    execute format('grant select on check_definition, assignment, dispatch_state, member_event to %1$I', platform.runtime_role('core'));
-end
-$body$;
-
--- What a plan keeps no longer of who ran what, of runs on demand and of what became of pollers goes with results.
+-- What a plan keeps no longer, of the new tables as well: what has ended, was done or expired, and what became of members. Of what
+-- is in force nothing is removed, whatever its age.
 do $body$
 begin
     execute format($create$
-        create function remove_old_shares(most integer) returns bigint
+        create or replace function remove_old_rows(most integer) returns bigint
         language plpgsql security definer set search_path = %1$I, pg_temp
         as $function$
         declare
@@ -183,42 +153,58 @@ begin
                                       where tenant_id = owner_id);
             kept_from_ms bigint := extract(epoch from kept_from) * 1000;
             gone bigint;
-            most_gone bigint := 0;
+            more bigint;
         begin
-            if kept_from is null or exists (select from platform.tenant_move m where m.tenant_id = owner_id) then
+            if kept_from is null or not pg_try_advisory_xact_lock(hashtext('remove_old_rows'), hashtext(owner_id::text)) then
                 return 0;
             end if;
-            delete from assignment a using (
-                select check_name, vantage, generation from assignment
-                where tenant_id = owner_id and ended_generation is not null and until_ms < kept_from_ms limit most) old
-            where a.tenant_id = owner_id and a.check_name = old.check_name and a.vantage = old.vantage
-              and a.generation = old.generation;
+            -- What is being moved is the same in both places, or it is not moved.
+            if exists (select from platform.tenant_move m where m.tenant_id = owner_id) then
+                return 0;
+            end if;
+            delete from result r using (
+                select check_name, slot, vantage from result where tenant_id = owner_id and slot < kept_from limit most) old
+            where r.tenant_id = owner_id and r.slot < kept_from
+              and r.check_name = old.check_name and r.slot = old.slot and r.vantage = old.vantage;
             get diagnostics gone = row_count;
-            most_gone := greatest(most_gone, gone);
-            delete from run_order r using (
-                select id, site from run_order where tenant_id = owner_id and deadline < kept_from limit most) old
-            where r.tenant_id = owner_id and r.id = old.id and r.site = old.site;
-            get diagnostics gone = row_count;
-            most_gone := greatest(most_gone, gone);
-            delete from member_event e using (
-                select site, name, revision, event from member_event where tenant_id = owner_id and at < kept_from limit most) old
-            where e.tenant_id = owner_id and e.site = old.site and e.name = old.name and e.revision = old.revision
-              and e.event = old.event;
-            get diagnostics gone = row_count;
-            return greatest(most_gone, gone);
+            delete from dead_letter d using (
+                select digest, row_index from dead_letter where tenant_id = owner_id and received_at < kept_from limit most) old
+            where d.tenant_id = owner_id and d.digest = old.digest and d.row_index = old.row_index;
+            get diagnostics more = row_count;
+            gone := greatest(gone, more);
+            delete from assignment a where a.tenant_id = owner_id and a.ended_generation is not null and a.until_ms < kept_from_ms
+              and a.ctid = any (array(select ctid from assignment where tenant_id = owner_id and ended_generation is not null
+                                      and until_ms < kept_from_ms limit most));
+            get diagnostics more = row_count;
+            gone := greatest(gone, more);
+            delete from run_order o where o.tenant_id = owner_id and greatest(o.deadline, o.done_at) < kept_from
+              and o.ctid = any (array(select ctid from run_order where tenant_id = owner_id
+                                      and greatest(deadline, done_at) < kept_from limit most));
+            get diagnostics more = row_count;
+            gone := greatest(gone, more);
+            delete from member_event e where e.tenant_id = owner_id and e.at < kept_from
+              and e.ctid = any (array(select ctid from member_event where tenant_id = owner_id and at < kept_from limit most));
+            get diagnostics more = row_count;
+            return greatest(gone, more);
         end
         $function$
     $create$, current_schema());
 end
 $body$;
-revoke all on function remove_old_shares(integer) from public;
-grant execute on function remove_old_shares(integer) to bulkhead_core;
+
+-- In the shared schema a service is itself; in a schema of one tenant it is that tenant's role for it.
 do $body$
 begin
-    if current_schema() = 'shared' then
-        return;
-    end if;
-    execute format('revoke all on function remove_old_shares(integer) from bulkhead_core');
-    execute format('grant execute on function remove_old_shares(integer) to %1$I', platform.runtime_role('core'));
+    execute format('grant usage on schema %1$I to %2$I', current_schema(), platform.runtime_role('registry'));
+    execute format('grant usage on schema %1$I to %2$I', current_schema(), platform.runtime_role('dispatch'));
+    execute format('grant select on site, poller to %1$I', platform.runtime_role('registry'));
+    execute format('grant select on site, poller to %1$I', platform.runtime_role('dispatch'));
+    execute format('grant select, insert on member_event to %1$I', platform.runtime_role('registry'));
+    execute format('grant select, insert, update, delete on check_definition, sealed_secret to %1$I',
+                   platform.runtime_role('dispatch'));
+    execute format('grant select, insert, update on assignment, dispatch_state, run_order to %1$I',
+                   platform.runtime_role('dispatch'));
+    execute format('grant select on check_definition, assignment, dispatch_state, member_event to %1$I',
+                   platform.runtime_role('core'));
 end
 $body$;

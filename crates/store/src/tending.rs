@@ -23,17 +23,14 @@ impl TenantTx {
         }
     }
 
-    /// Removes up to `most` results, and as many dead letters, assignments that ended, runs on demand and events of members,
-    /// that the tenant's plan keeps no longer; the largest number of them.
+    /// Removes up to `most` results, and as many dead letters, that the tenant's plan keeps no longer; the larger number of
+    /// both.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn remove_old_rows(&mut self, most: i32) -> Result<u64, StoreError> {
         let gone = sqlx::query_scalar("select remove_old_rows($1)").bind(most).fetch_one(self.connection()).await;
-        let rows = gone.map(i64::unsigned_abs).map_err(failed("remove what is kept no longer"))?;
-        let gone = sqlx::query_scalar("select remove_old_shares($1)").bind(most).fetch_one(self.connection()).await;
-        let shares = gone.map(i64::unsigned_abs).map_err(failed("remove who ran what, kept no longer"))?;
-        Ok(rows.max(shares))
+        gone.map(i64::unsigned_abs).map_err(failed("remove what is kept no longer"))
     }
 
     /// Opens what a move of the tenant's rows holds that was killed; whether it did.
