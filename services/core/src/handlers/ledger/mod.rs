@@ -9,7 +9,7 @@ use bulkhead_bus::{CheckName, Grid, MemberName, PollerName, SiteName, TenantSlug
 /// Slots that one question may be about.
 pub const SLOTS_MOST: i64 = 2_000_000;
 /// A slot that is no older may still come: the time of a run, a batch, a link and a transaction, several times over.
-const SETTLE_MS: i64 = 120_000;
+const SETTLE_MS: i64 = 60_000;
 /// Before the registry misses a poller, it has run nothing for this long at most (a lease and what waited in its memory).
 const UNNOTICED_MS: i64 = 60_000;
 /// From when it is there again to its first slot.
@@ -197,7 +197,7 @@ mod tests {
         let old = NOW - 3_600_000;
         let own = span(Some("p1"));
         assert_eq!(judged(&own, &[], old, None), (GapKind::Silent, None));
-        assert_eq!(judged(&own, &[], NOW - 60_000, None), (GapKind::Pending, None), "it may still come");
+        assert_eq!(judged(&own, &[], NOW - 30_000, None), (GapKind::Pending, None), "it may still come");
         let said = Some(Some(Reason::Overrun));
         assert_eq!(judged(&own, &[], old, said), (GapKind::Missed, Some(Reason::Overrun)));
         assert_eq!(judged(&span(None), &[], old, None), (GapKind::NoPoller, None));
