@@ -51,9 +51,9 @@ async fn core(patient: &mut Patient) -> anyhow::Result<()> {
     let expected = [
         "fail core-answers core",
         "fail process-runs core",
-        "fail core-connected core-stream",
-        "fail core-connected core-rpc",
-        "fail core-connected core-live",
+        "fail service-connected core-stream",
+        "fail service-connected core-rpc",
+        "fail service-connected core-live",
     ];
     patient.has(&["links"], &expected).await?;
     let said = patient.ask(&["lag"]).await?;

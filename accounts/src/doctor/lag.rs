@@ -133,7 +133,7 @@ struct CoreSettings {
 }
 
 /// What core's health page says: the status line's code and the text.
-async fn ask_health(address: &str) -> Result<(u16, String), String> {
+pub(super) async fn ask_health(address: &str) -> Result<(u16, String), String> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: core\r\nconnection: close\r\n\r\n").await?;

@@ -67,9 +67,9 @@ static LINKED: Look = Look {
 };
 static CONNECTED: Look = Look {
     area: Area::Links,
-    name: "core-connected",
-    rule: "core is connected as each of its users: pulling, answering, and showing live streams",
-    meaning: "core does not store, does not answer, or shows no live view",
+    name: "service-connected",
+    rule: "core, the registry and poller-dispatch are connected as each of their users",
+    meaning: "core does not store, does not answer, or shows no live view; or checks are not shared out",
 };
 
 const SYSTEM_USER: &str = "hub as system operator";
@@ -156,9 +156,16 @@ pub(super) fn unanswered(home: &Home, why: String) -> Finding {
 
 /// Connections of one account that are looked through.
 const CONNECTIONS_MOST: u32 = 1_024;
-/// Core's users, each with the account that it is in.
-const CORE_USERS: [(&str, Role); 3] =
-    [(CORE_ACCOUNT, Role::CoreStream), (CORE_ACCOUNT, Role::CoreRpc), (INTAKE, Role::CoreLive)];
+/// Users of the services, each with the account that it is in.
+const SERVICE_USERS: [(&str, Role); 7] = [
+    (CORE_ACCOUNT, Role::CoreStream),
+    (CORE_ACCOUNT, Role::CoreRpc),
+    (INTAKE, Role::CoreLive),
+    (CORE_ACCOUNT, Role::RegistryRpc),
+    (CORE_ACCOUNT, Role::RegistryKeep),
+    (CORE_ACCOUNT, Role::DispatchRpc),
+    (CORE_ACCOUNT, Role::DispatchPush),
+];
 
 fn process_findings(home: &Home) -> Vec<Finding> {
     let finding = |process: super::processes::Process| match process.pid {
@@ -214,13 +221,32 @@ fn connected_finding(home: &Home, role: Role, key: Option<&str>, answers: &[Said
     if count > 0 {
         return CONNECTED.ok(role.name(), format!("{count} connected"));
     }
-    let advice = format!("read {}; {}", home.layout.log("core").display(), home.restart_advice());
+    let log = match role {
+        Role::RegistryRpc | Role::RegistryKeep => "registry-1",
+        Role::DispatchRpc | Role::DispatchPush => "poller-dispatch-1",
+        Role::CoreStream
+        | Role::CoreRpc
+        | Role::CoreLive
+        | Role::Leaf
+        | Role::Poller
+        | Role::Admin
+        | Role::Viewer
+        | Role::PlatformAdmin
+        | Role::Provisioner
+        | Role::Backup
+        | Role::SystemOperator
+        | Role::Gatekeeper
+        | Role::GateWriter
+        | Role::GateWatch
+        | Role::Sentinel => "core",
+    };
+    let advice = format!("read {}; {}", home.layout.log(log).display(), home.restart_advice());
     CONNECTED.fail(role.name(), "nobody is connected as this user", advice)
 }
 
 async fn connected_findings(home: &Home, system: &Bus, servers: usize, known: &Known) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (account, role) in CORE_USERS {
+    for (account, role) in SERVICE_USERS {
         let Some(record) = known.named(account) else { continue };
         let about = json!({"acc": record.key.as_str(), "auth": true, "limit": CONNECTIONS_MOST});
         findings.push(match ask(system, ServerQuestion::Connections, about, servers).await {

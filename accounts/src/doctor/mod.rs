@@ -25,6 +25,7 @@ mod rights;
 mod row_security;
 mod server_log;
 mod servers;
+mod sharing;
 mod stream_state;
 mod streams;
 mod trust;
@@ -88,6 +89,7 @@ pub fn looks() -> Vec<&'static Look> {
         elsewhere::LOOKS,
         grants::LOOKS,
         rights::LOOKS,
+        sharing::LOOKS,
     ];
     all.concat()
 }
@@ -156,8 +158,9 @@ impl Seen<'_> {
         match area {
             Area::Links => {
                 let known = known.as_ref().ok();
-                [links::look(home, sources, hub, known).await, elsewhere::look_at_links(home, sources, hub, known)]
-                    .concat()
+                let links = links::look(home, sources, hub, known).await;
+                let shared = sharing::look_at_links(home, sources).await;
+                [links, elsewhere::look_at_links(home, sources, hub, known), shared].concat()
             }
             Area::Versions => versions::look(home, sources, hub, programs).await,
             Area::Clock => clock::look(sources, hub).await,
@@ -168,7 +171,8 @@ impl Seen<'_> {
             Area::Streams => streams::look(home, sources, hub, streams).await,
             Area::Lag => {
                 let here = lag::look(home, sources, streams, core_answers).await;
-                [here, elsewhere::look_at_lag(home, sources, core_answers).await].concat()
+                let shared = sharing::look_at_lag(home).await;
+                [here, elsewhere::look_at_lag(home, sources, core_answers).await, shared].concat()
             }
             Area::Drift => {
                 let accounts = drift::look(home, sources, hub, known).await;
