@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use data_encoding::BASE64URL_NOPAD;
 use nkeys::XKey;
 use zeroize::Zeroizing;
 
@@ -70,6 +71,27 @@ impl SealingKey {
         self.key.seal(text, &of_public(to)?).map_err(|_| SealingError::Seal)
     }
 
+    /// Seals with a key of the moment, whose public half goes with it: nobody has to know who sealed it, and nobody can open
+    /// it but `to`, the one who sealed it included. Text: that key, a dot, and base64url.
+    ///
+    /// # Errors
+    /// When `to` is no public X25519 key.
+    pub fn seal_once(text: &[u8], to: &str) -> Result<String, SealingError> {
+        let moment = Self::generate();
+        let sealed = moment.seal(text, to)?;
+        Ok(format!("{}.{}", moment.public, BASE64URL_NOPAD.encode(&sealed)))
+    }
+
+    /// Opens what [`Self::seal_once`] sealed for this key.
+    ///
+    /// # Errors
+    /// When it is nothing of the kind, or was sealed for another.
+    pub fn open_once(&self, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+        let (from, sealed) = sealed.split_once('.').ok_or(SealingError::Open)?;
+        let sealed = BASE64URL_NOPAD.decode(sealed.as_bytes()).map_err(|_| SealingError::Open)?;
+        self.open(&sealed, from)
+    }
+
     /// # Errors
     /// When `from` is no public X25519 key, or has not sealed this for us.
     pub fn open(&self, sealed: &[u8], from: &str) -> Result<Zeroizing<Vec<u8>>, SealingError> {
@@ -95,6 +117,18 @@ mod tests {
         }
         for short in 0..sealed.len() {
             assert!(two.open(&sealed[..short], one.public()).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_once_is_opened_by_one() {
+        let (one, other) = (SealingKey::generate(), SealingKey::generate());
+        let sealed = SealingKey::seal_once(b"text", one.public()).unwrap();
+        assert_eq!(one.open_once(&sealed).unwrap().as_slice(), b"text");
+        assert_eq!(other.open_once(&sealed), Err(SealingError::Open));
+        assert_ne!(sealed, SealingKey::seal_once(b"text", one.public()).unwrap());
+        for wrong in ["", ".", "X.", &sealed[1..], &sealed[..sealed.len() - 1]] {
+            assert!(one.open_once(wrong).is_err(), "{wrong}");
         }
     }
 
