@@ -1,5 +1,6 @@
 //! The settings of the poller: read here and nowhere else, checked whole, every problem reported at once.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -7,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_bus::LeaseClass;
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
-use bulkhead_checks::{Check, read_settings};
+use bulkhead_bus::payload::{LABEL_BYTES_MOST, LABELS_MOST};
+use bulkhead_checks::{Check, Rules, read_settings};
 use bulkhead_runtime::{BusSettings, Chain, LogFormat, SettingsError, client_config, load_settings};
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::batch::Identity;
@@ -23,6 +27,8 @@ const PREFIX: &str = "BULKHEAD_POLLER_";
 
 const LINGER_MS: RangeInclusive<u64> = 1..=60_000;
 const SPOOL_RESULTS: RangeInclusive<usize> = 1_000..=10_000_000;
+const CAPACITY: RangeInclusive<u32> = 1..=1_024;
+const CHECKS_MOST: RangeInclusive<u32> = 0..=100_000;
 const CHECKS_AT_ONCE: RangeInclusive<usize> = 1..=10_000;
 /// No more than the leaf's consumer hands out unacknowledged.
 const WINDOW: RangeInclusive<usize> = 1..=500;
@@ -37,7 +43,12 @@ struct RawConfig {
     health_listen: Option<SocketAddr>,
     state_dir: PathBuf,
     batch_key_file: PathBuf,
+    capacity: u32,
     identity: RawIdentity,
+    lease: RawLease,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    rules: RawRules,
     leaf: Option<BusSettings>,
     forwarder: RawForwarder,
     keeper: RawKeeper,
@@ -55,6 +66,18 @@ struct RawIdentity {
     tenant: String,
     site: String,
     poller: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLease {
+    class: LeaseClass,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRules {
+    deny: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,6 +122,13 @@ struct RawSpool {
 #[serde(deny_unknown_fields)]
 struct RawLimits {
     checks_at_once: usize,
+    checks_most: u32,
+}
+
+struct RawMember {
+    labels: BTreeMap<String, String>,
+    capacity: u32,
+    checks_most: u32,
 }
 
 /// How results become batches.
@@ -106,6 +136,15 @@ struct RawLimits {
 pub(crate) struct BatchSettings {
     pub(crate) results_most: usize,
     pub(crate) linger: Duration,
+}
+
+/// What this poller says of itself when it registers.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberSettings {
+    pub(crate) class: LeaseClass,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) capacity: u32,
+    pub(crate) checks_most: u32,
 }
 
 /// Settings that have been checked.
@@ -124,6 +163,8 @@ pub struct Config {
     pub(crate) batch: BatchSettings,
     pub(crate) spool_results_most: usize,
     pub(crate) checks_at_once: usize,
+    pub(crate) member: MemberSettings,
+    pub(crate) rules: Rules,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -197,6 +238,29 @@ impl Problems {
         RenewalSettings { urls: raw.urls, folder: raw.folder, proxy: raw.proxy }
     }
 
+    fn take_rules(&mut self, raw: &RawRules) -> Rules {
+        let networks = raw.deny.iter().filter_map(|text| {
+            let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+            let rule = format!("{text:?} is not a network: write for example \"10.0.0.0/8\" or \"2001:db8::/32\"");
+            self.keep("rules.deny", text.parse::<IpNet>().or_else(|_| address()).map_err(|_| rule))
+        });
+        Rules::denying(networks.collect())
+    }
+
+    fn take_member(&mut self, class: LeaseClass, raw: RawMember) -> MemberSettings {
+        let RawMember { labels, capacity, checks_most } = raw;
+        self.check_range("capacity", capacity, &CAPACITY);
+        self.check_range("limits.checks_most", checks_most, &CHECKS_MOST);
+        if labels.len() > LABELS_MOST {
+            self.0.push(format!("  labels: {} are more than {LABELS_MOST}", labels.len()));
+        }
+        let is_short = |text: &str| (1..=LABEL_BYTES_MOST).contains(&text.len());
+        for (name, value) in labels.iter().filter(|(name, value)| !is_short(name) || !is_short(value)) {
+            self.0.push(format!("  labels: {name:?} = {value:?} is not text of 1 to {LABEL_BYTES_MOST} bytes each"));
+        }
+        MemberSettings { class, labels, capacity, checks_most }
+    }
+
     fn take_signer(&mut self, path: &Path) -> Option<Arc<BatchSigner>> {
         if path.as_os_str().is_empty() {
             return self.require("batch_key_file", None);
@@ -234,6 +298,9 @@ impl Config {
         problems.check_range("batch.linger_ms", raw.batch.linger_ms, &LINGER_MS);
         problems.check_range("spool.results_most", raw.spool.results_most, &SPOOL_RESULTS);
         problems.check_range("limits.checks_at_once", raw.limits.checks_at_once, &CHECKS_AT_ONCE);
+        let rules = problems.take_rules(&raw.rules);
+        let of_member = RawMember { labels: raw.labels, capacity: raw.capacity, checks_most: raw.limits.checks_most };
+        let member = problems.take_member(raw.lease.class, of_member);
         let checks = read_settings(&raw.checks, &mut problems.0);
         match (batch_key, identity, leaf) {
             (Some(batch_key), Some(identity), Some(leaf)) if problems.0.is_empty() => Ok(Self {
@@ -253,6 +320,8 @@ impl Config {
                 },
                 spool_results_most: raw.spool.results_most,
                 checks_at_once: raw.limits.checks_at_once,
+                member,
+                rules,
                 checks,
             }),
             _ => Err(SettingsError(problems.0)),
@@ -317,6 +386,7 @@ mod tests {
         assert_eq!((config.batch.results_most, config.batch.linger), (100, Duration::from_secs(1)));
         assert_eq!(config.forwarder.unwrap().window, 256);
         assert_eq!(config.checks.len(), 1);
+        assert_eq!(config.rules, Rules::default(), "the list that is shown is the one that holds");
         let seed = std::fs::read_to_string(folder.path().join("batch.key")).unwrap();
         assert!(!format!("{:?}", config.batch_key).contains(&seed), "the seed is never shown");
     }
@@ -347,6 +417,12 @@ mod tests {
         check(("[identity]", "batch.results_most = 1001\n[identity]"), &["1001 is not between 1 and 1000"]);
         check(("[identity]", "spool.results_most = 0\n[identity]"), &["spool.results_most: 0"]);
         check(("[identity]", "limits.checks_at_once = 0\n[identity]"), &["limits.checks_at_once: 0"]);
+        check(("[identity]", "capacity = 0\n[identity]"), &["capacity: 0 is not between 1 and 1024"]);
+        check(("[identity]", "labels = { zone = \"\" }\n[identity]"), &["labels: \"zone\" = \"\" is not text"]);
+        check(
+            ("[identity]", "rules.deny = [\"10.0.0.0/33\"]\n[identity]"),
+            &["rules.deny: \"10.0.0.0/33\" is not a network"],
+        );
         check(("batch.key", "none.key"), &["batch_key_file: read batch key file"]);
         check(("tls://127.0.0.1:4222", "nats://h:1"), &["leaf.urls: \"nats://h:1\" does not", "forwarder.leaf.urls:"]);
         check(("c.key\"", "none\""), &["leaf.tls: read key file", "forwarder.leaf.tls: read key file"]);

@@ -1,13 +1,16 @@
 //! From the spool to the leaf: one batch at a time, in order, the same bytes until the leaf's stream has them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bulkhead_bus::{EdgeSubject, Lane};
 use bulkhead_runtime::{Backoff, Bus, BusSettings, Chain, Heart, Readiness, Stop, StoreError, Trouble};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::batch::{BatchBuilder, Identity, SignedBatch};
+use crate::condition::Condition;
 use crate::live::{LiveBoard, show_live};
 use crate::metrics::{Cause, Connection, Metrics, count};
 use crate::observe::show_connection;
@@ -36,8 +39,27 @@ pub(crate) async fn connect_patiently(settings: &BusSettings, name: &str) -> Bus
     }
 }
 
+/// The poller's own connection to the leaf, for those who need it beside the results.
+#[derive(Debug, Clone)]
+pub(crate) struct LeafBus(watch::Receiver<Option<Bus>>);
+
+impl LeafBus {
+    /// Waits for it; `None` when it will never be.
+    pub(crate) async fn get(&mut self) -> Option<Bus> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|bus| bus.clone())
+    }
+}
+
+/// Where the connection is shown once it is made.
+pub(crate) fn leaf_bus() -> (watch::Sender<Option<Bus>>, LeafBus) {
+    let (sender, receiver) = watch::channel(None);
+    (sender, LeafBus(receiver))
+}
+
 /// Writes batches to the leaf.
 pub(crate) struct Edge {
+    pub(crate) connected: watch::Sender<Option<Bus>>,
+    pub(crate) condition: Arc<Condition>,
     pub(crate) settings: BusSettings,
     pub(crate) identity: Identity,
     pub(crate) spool: SpoolReader,
@@ -56,12 +78,13 @@ impl Edge {
     pub(crate) async fn run(self, mut batches: BatchBuilder, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
         let name = format!("{}.{}", self.identity.site, self.identity.poller);
         // Results that are in hand, beside those in the spool.
-        let in_hand = std::sync::atomic::AtomicUsize::new(0);
+        let in_hand = AtomicUsize::new(0);
         let write = async {
             let bus = self.heart.while_waiting(connect_patiently(&self.settings, &name)).await;
             readiness.mark("leaf");
             readiness.require_connection("leaf", &bus);
             show_connection(&self.metrics, Connection::Poller, &bus);
+            self.connected.send_replace(Some(bus.clone()));
             info!(server.version = bus.server_version(), "writing results to the leaf");
             tokio::select! {
                 ended = self.write_all(&bus, &mut batches, &in_hand) => ended,
@@ -76,7 +99,7 @@ impl Edge {
         tokio::select! {
             ended = write => ended?,
             () = give_up => {
-                let lost = self.spool.waiting() + in_hand.load(std::sync::atomic::Ordering::Relaxed);
+                let lost = self.spool.waiting() + in_hand.load(Ordering::Relaxed);
                 count(&self.metrics.stop_dropped, lost);
                 warn!(lost, "the leaf did not take the last {lost} results in time");
             }
@@ -84,18 +107,13 @@ impl Edge {
         Ok(())
     }
 
-    async fn write_all(
-        &self,
-        bus: &Bus,
-        batches: &mut BatchBuilder,
-        in_hand: &std::sync::atomic::AtomicUsize,
-    ) -> anyhow::Result<()> {
+    async fn write_all(&self, bus: &Bus, batches: &mut BatchBuilder, in_hand: &AtomicUsize) -> anyhow::Result<()> {
         let subject = EdgeSubject { lane: Lane::Results, poller: self.identity.poller.clone() }.to_string();
         while let Some(results) = self.heart.while_waiting(self.spool.take(self.results_most, self.linger)).await {
-            in_hand.store(results.len(), std::sync::atomic::Ordering::Relaxed);
+            in_hand.store(results.len(), Ordering::Relaxed);
             for batch in batches.build(results)? {
                 self.store_batch(bus, &subject, &batch).await;
-                in_hand.fetch_sub(batch.results, std::sync::atomic::Ordering::Relaxed);
+                in_hand.fetch_sub(batch.results, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -116,6 +134,7 @@ impl Edge {
             let Err(error) = stored else {
                 count(&self.metrics.batches_stored, 1);
                 trouble.end();
+                self.condition.is_leaf_shut.store(false, Ordering::Relaxed);
                 return;
             };
             let Some(cause) = Cause::of(&error) else {
@@ -128,6 +147,7 @@ impl Edge {
             };
             let cause = if bus.is_connected() { cause } else { Cause::LeafAway };
             count(self.metrics.batches_retried.of(cause), 1);
+            self.condition.is_leaf_shut.store(true, Ordering::Relaxed);
             trouble.begin(Chain(&error).to_string());
             backoff.pause().await;
         }

@@ -1,29 +1,40 @@
 //! The one loop that runs checks: it looks at the clock, starts what is due and gives every slot exactly one result.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_bus::CheckName;
 use bulkhead_bus::payload::{Measured, Outcome, Reason};
-use bulkhead_checks::{Check, Detail, Prober, Secrets};
+use bulkhead_checks::{Check, Prober};
 use bulkhead_runtime::{Chain, Heart, Readiness, Stop, age_seconds, now_ms};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::job::{Change, Job, Vault};
+use crate::lease::Standing;
 use crate::live::LiveBoard;
 use crate::metrics::{Metrics, count, level};
-use crate::schedule::{Due, MissedBecause, Scheduler, Slot};
+use crate::schedule::{Due as DueOf, MissedBecause, Scheduler, Slot as SlotOf, Term};
 use crate::spool::SpoolWriter;
 
 /// After a stop, how long running checks may still end by themselves.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 
+type Slot = SlotOf<Arc<Job>>;
+type Due = DueOf<Arc<Job>>;
+
 /// Runs checks and hands on what they measured.
 pub(crate) struct Runner {
-    pub(crate) checks: Vec<Arc<Check>>,
+    /// Of the poller's own settings.
+    pub(crate) local: HashMap<CheckName, Arc<Job>>,
+    /// What becomes of those that are assigned.
+    pub(crate) changes: mpsc::Receiver<Vec<Change>>,
     pub(crate) prober: Arc<Prober>,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) checks_at_once: usize,
     pub(crate) spool: SpoolWriter,
     pub(crate) board: Arc<LiveBoard>,
@@ -54,44 +65,80 @@ impl Runs {
     }
 }
 
-/// The result of a slot in which nothing was measured.
-fn without_measurement(check: &Check, slot_ms: i64, outcome: Outcome, reason: Reason) -> Measured {
-    Measured {
-        check: check.name.clone(),
-        kind: check.spec.kind(),
-        slot_ms,
-        started_ms: now_ms(),
-        outcome,
-        reason: Some(reason),
-        latency_us: None,
-        generation: 0,
-        island: false,
-        detail: Detail::new(),
+/// Checks of the settings, to be run.
+pub(crate) fn local_jobs(checks: Vec<Check>) -> HashMap<CheckName, Arc<Job>> {
+    checks.into_iter().map(|check| (check.name.clone(), Arc::new(Job::local(check)))).collect()
+}
+
+fn local_term(job: &Arc<Job>, from_ms: i64) -> Term<Arc<Job>> {
+    Term { grid: job.check.grid, from_ms, until_ms: None, owed_from_ms: None, job: Arc::clone(job) }
+}
+
+/// The checks that are run, local ones where no assigned one has their name.
+struct Plan {
+    scheduler: Scheduler<Arc<Job>>,
+    assigned: BTreeSet<CheckName>,
+}
+
+impl Plan {
+    fn new(local: &HashMap<CheckName, Arc<Job>>, now_ms: i64) -> Self {
+        let mut scheduler = Scheduler::new(now_ms);
+        for (name, job) in local {
+            scheduler.put(name, local_term(job, now_ms));
+        }
+        Self { scheduler, assigned: BTreeSet::new() }
+    }
+
+    fn apply(&mut self, change: Change, local: &HashMap<CheckName, Arc<Job>>) {
+        let (check, ends_ms) = match change {
+            Change::Put(term) => {
+                let (check, until_ms) = (term.job.check.name.clone(), term.until_ms);
+                self.scheduler.put(&check, term);
+                self.assigned.insert(check.clone());
+                (check, until_ms)
+            }
+            Change::End { check, until_ms } => {
+                self.scheduler.end(&check, until_ms);
+                (check, Some(until_ms))
+            }
+        };
+        if let Some(until_ms) = ends_ms {
+            self.assigned.remove(&check);
+            if let Some(job) = local.get(&check) {
+                self.scheduler.put(&check, local_term(job, until_ms));
+            }
+        }
     }
 }
 
 impl Runner {
     /// Runs until `stop`, then lets what runs end for a moment.
-    pub(crate) async fn run(self, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
-        let mut scheduler = Scheduler::new(self.checks.iter().map(|check| check.grid).collect(), now_ms());
+    pub(crate) async fn run(mut self, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
+        let mut plan = Plan::new(&self.local, now_ms());
         let turns = Arc::new(Semaphore::new(self.checks_at_once));
         let mut runs = Runs::default();
         self.metrics.checks_at_once_limit.set(level(self.checks_at_once));
         readiness.mark("checks");
         while !stop.is_cancelled() {
             self.heart.beat();
-            let due = scheduler.advance(now_ms());
+            let due = plan.scheduler.advance(now_ms());
             self.report_gaps(&due);
             for slot in due.runs {
                 self.start(slot, &turns, &mut runs);
             }
-            let pause = scheduler.pause(now_ms());
+            let pause = plan.scheduler.pause(now_ms());
             tokio::select! {
                 () = stop.cancelled() => break,
+                Some(changes) = self.changes.recv() => {
+                    for change in changes {
+                        plan.apply(change, &self.local);
+                    }
+                    self.metrics.checks_assigned.set(level(plan.assigned.len()));
+                }
                 ended = tokio::time::timeout(pause, runs.next()) => {
                     if let Ok((slot, ended)) = ended {
-                        scheduler.finish(slot.check);
-                        self.hand_on_ended(slot, ended);
+                        plan.scheduler.finish(&slot.job.check.name, &slot);
+                        self.hand_on_ended(&slot, ended);
                     }
                 }
             }
@@ -119,34 +166,41 @@ impl Runner {
             let reason = match because {
                 MissedBecause::StillRunning => Reason::Overrun,
                 MissedBecause::Asleep => Reason::Internal,
+                MissedBecause::OwnerLost => Reason::OwnerLost,
             };
-            let check = &self.checks[slot.check];
-            self.hand_on(without_measurement(check, slot.start_ms, Outcome::Missed, reason));
+            let missed = slot.job.without_measurement(slot.start_ms, Outcome::Missed, reason);
+            self.hand_on(Measured { island: self.is_island(&slot.job), ..missed });
         }
     }
 
+    /// Whether what is measured now only fills an empty slot: somebody else may have been given the check.
+    fn is_island(&self, job: &Job) -> bool {
+        job.generation > 0 && self.standing.is_island()
+    }
+
     fn start(&self, slot: Slot, turns: &Arc<Semaphore>, runs: &mut Runs) {
-        let check = Arc::clone(&self.checks[slot.check]);
-        let (prober, turns) = (Arc::clone(&self.prober), Arc::clone(turns));
-        let took = self.metrics.check_seconds.of(check.spec.kind()).clone();
+        let (job, start_ms, island) = (Arc::clone(&slot.job), slot.start_ms, self.is_island(&slot.job));
+        let (prober, vault, turns) = (Arc::clone(&self.prober), Arc::clone(&self.vault), Arc::clone(turns));
+        let took = self.metrics.check_seconds.of(job.check.spec.kind()).clone();
         let run = runs.tasks.spawn(async move {
             let _turn = turns.acquire().await.expect("turns are never closed");
             let began = Instant::now();
-            let measured = prober.measure(&check, slot.start_ms, &Secrets::new()).await;
+            let measured = job.measure(&prober, &vault, start_ms).await;
             took.observe(began.elapsed());
-            measured
+            Measured { island, ..measured }
         });
         runs.slots.insert(run.id(), slot);
     }
 
-    fn hand_on_ended(&self, slot: Slot, ended: Result<Measured, task::JoinError>) {
-        let check = &self.checks[slot.check];
+    fn hand_on_ended(&self, slot: &Slot, ended: Result<Measured, task::JoinError>) {
         let measured = ended.unwrap_or_else(|failure| {
-            if failure.is_cancelled() {
-                return without_measurement(check, slot.start_ms, Outcome::Missed, Reason::Internal);
+            let check = &slot.job.check.name;
+            let (outcome, island) =
+                (if failure.is_cancelled() { Outcome::Missed } else { Outcome::Error }, self.is_island(&slot.job));
+            if !failure.is_cancelled() {
+                error!(check = %check, error = %Chain(&failure), "check {check} panicked");
             }
-            error!(check = %check.name, error = %Chain(&failure), "check {} panicked", check.name);
-            without_measurement(check, slot.start_ms, Outcome::Error, Reason::Internal)
+            Measured { island, ..slot.job.without_measurement(slot.start_ms, outcome, Reason::Internal) }
         });
         self.hand_on(measured);
     }
@@ -162,12 +216,12 @@ impl Runner {
         while !runs.slots.is_empty()
             && let Ok((slot, ended)) = tokio::time::timeout_at(end, runs.next()).await
         {
-            self.hand_on_ended(slot, ended);
+            self.hand_on_ended(&slot, ended);
         }
         runs.tasks.abort_all();
         while !runs.slots.is_empty() {
             let (slot, ended) = runs.next().await;
-            self.hand_on_ended(slot, ended);
+            self.hand_on_ended(&slot, ended);
         }
         self.spool.report_dropped(Instant::now());
     }
@@ -179,7 +233,6 @@ mod tests {
     use crate::spool::{SpoolReader, open_spool};
     use bulkhead_checks::{Rules, read_settings};
     use bulkhead_runtime::Loops;
-    use std::collections::BTreeSet;
     use tokio::net::TcpListener;
 
     fn check_of(json: &str) -> Check {
@@ -192,10 +245,14 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     fn runner(checks: Vec<Check>) -> (Runner, SpoolReader, Arc<Metrics>) {
+        let (_, changes) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
         let (spool, reader) = open_spool(1_000, Arc::clone(&metrics));
         let runner = Runner {
-            checks: checks.into_iter().map(Arc::new).collect(),
+            local: local_jobs(checks),
+            changes,
+            vault: Arc::new(Vault::open(tempfile::tempdir().unwrap().path()).unwrap()),
+            standing: Arc::default(),
             prober: Arc::new(Prober::open(Rules::default())),
             checks_at_once: 4,
             spool,
@@ -246,7 +303,8 @@ mod tests {
             r#"{{"name":"slow","kind":"http","target":"http://{target}/","interval_s":100,"timeout_ms":90000}}"#
         ));
         let (runner, reader, metrics) = runner(vec![check]);
-        let slot = Slot { start_ms: 0, check: 0 };
+        let mut plan = Plan::new(&runner.local, 0);
+        let slot = plan.scheduler.advance(100_000).runs.remove(0);
         let mut runs = Runs::default();
         runner.start(slot, &Arc::new(Semaphore::new(1)), &mut runs);
         runner.finish(runs).await;
@@ -259,12 +317,15 @@ mod tests {
     async fn gaps_become_missed_results_with_their_reason() {
         let check = check_of(r#"{"name":"gap","kind":"icmp","target":"127.0.0.1","interval_s":10,"timeout_ms":500}"#);
         let (runner, reader, metrics) = runner(vec![check]);
-        let slots = [10_000, 20_000].map(|start_ms| Slot { start_ms, check: 0 });
-        let missed = vec![(slots[0], MissedBecause::Asleep), (slots[1], MissedBecause::StillRunning)];
-        runner.report_gaps(&Due { missed, uncounted: 7, ..Due::default() });
-        let results = reader.take(2, Duration::ZERO).await.unwrap();
+        let mut plan = Plan::new(&runner.local, 0);
+        let slept = plan.scheduler.advance(25_000);
+        let running = plan.scheduler.advance(35_000);
+        assert_eq!((slept.missed.len(), running.missed.len()), (2, 1), "{slept:?} {running:?}");
+        runner.report_gaps(&Due { missed: slept.missed, uncounted: 7, ..Due::default() });
+        runner.report_gaps(&running);
+        let results = reader.take(3, Duration::ZERO).await.unwrap();
         assert_eq!(results[0].reason, Some(Reason::Internal));
-        assert_eq!(results[1].reason, Some(Reason::Overrun));
+        assert_eq!(results[2].reason, Some(Reason::Overrun));
         assert!(results.iter().all(|result| result.outcome == Outcome::Missed));
         assert_eq!(metrics.slots_uncounted.get(), 7);
         assert_eq!(metrics.clock_steps_back.get(), 0);

@@ -56,6 +56,24 @@ bulkhead_runtime::metrics! {
         checks_running: Gauge,
         /// Checks that may run at the same time.
         checks_at_once_limit: Gauge,
+        /// Checks that the hub has assigned to this poller and that it runs.
+        checks_assigned: Gauge,
+        /// Assigned checks that this release cannot run.
+        checks_refused: Gauge,
+        /// The generation of the assignment that is in force; 0 is none.
+        assignment_generation: Gauge,
+        /// Whether this process has a lease of its name: 1 or 0.
+        lease_held: Gauge,
+        /// Whether another process has its name: 1 or 0; then nothing that was assigned is run.
+        fenced: Gauge,
+        /// Leases granted and renewed, the leaf link's included.
+        lease_renewals: Counter,
+        /// Attempts to get or renew a lease without success.
+        lease_failures: Counter,
+        /// How far the clock is off, by the registry's; which way is in the registry.
+        clock_off_seconds: SecondsGauge,
+        /// Runs on demand.
+        runs_on_demand: Counter,
         /// Steps back of the clock.
         clock_steps_back: Counter,
         /// How far the clock went back the last time.
@@ -65,6 +83,8 @@ bulkhead_runtime::metrics! {
         spool_results: Gauge,
         /// Beyond it the oldest results are dropped.
         spool_limit_results: Gauge,
+        /// Results that gave way to others of their minute because the spool was half full.
+        spool_thinned: Counter,
         /// Results dropped, oldest first, because the spool was full.
         spool_dropped: Counter,
         /// Results that the leaf did not take before the process had to end.

@@ -1,13 +1,14 @@
-//! The slot grid: when each check runs. Pure: the time is an argument, and nothing here sleeps.
+//! When each check runs, while checks come, change and go. Pure: the time is an argument, and nothing here sleeps.
 //!
-//! A slot starts at `phase + n * interval` of the wall clock, and the phase follows from the check's name alone, so
-//! that any poller that takes a check over goes on in the same cadence. Each slot is handed out exactly once.
+//! A slot starts at `phase + n * interval` of the wall clock (`bulkhead_bus::Grid`), and the phase follows from the check's
+//! name alone, so that any poller that takes a check over goes on in the same cadence. A check has terms, one after the
+//! other: what is run, from when, and until when. Each slot of a term is handed out exactly once, and no slot of a name twice.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-use bulkhead_bus::Grid;
+use bulkhead_bus::{CheckName, Grid};
 
 /// Missed slots of one check that are reported one by one after a gap; older ones are only counted.
 pub(crate) const MISSED_MOST: i64 = 100;
@@ -18,6 +19,10 @@ const STEP_WORTH_SAYING_MS: i64 = 1_000;
 /// A clock that is back by no more than this is waited for. Beyond it the time before was the wrong one, and waiting for it
 /// would leave the site unwatched: slots are handed out again from the present on.
 const WAIT_MOST_MS: i64 = 60_000;
+/// How long it is remembered which slots of a check that has ended were handed out: it may come back.
+const REMEMBERED_MS: i64 = 3_600_000;
+/// So many are remembered whatever their age.
+const REMEMBERED_LEAST: usize = 100;
 
 /// Why a slot passed without a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,71 +31,203 @@ pub(crate) enum MissedBecause {
     StillRunning,
     /// The process was stopped or the clock jumped.
     Asleep,
+    /// Whoever had the check before may have been lost with it.
+    OwnerLost,
 }
 
-/// A slot of the check with this index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Slot {
+/// What is run of a check, and for which of its slots.
+#[derive(Debug, Clone)]
+pub(crate) struct Term<T> {
+    pub(crate) grid: Grid,
+    /// Slots that begin at or after it are run.
+    pub(crate) from_ms: i64,
+    /// Slots that begin at or after it are not this term's any more.
+    pub(crate) until_ms: Option<i64>,
+    /// Slots from here to `from_ms` are missed, and said to be.
+    pub(crate) owed_from_ms: Option<i64>,
+    pub(crate) job: T,
+}
+
+/// Which term a run belongs to; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct TermNumber(u64);
+
+/// One slot, and what is run in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slot<T> {
     pub(crate) start_ms: i64,
-    pub(crate) check: usize,
+    pub(crate) job: T,
+    term: TermNumber,
 }
 
 /// What has come due.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Due {
-    pub(crate) runs: Vec<Slot>,
-    pub(crate) missed: Vec<(Slot, MissedBecause)>,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Due<T> {
+    pub(crate) runs: Vec<Slot<T>>,
+    pub(crate) missed: Vec<(Slot<T>, MissedBecause)>,
     /// Missed slots beyond [`MISSED_MOST`], which get no result of their own.
     pub(crate) uncounted: u64,
     /// By how much the clock went back since the last look.
     pub(crate) stepped_back_ms: Option<i64>,
 }
 
+impl<T> Default for Due<T> {
+    fn default() -> Self {
+        Self { runs: Vec::new(), missed: Vec::new(), uncounted: 0, stepped_back_ms: None }
+    }
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    term: Term<T>,
+    number: TermNumber,
+    is_running: bool,
+}
+
+impl<T> Entry<T> {
+    fn until_ms(&self) -> i64 {
+        self.term.until_ms.unwrap_or(i64::MAX)
+    }
+
+    /// Its first slot that starts at `cursor_ms` or later; `None` when it has no more.
+    fn next_ms(&self, cursor_ms: i64) -> Option<i64> {
+        let begin_ms = self.term.owed_from_ms.unwrap_or(self.term.from_ms).min(self.term.from_ms);
+        let slot_ms = self.term.grid.slot_from(begin_ms.max(cursor_ms));
+        (slot_ms < self.until_ms()).then_some(slot_ms)
+    }
+}
+
+/// The terms of one check.
+#[derive(Debug)]
+struct Lane<T> {
+    terms: VecDeque<Entry<T>>,
+    /// Slots that start before it have been handed out.
+    cursor_ms: i64,
+    /// Which of the times in the queue is this lane's; others were left behind by a change.
+    awaited_ms: Option<i64>,
+}
+
+impl<T: Clone> Lane<T> {
+    /// When something is next due; terms that have no more slots go.
+    fn next_ms(&mut self) -> Option<i64> {
+        while let Some(first) = self.terms.front() {
+            if let Some(next_ms) = first.next_ms(self.cursor_ms) {
+                return Some(next_ms);
+            }
+            self.terms.pop_front();
+        }
+        None
+    }
+
+    /// Hands out what is due of the first term, whose next slot is `first_ms`.
+    fn hand_out(&mut self, first_ms: i64, now_ms: i64, due: &mut Due<T>) {
+        let Some(entry) = self.terms.front_mut() else { return };
+        let grid = entry.term.grid;
+        let last_ms = grid.slot_at(now_ms.min(entry.until_ms().saturating_sub(1)));
+        let is_current = last_ms == grid.slot_at(now_ms) && last_ms >= entry.term.from_ms;
+        let slot = |start_ms| Slot { start_ms, job: entry.term.job.clone(), term: entry.number };
+        let because = if entry.is_running { MissedBecause::StillRunning } else { MissedBecause::Asleep };
+        let interval_ms = grid.interval_ms();
+        let passed = (last_ms - first_ms) / interval_ms + i64::from(!is_current);
+        let end_ms = if is_current { last_ms } else { last_ms.saturating_add(interval_ms) };
+        due.uncounted += (passed - MISSED_MOST).max(0).unsigned_abs();
+        for back in (1..=passed.min(MISSED_MOST)).rev() {
+            let start_ms = end_ms - back * interval_ms;
+            let because = if start_ms < entry.term.from_ms { MissedBecause::OwnerLost } else { because };
+            due.missed.push((slot(start_ms), because));
+        }
+        match (is_current, entry.is_running) {
+            (true, true) => due.missed.push((slot(last_ms), MissedBecause::StillRunning)),
+            (true, false) => {
+                due.runs.push(slot(last_ms));
+                entry.is_running = true;
+            }
+            (false, _) => {}
+        }
+        self.cursor_ms = last_ms.saturating_add(1);
+    }
+}
+
 /// Hands out slots. A clock that goes back a little makes it wait: a slot that was handed out does not come again, but for
 /// those of a time that turned out to be wrong by more than [`WAIT_MOST_MS`].
 #[derive(Debug)]
-pub(crate) struct Scheduler {
-    grids: Vec<Grid>,
-    is_running: Vec<bool>,
-    next: BinaryHeap<Reverse<Slot>>,
+pub(crate) struct Scheduler<T> {
+    lanes: HashMap<CheckName, Lane<T>>,
+    /// When lanes are next to be looked at.
+    next: BinaryHeap<Reverse<(i64, CheckName)>>,
+    numbers: u64,
     last_look_ms: i64,
     /// The latest time that was seen and not given up.
     furthest_ms: i64,
 }
 
-impl Scheduler {
-    /// Starts with the first whole slot: the one that `now_ms` is in belongs to whoever ran before.
-    pub(crate) fn new(grids: Vec<Grid>, now_ms: i64) -> Self {
-        let slots = grids.iter().enumerate();
-        let next = slots.map(|(check, grid)| Reverse(Slot { start_ms: grid.slot_from(now_ms), check })).collect();
-        Self { is_running: vec![false; grids.len()], grids, next, last_look_ms: now_ms, furthest_ms: now_ms }
+impl<T: Clone> Scheduler<T> {
+    pub(crate) fn new(now_ms: i64) -> Self {
+        Self { lanes: HashMap::new(), next: BinaryHeap::new(), numbers: 0, last_look_ms: now_ms, furthest_ms: now_ms }
+    }
+
+    /// From its first slot on the check is run as `term` says; whatever was to be run then is not, and goes on until then.
+    /// Slots that were handed out do not come again.
+    pub(crate) fn put(&mut self, name: &CheckName, term: Term<T>) {
+        self.forget_ended();
+        self.numbers += 1;
+        let lane = self.lanes.entry(name.clone());
+        let lane = lane.or_insert_with(|| Lane { terms: VecDeque::new(), cursor_ms: i64::MIN, awaited_ms: None });
+        lane.terms.retain(|entry| entry.term.from_ms < term.from_ms);
+        for entry in &mut lane.terms {
+            entry.term.until_ms = Some(entry.until_ms().min(term.from_ms));
+        }
+        lane.terms.push_back(Entry { term, number: TermNumber(self.numbers), is_running: false });
+        self.look_later(name);
+    }
+
+    /// The check is not run any more from `until_ms` on.
+    pub(crate) fn end(&mut self, name: &CheckName, until_ms: i64) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.terms.retain(|entry| entry.term.from_ms < until_ms);
+        for entry in &mut lane.terms {
+            entry.term.until_ms = Some(entry.until_ms().min(until_ms));
+        }
+        self.look_later(name);
+    }
+
+    fn look_later(&mut self, name: &CheckName) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let next_ms = lane.next_ms();
+        if let Some(next_ms) = next_ms.filter(|_| next_ms != lane.awaited_ms) {
+            self.next.push(Reverse((next_ms, name.clone())));
+        }
+        lane.awaited_ms = next_ms;
+    }
+
+    fn forget_ended(&mut self) {
+        if self.lanes.len() <= 2 * self.next.len() + REMEMBERED_LEAST {
+            return;
+        }
+        let old_ms = self.furthest_ms.saturating_sub(REMEMBERED_MS);
+        self.lanes.retain(|_, lane| !lane.terms.is_empty() || lane.cursor_ms > old_ms);
     }
 
     /// Everything that has come due by `now_ms`. A check that is handed out runs until [`Self::finish`].
-    pub(crate) fn advance(&mut self, now_ms: i64) -> Due {
-        let mut due = Due::default();
+    pub(crate) fn advance(&mut self, now_ms: i64) -> Due<T> {
         let back_ms = self.last_look_ms.saturating_sub(now_ms);
-        due.stepped_back_ms = (back_ms >= STEP_WORTH_SAYING_MS).then_some(back_ms);
+        let stepped_back_ms = (back_ms >= STEP_WORTH_SAYING_MS).then_some(back_ms);
+        let mut due = Due { stepped_back_ms, ..Due::default() };
         self.last_look_ms = now_ms;
         self.furthest_ms = self.furthest_ms.max(now_ms);
         if self.furthest_ms.saturating_sub(now_ms) > WAIT_MOST_MS {
             self.begin_again(now_ms);
         }
-        while let Some(Reverse(slot)) = self.next.peek().copied()
-            && slot.start_ms <= now_ms
+        while let Some(Reverse((at_ms, _))) = self.next.peek()
+            && *at_ms <= now_ms
+            && let Some(Reverse((at_ms, name))) = self.next.pop()
         {
-            self.next.pop();
-            let grid = self.grids[slot.check];
-            let current_ms = grid.slot_at(now_ms);
-            self.miss_until(slot, current_ms, &mut due);
-            let current = Slot { start_ms: current_ms, check: slot.check };
-            if std::mem::replace(&mut self.is_running[slot.check], true) {
-                due.missed.push((current, MissedBecause::StillRunning));
-            } else {
-                due.runs.push(current);
+            let Some(lane) = self.lanes.get_mut(&name).filter(|lane| lane.awaited_ms == Some(at_ms)) else { continue };
+            while let Some(first_ms) = lane.next_ms().filter(|next_ms| *next_ms <= now_ms) {
+                lane.hand_out(first_ms, now_ms, &mut due);
             }
-            let start_ms = current_ms.saturating_add(grid.interval_ms());
-            self.next.push(Reverse(Slot { start_ms, check: slot.check }));
+            lane.awaited_ms = None;
+            self.look_later(&name);
         }
         due
     }
@@ -98,186 +235,30 @@ impl Scheduler {
     /// Takes back the slots of a time that never was.
     fn begin_again(&mut self, now_ms: i64) {
         self.furthest_ms = now_ms;
-        let slots = std::mem::take(&mut self.next).into_iter();
-        let soonest = |Reverse(slot): Reverse<Slot>| {
-            let start_ms = slot.start_ms.min(self.grids[slot.check].slot_from(now_ms));
-            Reverse(Slot { start_ms, check: slot.check })
-        };
-        self.next = slots.map(soonest).collect();
-    }
-
-    /// The slots from `first` to before `current_ms`, all of which passed while nobody looked.
-    fn miss_until(&self, first: Slot, current_ms: i64, due: &mut Due) {
-        let interval_ms = self.grids[first.check].interval_ms();
-        let passed = (current_ms - first.start_ms) / interval_ms;
-        let because = if self.is_running[first.check] { MissedBecause::StillRunning } else { MissedBecause::Asleep };
-        due.uncounted += (passed - MISSED_MOST).max(0).unsigned_abs();
-        for back in (1..=passed.min(MISSED_MOST)).rev() {
-            due.missed.push((Slot { start_ms: current_ms - back * interval_ms, check: first.check }, because));
+        let names: Vec<CheckName> = self.lanes.keys().cloned().collect();
+        for name in names {
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.cursor_ms = lane.cursor_ms.min(now_ms);
+            }
+            self.look_later(&name);
         }
     }
 
-    pub(crate) fn finish(&mut self, check: usize) {
-        self.is_running[check] = false;
+    /// The run of `slot` has ended.
+    pub(crate) fn finish(&mut self, name: &CheckName, slot: &Slot<T>) {
+        let terms = self.lanes.get_mut(name).into_iter().flat_map(|lane| lane.terms.iter_mut());
+        for entry in terms.filter(|entry| entry.number == slot.term) {
+            entry.is_running = false;
+        }
     }
 
     /// How long to wait before the next [`Self::advance`].
     pub(crate) fn pause(&self, now_ms: i64) -> Duration {
-        let Some(Reverse(slot)) = self.next.peek() else { return LOOK_AGAIN };
-        let wait_ms = slot.start_ms.saturating_sub(now_ms).max(0).unsigned_abs();
+        let Some(Reverse((next_ms, _))) = self.next.peek() else { return LOOK_AGAIN };
+        let wait_ms = next_ms.saturating_sub(now_ms).max(0).unsigned_abs();
         Duration::from_millis(wait_ms).min(LOOK_AGAIN)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn grid(name: &str, interval_s: u64) -> Grid {
-        Grid::new(&name.parse().unwrap(), Duration::from_secs(interval_s))
-    }
-
-    /// A scheduler of one check every 10 s whose slots start at multiples of 10 s.
-    fn ten_seconds(now_ms: i64) -> Scheduler {
-        Scheduler::new(vec![Grid::with_phase(0, 10_000)], now_ms)
-    }
-
-    fn starts(slots: &[Slot]) -> Vec<i64> {
-        slots.iter().map(|slot| slot.start_ms).collect()
-    }
-
-    #[test]
-    fn phases_spread_over_the_interval() {
-        let mut buckets = [0_u32; 100];
-        for check in 0..10_000 {
-            let bucket = grid(&format!("check-{check}"), 10).phase_ms() / 100;
-            buckets[usize::try_from(bucket).unwrap()] += 1;
-        }
-        assert!(buckets.iter().all(|count| (50..=150).contains(count)), "{buckets:?}");
-    }
-
-    #[test]
-    fn a_slot_that_comes_while_the_check_runs_is_missed() {
-        let mut scheduler = ten_seconds(1);
-        assert_eq!(starts(&scheduler.advance(10_000).runs), [10_000]);
-        let due = scheduler.advance(20_001);
-        assert_eq!(due.missed, [(Slot { start_ms: 20_000, check: 0 }, MissedBecause::StillRunning)]);
-        assert!(due.runs.is_empty());
-        scheduler.finish(0);
-        assert_eq!(starts(&scheduler.advance(30_000).runs), [30_000]);
-    }
-
-    #[test]
-    fn slots_that_were_slept_through_are_missed_and_the_current_one_runs() {
-        let mut scheduler = ten_seconds(1);
-        let due = scheduler.advance(35_000);
-        let missed: Vec<Slot> = due.missed.iter().map(|(slot, _)| *slot).collect();
-        assert_eq!((starts(&missed), starts(&due.runs)), (vec![10_000, 20_000], vec![30_000]));
-        assert!(due.missed.iter().all(|(_, because)| *because == MissedBecause::Asleep));
-        assert_eq!(due.uncounted, 0);
-    }
-
-    #[test]
-    fn a_long_gap_reports_the_most_recent_slots_and_counts_the_rest() {
-        let mut scheduler = ten_seconds(1);
-        let due = scheduler.advance(10_000 * 1_000_000);
-        assert_eq!(due.missed.len(), 100);
-        assert_eq!(due.missed[99].0.start_ms, 10_000 * 999_999);
-        assert_eq!(due.uncounted, 1_000_000 - 1 - 100);
-        assert_eq!(starts(&due.runs), [10_000 * 1_000_000]);
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_repeats_nothing_and_says_so_once() {
-        let mut scheduler = ten_seconds(1);
-        assert_eq!(starts(&scheduler.advance(20_000).runs), [20_000]);
-        scheduler.finish(0);
-        let due = scheduler.advance(5_000);
-        assert_eq!((due.runs.len(), due.stepped_back_ms), (0, Some(15_000)));
-        let due = scheduler.advance(20_500);
-        assert_eq!((due.runs.len(), due.missed.len(), due.stepped_back_ms), (0, 0, None));
-        assert_eq!(starts(&scheduler.advance(30_000).runs), [30_000]);
-    }
-
-    #[test]
-    fn a_time_that_was_wrong_by_more_than_a_minute_is_not_waited_for() {
-        let daily = Grid::with_phase(0, 86_400_000);
-        let mut scheduler = Scheduler::new(vec![Grid::with_phase(0, 10_000), daily], 1);
-        assert_eq!(starts(&scheduler.advance(10_000).runs), [10_000]);
-        scheduler.finish(0);
-        let ahead = scheduler.advance(3_600_000);
-        assert_eq!(starts(&ahead.runs), [3_600_000]);
-        scheduler.finish(0);
-        // Back in two steps, each of which would have been waited for.
-        assert_eq!(scheduler.advance(3_560_000).runs, []);
-        assert_eq!(starts(&scheduler.advance(3_520_000).runs), [3_520_000]);
-        scheduler.finish(0);
-        assert!(scheduler.advance(20_001).runs.is_empty());
-        assert_eq!(starts(&scheduler.advance(30_000).runs), [30_000]);
-        scheduler.finish(0);
-        assert_eq!(starts(&scheduler.advance(86_400_000).runs).len(), 2, "the daily one has its own time still");
-    }
-
-    #[test]
-    fn the_pause_ends_at_the_next_slot_and_is_bounded() {
-        let scheduler = ten_seconds(1);
-        assert_eq!(scheduler.pause(9_900), Duration::from_millis(100));
-        assert_eq!(scheduler.pause(10_500), Duration::ZERO);
-        assert_eq!(scheduler.pause(1), LOOK_AGAIN);
-        assert_eq!(Scheduler::new(vec![], 0).pause(0), LOOK_AGAIN);
-    }
-
-    proptest! {
-        #[test]
-        fn one_slot_starts_in_every_interval(name in "[a-z0-9]{1,12}", interval_s in 1_u64..86_400, now in 0_i64..4_000_000_000_000) {
-            let grid = grid(&name, interval_s);
-            let interval_ms = i64::try_from(interval_s).unwrap() * 1_000;
-            let slot = grid.slot_from(now);
-            prop_assert!(slot >= now && slot < now + interval_ms);
-            prop_assert_eq!(grid.slot_at(slot), slot);
-            prop_assert_eq!(grid.slot_at(slot + interval_ms - 1), slot);
-            prop_assert_eq!(grid.slot_from(slot + 1), slot + interval_ms);
-        }
-
-        #[test]
-        fn whoever_takes_over_goes_on_with_the_same_slots(name in "[a-z0-9]{1,12}", interval_s in 1_u64..300, moved in 1_i64..2_000_000) {
-            let grid = grid(&name, interval_s);
-            let start = 1_800_000_000_000;
-            let mut first = Scheduler::new(vec![grid], start);
-            let mut second = Scheduler::new(vec![grid], start + moved);
-            let end = start + moved + 600_000;
-            let _ = first.advance(start + moved - 1);
-            first.finish(0);
-            prop_assert_eq!(first.advance(end).runs, second.advance(end).runs);
-        }
-
-        #[test]
-        fn no_slot_is_handed_out_twice_and_none_is_lost(steps in proptest::collection::vec(-30_000_i64..60_000, 1..60), finishes in any::<bool>()) {
-            let grid = Grid::with_phase(1_234, 10_000);
-            let mut now = 1_800_000_000_000;
-            let mut scheduler = Scheduler::new(vec![grid], now);
-            let (begin, mut last) = (now, now);
-            let mut seen = Vec::new();
-            for step in steps {
-                // Further back, and slots are handed out again: the next test.
-                now = (now + step).max(last - WAIT_MOST_MS);
-                last = last.max(now);
-                let due = scheduler.advance(now);
-                prop_assert_eq!(due.uncounted, 0);
-                seen.extend(due.missed.iter().map(|(slot, _)| slot.start_ms));
-                seen.extend(starts(&due.runs));
-                if finishes {
-                    scheduler.finish(0);
-                }
-            }
-            let mut expected = Vec::new();
-            let mut slot = grid.slot_from(begin);
-            while slot <= last {
-                expected.push(slot);
-                slot += 10_000;
-            }
-            prop_assert_eq!(seen, expected);
-        }
-    }
-}
+mod tests;

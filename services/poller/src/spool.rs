@@ -1,4 +1,5 @@
-//! Results that wait for the leaf: in memory, in order, bounded. When it is full the oldest are dropped and counted.
+//! Results that wait for the leaf: in memory, in order, bounded. When it is half full those that say nothing new give way, and
+//! when it is full the oldest are dropped; both are counted.
 //!
 //! It survives an absent leaf, not a killed process: what must survive that is in the leaf's stream.
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::metrics::{Metrics, count, level};
+use crate::thin::{Fate, Place, THINNED, Thinning};
 
 /// A full spool says so at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -19,6 +21,9 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Queue {
     waiting: VecDeque<Measured>,
+    /// The place of the first that waits.
+    front: Place,
+    thinning: Thinning,
     is_closed: bool,
     unsaid: usize,
     said: Option<Instant>,
@@ -49,17 +54,67 @@ pub(crate) struct SpoolReader(Arc<Shared>);
 /// A spool of at most `most` results.
 pub(crate) fn open_spool(most: usize, metrics: Arc<Metrics>) -> (SpoolWriter, SpoolReader) {
     metrics.spool_limit_results.set(level(most));
-    let queue = Queue { waiting: VecDeque::new(), is_closed: false, unsaid: 0, said: None };
+    let queue = Queue {
+        waiting: VecDeque::new(),
+        front: 0,
+        thinning: Thinning::default(),
+        is_closed: false,
+        unsaid: 0,
+        said: None,
+    };
     let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Notify::new(), most, metrics });
     (SpoolWriter(Arc::clone(&shared)), SpoolReader(shared))
+}
+
+impl Queue {
+    fn at(&mut self, place: Place) -> Option<&mut Measured> {
+        let index = usize::try_from(place.checked_sub(self.front)?).ok()?;
+        self.waiting.get_mut(index)
+    }
+
+    /// Puts a result where it belongs; says whether another gave way.
+    fn put(&mut self, measured: Measured, most: usize) -> bool {
+        if self.waiting.len() <= most / 2 {
+            self.thinning.end();
+            self.waiting.push_back(measured);
+            return false;
+        }
+        let next = self.front + self.waiting.len() as Place;
+        let (front, waiting) = (self.front, &self.waiting);
+        let latency_of = |place: Place| {
+            let index = usize::try_from(place.saturating_sub(front)).unwrap_or(usize::MAX);
+            waiting.get(index).and_then(|result| result.latency_us).unwrap_or(0)
+        };
+        let (slowest, last, thinned) = match self.thinning.judge(&measured, (front, next), latency_of) {
+            Fate::Append => {
+                self.waiting.push_back(measured);
+                return false;
+            }
+            Fate::Replace { last, thinned } => (None, last, thinned),
+            Fate::Shift { slowest, last, thinned } => (Some(slowest), last, thinned),
+        };
+        let Some(before) = self.at(last) else { return false };
+        let mut before = std::mem::replace(before, measured);
+        if let Some(kept) = self.at(last) {
+            kept.detail.insert(THINNED.to_owned(), thinned.into());
+        }
+        before.detail.remove(THINNED);
+        if let Some(kept) = slowest.and_then(|slowest| self.at(slowest)) {
+            *kept = before;
+        }
+        true
+    }
 }
 
 impl SpoolWriter {
     pub(crate) fn push(&self, measured: Measured) {
         let mut queue = self.0.queue();
-        queue.waiting.push_back(measured);
+        if queue.put(measured, self.0.most) {
+            count(&self.0.metrics.spool_thinned, 1);
+        }
         if queue.waiting.len() > self.0.most {
             queue.waiting.pop_front();
+            queue.front += 1;
             queue.unsaid += 1;
             count(&self.0.metrics.spool_dropped, 1);
         }
@@ -105,7 +160,8 @@ impl SpoolReader {
                     return None;
                 }
                 if waiting >= most || (waiting > 0 && (queue.is_closed || is_over)) {
-                    let taken = queue.waiting.drain(..waiting.min(most)).collect();
+                    let taken: Vec<Measured> = queue.waiting.drain(..waiting.min(most)).collect();
+                    queue.front += taken.len() as Place;
                     self.0.metrics.spool_results.set(level(queue.waiting.len()));
                     return Some(taken);
                 }
@@ -130,6 +186,7 @@ impl SpoolReader {
 mod tests {
     use super::*;
     use crate::batch::tests::measured;
+    use bulkhead_bus::payload::{Outcome, Reason};
 
     fn slots(results: &[Measured]) -> Vec<i64> {
         results.iter().map(|result| result.slot_ms).collect()
@@ -140,7 +197,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let (writer, reader) = open_spool(3, Arc::clone(&metrics));
         for slot_ms in 0..10 {
-            writer.push(measured("web", slot_ms));
+            writer.push(measured(&format!("web-{slot_ms}"), slot_ms));
             assert!(reader.waiting() <= 3);
         }
         let taken = reader.take(10, Duration::ZERO).await.unwrap();
@@ -151,6 +208,44 @@ mod tests {
         assert_eq!(metrics.spool_results.get(), 1);
         writer.report_dropped(Instant::now());
         assert_eq!(writer.0.queue().unsaid, 0);
+    }
+
+    #[tokio::test]
+    async fn a_half_full_spool_keeps_what_is_worth_knowing() {
+        let metrics = Arc::new(Metrics::default());
+        let (writer, reader) = open_spool(40, Arc::clone(&metrics));
+        for slot_ms in 0..21 {
+            writer.push(measured("old", slot_ms));
+        }
+        let push = |second: i64, latency_us: u32, outcome: Outcome| {
+            let reason = (outcome == Outcome::Fail).then_some(Reason::Timeout);
+            let latency_us = Some(latency_us);
+            writer.push(Measured { latency_us, outcome, reason, ..measured("web", second * 1_000) });
+        };
+        // Of the first minute the first, the slowest and the last stay; the failure and what follows it are news.
+        for (second, latency_us) in [(0, 5), (1, 7), (2, 9), (3, 8), (4, 6), (5, 99), (6, 1), (7, 2)] {
+            push(second, latency_us, Outcome::Ok);
+        }
+        push(8, 0, Outcome::Fail);
+        for second in 9..14 {
+            push(second, 3, Outcome::Ok);
+        }
+        push(60, 4, Outcome::Ok);
+        let taken = reader.take(100, Duration::ZERO).await.unwrap();
+        let web: Vec<&Measured> = taken.iter().filter(|result| result.check.as_str() == "web").collect();
+        let seen: Vec<(i64, Option<u64>)> = web
+            .iter()
+            .map(|result| (result.slot_ms / 1_000, result.detail.get(THINNED).and_then(|n| n.as_u64())))
+            .collect();
+        let thinned = [(0, None), (5, None), (7, Some(5)), (8, None), (9, None), (10, None), (13, Some(2)), (60, None)];
+        assert_eq!(seen, thinned);
+        assert_eq!(metrics.spool_thinned.get(), 7);
+        assert_eq!(taken.len() - web.len(), 21, "what waited before is not touched");
+        // Where there is room again nothing gives way.
+        for second in 100..110 {
+            push(second, 1, Outcome::Ok);
+        }
+        assert_eq!(reader.waiting(), 10);
     }
 
     #[tokio::test]

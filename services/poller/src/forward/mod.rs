@@ -19,6 +19,7 @@ use tracing::debug;
 use self::carry::Carrier;
 use self::pump::Pump;
 use crate::edge::connect_patiently;
+use crate::lease::LeaseKeeper;
 use crate::metrics::{Connection, Metrics, count};
 use crate::observe::{show_connection, watch_leaf};
 
@@ -64,7 +65,7 @@ fn loop_names(lane: Lane) -> (&'static str, &'static str) {
 /// When a lane panicked.
 pub(crate) async fn run_forwarder(
     settings: ForwarderSettings,
-    site: SiteName,
+    (site, lease): (SiteName, LeaseKeeper),
     metrics: Arc<Metrics>,
     (readiness, loops, stop): (Readiness, Loops, Stop),
 ) -> anyhow::Result<()> {
@@ -84,6 +85,8 @@ pub(crate) async fn run_forwarder(
         lanes.spawn(Pump::new(carrier, settings.window, pumping).run(readiness.clone()));
         lanes.spawn(watch_stranded(bus.clone(), lane, looking, (Arc::clone(&metrics), stop.clone())));
     }
+    // Whoever forwards has nothing to hand over.
+    lanes.spawn(lease.run(bus.clone(), stop.clone(), stop.clone()));
     lanes.spawn(watch_leaf(bus.clone(), metrics, stop));
     while let Some(ended) = lanes.join_next().await {
         ended?;

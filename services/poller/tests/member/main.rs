@@ -1,0 +1,192 @@
+//! A poller as a member of its tenant, from lease to results, against a real server and whoever answers at the hub.
+
+mod hub;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use bulkhead_bus::payload::{Outcome, Reason, RunOrder};
+use bulkhead_poller::{Config, run};
+use bulkhead_runtime::{Stop, now_ms};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::hub::{Leaf, Mood, State, assigned};
+
+struct Running {
+    stop: Stop,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+fn start(settings: &Path) -> Running {
+    let (config, stop) = (Config::load(Some(settings)).unwrap(), Stop::new());
+    Running { task: tokio::spawn(run(config, stop.clone())), stop }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn target() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+fn last<'a>(state: &'a State, verb: &str) -> Option<&'a serde_json::Value> {
+    state.asked.iter().rev().find(|(asked, _)| asked == verb).map(|(_, question)| question)
+}
+
+fn count(state: &State, verb: &str) -> usize {
+    state.asked.iter().filter(|(asked, _)| asked == verb).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poller_registers_runs_what_it_is_assigned_and_says_when_it_ends() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| {
+        (state.generation, state.checks) = (7, vec![assigned("b", 7, target), assigned("a", 7, target)]);
+    });
+    let poller = start(&leaf.settings(""));
+    let register = leaf.until("register", |state| last(state, "register").cloned()).await;
+    assert_eq!((&register["class"], &register["info"]["labels"]["zone"]), (&"normal".into(), &"dmz".into()));
+    assert_eq!(register["state"], "joining");
+    assert!(register["info"]["sealing_key"].as_str().unwrap().starts_with('X'));
+    let capabilities = register["info"]["capabilities"].as_array().unwrap();
+    assert!(capabilities.iter().any(|capability| capability["kind"] == "tcp"));
+    let renew = leaf.until("the applied generation", |state| {
+        last(state, "renew").filter(|renew| renew["applied_generation"] == 7).cloned()
+    });
+    assert_eq!(renew.await["state"], "ready");
+    for name in ["a", "b"] {
+        let result = leaf.until(name, |state| {
+            state.results.iter().find(|result| result.check.as_str() == name && result.outcome == Outcome::Ok).cloned()
+        });
+        let result = result.await;
+        assert_eq!((result.generation, result.island), (7, false));
+    }
+    // Taken away and given anew: woken, not believed.
+    leaf.set(|state| (state.generation, state.checks) = (8, vec![assigned("a", 8, target)]));
+    leaf.wake("assign").await;
+    leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 8).then_some(())).await;
+    let renewed = leaf
+        .until("8 is applied", |state| last(state, "renew").filter(|renew| renew["applied_generation"] == 8).cloned());
+    assert_eq!(renewed.await["load"]["checks"], 1);
+    leaf.set(|state| state.clock_behind_ms = 5_000);
+    leaf.until("degraded", |state| last(state, "renew").filter(|renew| renew["reasons"][0] == "clock").map(|_| ()))
+        .await;
+    poller.stop().await;
+    let state = leaf.state.lock().unwrap();
+    assert_eq!(last(&state, "renew").unwrap()["state"], "draining");
+    assert_eq!(
+        (&state.asked.last().unwrap().0, &state.asked.last().unwrap().1["reason"]),
+        (&"deregister".to_owned(), &"stopped".into())
+    );
+    let slots: Vec<_> = state.results.iter().map(|result| (result.check.clone(), result.slot_ms)).collect();
+    let once: std::collections::BTreeSet<_> = slots.iter().cloned().collect();
+    assert_eq!(slots.len(), once.len(), "no slot twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_answer_it_goes_on_as_an_island_and_fenced_it_stops() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let local = format!(
+        "[[checks]]\nname = \"own\"\nkind = \"tcp\"\ntarget = \"{target}\"\ninterval_s = 1\ntimeout_ms = 500\n"
+    );
+    let poller = start(&leaf.settings(&local));
+    let is_web = |island: bool| {
+        move |state: &State| {
+            state.results.iter().any(|result| result.generation == 3 && result.island == island).then_some(())
+        }
+    };
+    leaf.until("a result", is_web(false)).await;
+    leaf.set(|state| state.mood = Mood::Silent);
+    leaf.until("an island's result", is_web(true)).await;
+    leaf.set(|state| {
+        state.mood = Mood::Grants;
+        state.results.clear();
+    });
+    leaf.until("a result with a lease again", is_web(false)).await;
+    leaf.set(|state| state.mood = Mood::Fences);
+    leaf.until("fenced", |state| (last(state, "renew").is_some() && state.mood == Mood::Fences).then_some(())).await;
+    // What is of the poller's own goes on, and what was assigned does not.
+    let asked = leaf.until("renewals end", |state| Some(count(state, "renew"))).await;
+    let own = |state: &State, least: usize| {
+        let own: Vec<_> = state.results.iter().rev().take_while(|result| result.generation == 0).collect();
+        (own.len() >= least).then_some(())
+    };
+    leaf.until("three of its own in a row", |state| own(state, 3)).await;
+    leaf.until("rarely", |state| (count(state, "renew") <= asked + 1).then_some(())).await;
+    poller.stop().await;
+    assert_eq!(count(&leaf.state.lock().unwrap(), "deregister"), 0, "the name is another's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_starts_without_the_hub_from_what_it_was_assigned_before() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let settings = leaf.settings("");
+    let first = start(&settings);
+    leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    first.stop().await;
+    leaf.set(|state| {
+        state.mood = Mood::Silent;
+        state.results.clear();
+    });
+    let second = start(&settings);
+    let found = leaf.until("an island's result", |state| {
+        state.results.iter().find(|result| result.island && result.outcome == Outcome::Ok).cloned()
+    });
+    assert_eq!(found.await.generation, 3);
+    second.stop().await;
+    let kept = std::fs::read_to_string(leaf.folder.path().join("state/assignment.json")).unwrap();
+    assert!(kept.contains("\"web\""), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_on_demand_is_reported_and_is_no_result() {
+    let leaf = Leaf::start(true).await;
+    let (listener, target) = target().await;
+    drop(listener);
+    let id = uuid::Uuid::new_v4();
+    let order =
+        |id| RunOrder { id, probe: assigned("adhoc", 0, target).probe, left_ms: 10_000, secrets: Default::default() };
+    leaf.set(|state| state.runs = vec![order(id)]);
+    let poller = start(&leaf.settings(""));
+    leaf.until("a lease", |state| last(state, "fetch_assignment").map(|_| ())).await;
+    leaf.wake("run").await;
+    let report = leaf.until("the report", |state| last(state, "report_run").cloned()).await;
+    assert_eq!((&report["id"], &report["measured"]["outcome"]), (&id.to_string().into(), &"fail".into()));
+    assert_eq!(report["measured"]["reason"], serde_json::to_value(Reason::Refused).unwrap());
+    // The same order again is not run again; another is.
+    let other = uuid::Uuid::new_v4();
+    leaf.set(|state| state.runs = vec![order(id), order(other)]);
+    leaf.wake("run").await;
+    leaf.until("the other report", |state| {
+        last(state, "report_run").filter(|report| report["id"] == other.to_string()).map(|_| ())
+    })
+    .await;
+    assert_eq!(count(&leaf.state.lock().unwrap(), "report_run"), 2);
+    poller.stop().await;
+    assert!(leaf.state.lock().unwrap().results.is_empty(), "{}", now_ms());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_hub_without_leases_everything_is_as_it_was() {
+    let leaf = Leaf::start(false).await;
+    let (_listener, target) = target().await;
+    let local = format!(
+        "[[checks]]\nname = \"own\"\nkind = \"tcp\"\ntarget = \"{target}\"\ninterval_s = 1\ntimeout_ms = 500\n"
+    );
+    let poller = start(&leaf.settings(&local));
+    let result = leaf.until("a result", |state| state.results.first().cloned()).await;
+    assert_eq!((result.outcome, result.generation, result.island), (Outcome::Ok, 0, false));
+    poller.stop().await;
+}
