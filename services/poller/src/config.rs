@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
+use bulkhead_checks::{Check, read_settings};
 use bulkhead_runtime::{BusSettings, Chain, LogFormat, SettingsError, client_config, load_settings};
 use serde::Deserialize;
 
 use crate::batch::Identity;
-use crate::checks::{Check, parse_checks};
 use crate::forward::ForwarderSettings;
 use crate::keeper::KeeperSettings;
 use crate::key::BatchSigner;
@@ -234,7 +234,7 @@ impl Config {
         problems.check_range("batch.linger_ms", raw.batch.linger_ms, &LINGER_MS);
         problems.check_range("spool.results_most", raw.spool.results_most, &SPOOL_RESULTS);
         problems.check_range("limits.checks_at_once", raw.limits.checks_at_once, &CHECKS_AT_ONCE);
-        let checks = parse_checks(&raw.checks, &mut problems.0);
+        let checks = read_settings(&raw.checks, &mut problems.0);
         match (batch_key, identity, leaf) {
             (Some(batch_key), Some(identity), Some(leaf)) if problems.0.is_empty() => Ok(Self {
                 log_format: raw.log_format,

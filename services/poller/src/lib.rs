@@ -6,8 +6,6 @@ mod config;
 
 mod schedule;
 
-mod checks;
-
 mod measure;
 
 mod spool;
@@ -33,6 +31,7 @@ mod renewal;
 use std::sync::Arc;
 
 use anyhow::Context;
+use bulkhead_checks::{Prober, Rules};
 use bulkhead_runtime::{Health, Loops, Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
 use tracing::info;
 
@@ -42,7 +41,6 @@ pub use crate::metrics::Metrics;
 
 use crate::batch::BatchBuilder;
 use crate::boot::Boot;
-use crate::checks::Prober;
 use crate::edge::Edge;
 use crate::keeper::Keeper;
 use crate::live::LiveBoard;
@@ -66,7 +64,7 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let lanes: &[&'static str] = if config.forwarder.is_some() { &["results", "backfill"] } else { &[] };
     let readiness = Readiness::new(&[&["checks", "leaf"], lanes].concat());
     let runner = Runner {
-        prober: Arc::new(Prober::open(&config.checks)),
+        prober: Arc::new(Prober::open(Rules::default())),
         checks: config.checks.into_iter().map(Arc::new).collect(),
         checks_at_once: config.checks_at_once,
         spool: writer,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::payload::{Measured, Outcome, Reason};
+use bulkhead_checks::{Check, Detail, Prober, Secrets};
 use bulkhead_runtime::{Chain, Heart, Readiness, Stop, age_seconds, now_ms};
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use crate::checks::{Check, Prober};
 use crate::live::LiveBoard;
 use crate::metrics::{Metrics, count, level};
 use crate::schedule::{Due, MissedBecause, Scheduler, Slot};
@@ -66,7 +66,7 @@ fn without_measurement(check: &Check, slot_ms: i64, outcome: Outcome, reason: Re
         latency_us: None,
         generation: 0,
         island: false,
-        detail: crate::checks::Detail::new(),
+        detail: Detail::new(),
     }
 }
 
@@ -132,7 +132,7 @@ impl Runner {
         let run = runs.tasks.spawn(async move {
             let _turn = turns.acquire().await.expect("turns are never closed");
             let began = Instant::now();
-            let measured = prober.measure(&check, slot.start_ms).await;
+            let measured = prober.measure(&check, slot.start_ms, &Secrets::new()).await;
             took.observe(began.elapsed());
             measured
         });
@@ -176,11 +176,18 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::tests::{check_of, prober};
     use crate::spool::{SpoolReader, open_spool};
+    use bulkhead_checks::{Rules, read_settings};
     use bulkhead_runtime::Loops;
     use std::collections::BTreeSet;
     use tokio::net::TcpListener;
+
+    fn check_of(json: &str) -> Check {
+        let mut problems = Vec::new();
+        let mut checks = read_settings(&[serde_json::from_str(json).unwrap()], &mut problems);
+        assert_eq!(problems, Vec::<String>::new());
+        checks.remove(0)
+    }
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -189,7 +196,7 @@ mod tests {
         let (spool, reader) = open_spool(1_000, Arc::clone(&metrics));
         let runner = Runner {
             checks: checks.into_iter().map(Arc::new).collect(),
-            prober: Arc::new(prober()),
+            prober: Arc::new(Prober::open(Rules::default())),
             checks_at_once: 4,
             spool,
             board: Arc::default(),

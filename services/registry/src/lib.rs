@@ -26,7 +26,7 @@ use bulkhead_directory::{Answers, DatabaseSettings, Directory, open_store, show_
 use bulkhead_runtime::{
     Bus, BusSettings, Health, Loops, Readiness, Stop, Supervisor, reach_hub, serve_health, show_hub, stop_on_signals,
 };
-use bulkhead_store::{Connections, Store};
+use bulkhead_store::{Connections, Service, Store};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -128,7 +128,7 @@ impl Starting<'_> {
     async fn open_database(&mut self) -> anyhow::Result<Database> {
         let wanted = self.config.database;
         let settings = DatabaseSettings {
-            service: "bulkhead-registry",
+            service: Service::Registry,
             url_file: &self.config.database_url_file,
             direct_url_file: self.config.database_direct_url_file.as_deref(),
             connections: Connections { shared: wanted.connections, own_schemas: wanted.schema_connections },

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Finding;
 
 const BUS: &str = "bulkhead-bus";
+const CHECKS: &str = "bulkhead-checks";
 const CLAIMS: &str = "bulkhead-claims";
 const IDENTITY: &str = "bulkhead-identity";
 const STORE: &str = "bulkhead-store";
@@ -78,6 +79,7 @@ fn read_dependency(dependency: &Value) -> Result<Dependency, String> {
 enum Layer {
     Words,
     Ground,
+    Checks,
     Identity,
     Directory,
     Process,
@@ -88,6 +90,7 @@ enum Layer {
 fn layer_of(manifest: &str) -> Option<Layer> {
     match manifest {
         "crates/bus/Cargo.toml" => Some(Layer::Words),
+        "crates/checks/Cargo.toml" => Some(Layer::Checks),
         "crates/identity/Cargo.toml" => Some(Layer::Identity),
         "crates/directory/Cargo.toml" => Some(Layer::Directory),
         "crates/claims/Cargo.toml" | "crates/store/Cargo.toml" | "crates/runtime/Cargo.toml" => Some(Layer::Ground),
@@ -106,12 +109,21 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Words, _) => Some("the words of the bus depend on no other package of ours"),
         (Layer::Alone, _) => Some("xtask depends on no other package of ours"),
         (_, Kind::Build) => Some("no build script needs a package of ours"),
-        (Layer::Ground | Layer::Identity | Layer::Directory | Layer::Process, Kind::Dev) if name == TESTKIT => None,
-        (Layer::Ground | Layer::Identity | Layer::Directory | Layer::Process, Kind::Normal) if name == TESTKIT => {
+        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Directory | Layer::Process, Kind::Dev)
+            if name == TESTKIT =>
+        {
+            None
+        }
+        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Directory | Layer::Process, Kind::Normal)
+            if name == TESTKIT =>
+        {
             Some("testkit is for dev-dependencies")
         }
         (Layer::Ground, Kind::Normal | Kind::Dev) => {
             (name != BUS).then_some("claims, store and runtime stand on bus and on nothing else of ours")
+        }
+        (Layer::Checks, Kind::Normal | Kind::Dev) => {
+            (![BUS, RUNTIME].contains(&name)).then_some("checks stand on bus and runtime and on nothing else of ours")
         }
         (Layer::Identity, Kind::Normal | Kind::Dev) => {
             (![BUS, CLAIMS].contains(&name)).then_some("identity stands on bus and claims and on nothing else of ours")
@@ -119,9 +131,9 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Directory, Kind::Normal | Kind::Dev) => (![BUS, STORE, RUNTIME].contains(&name))
             .then_some("directory stands on bus, store and runtime and on nothing else of ours"),
         (Layer::Process, Kind::Normal | Kind::Dev) => {
-            let is_allowed = [BUS, CLAIMS, DIRECTORY, IDENTITY, STORE, RUNTIME].contains(&name);
+            let is_allowed = [BUS, CHECKS, CLAIMS, DIRECTORY, IDENTITY, STORE, RUNTIME].contains(&name);
             (!is_allowed).then_some(
-                "services and accounts stand on bus, claims, directory, identity, store and runtime, never on each other",
+                "services and accounts stand on bus, checks, claims, directory, identity, store and runtime, never on each other",
             )
         }
     }
@@ -190,6 +202,8 @@ mod tests {
     fn dependencies_point_down() {
         check("crates/store", BUS, Kind::Normal, true);
         check("crates/runtime", BUS, Kind::Normal, true);
+        check("crates/checks", RUNTIME, Kind::Normal, true);
+        check("services/poller", CHECKS, Kind::Normal, true);
         check("services/core", RUNTIME, Kind::Normal, true);
         check("services/core", STORE, Kind::Normal, true);
         check("services/core", DIRECTORY, Kind::Normal, true);
@@ -208,6 +222,8 @@ mod tests {
         check("crates/store", DIRECTORY, Kind::Normal, false);
         check("crates/directory", CLAIMS, Kind::Normal, false);
         check("crates/runtime", STORE, Kind::Dev, false);
+        check("crates/checks", STORE, Kind::Normal, false);
+        check("crates/runtime", CHECKS, Kind::Normal, false);
         check("services/core", "bulkhead-poller", Kind::Normal, false);
         check("services/core", "bulkhead-poller", Kind::Dev, false);
         check("services/core", "bulkhead-accounts", Kind::Normal, false);

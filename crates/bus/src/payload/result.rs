@@ -25,6 +25,8 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
+    pub const ALL: [Self; 4] = [Self::Icmp, Self::Tcp, Self::Http, Self::Dns];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,6 +81,10 @@ pub enum Reason {
     Closed,
     NotPermitted,
     Overrun,
+    /// Whoever had it was lost, and nobody else could know.
+    OwnerLost,
+    /// The check needs a secret that this poller has not been given.
+    SecretMissing,
     Internal,
 }
 
@@ -99,6 +105,8 @@ impl Reason {
             Self::Closed => "closed",
             Self::NotPermitted => "not_permitted",
             Self::Overrun => "overrun",
+            Self::OwnerLost => "owner_lost",
+            Self::SecretMissing => "secret_missing",
             Self::Internal => "internal",
         }
     }
@@ -186,7 +194,14 @@ mod tests {
     #[test]
     fn names_in_tables_are_the_names_on_the_wire() {
         let wire = |value: Value| value.as_str().map(str::to_owned).unwrap();
-        for reason in [Reason::Timeout, Reason::NameNotFound, Reason::CertificateExpiring, Reason::Overrun] {
+        for reason in [
+            Reason::Timeout,
+            Reason::NameNotFound,
+            Reason::CertificateExpiring,
+            Reason::Overrun,
+            Reason::OwnerLost,
+            Reason::SecretMissing,
+        ] {
             assert_eq!(wire(serde_json::to_value(reason).unwrap()), reason.as_str());
         }
         for outcome in [Outcome::Ok, Outcome::Fail, Outcome::Error, Outcome::Missed] {

@@ -16,8 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
-use super::target::Host;
-use super::{Detail, Failure};
+use crate::target::Host;
+use crate::{Detail, Failure};
 
 /// Whose certificates a check trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -86,7 +86,7 @@ fn verified_by(trust: &Trust) -> Result<Verified, TrustError> {
 }
 
 /// Whether `trust` can be used, for settings to be checked before anything starts.
-pub(super) fn check_trust(trust: &Trust) -> Result<(), TrustError> {
+pub(crate) fn check_trust(trust: &Trust) -> Result<(), TrustError> {
     match trust {
         // Looked at when it is used: roots of the system come and go without us.
         Trust::System => Ok(()),
@@ -94,23 +94,21 @@ pub(super) fn check_trust(trust: &Trust) -> Result<(), TrustError> {
     }
 }
 
-/// What HTTPS checks verify with, one client for each set of roots.
-pub(super) struct TrustStores(HashMap<Trust, Verified>);
+/// What HTTPS checks verify with, one client for each set of roots that was needed.
+#[derive(Default)]
+pub(crate) struct TrustStores(Mutex<HashMap<Trust, Option<Verified>>>);
 
 impl TrustStores {
-    /// Says once which of them cannot be used; their checks end `error`.
-    pub(super) fn open<'a>(trusts: impl IntoIterator<Item = &'a Trust>) -> Self {
-        let mut stores: HashMap<Trust, Option<Verified>> = HashMap::new();
-        for trust in trusts {
-            stores.entry(trust.clone()).or_insert_with(|| {
-                let made = verified_by(trust);
-                let said = made.inspect_err(|error| {
-                    warn!(error = %Chain(error), "https checks cannot verify servers and end with an error");
-                });
-                said.ok()
+    /// Says once which cannot be used; its checks end `error`.
+    fn verified(&self, trust: &Trust) -> Option<Verified> {
+        let mut stores = self.0.lock().expect("no holder panics");
+        let store = stores.entry(trust.clone()).or_insert_with(|| {
+            let made = verified_by(trust).inspect_err(|error| {
+                warn!(error = %Chain(error), "https checks cannot verify servers and end with an error");
             });
-        }
-        Self(stores.into_iter().filter_map(|(trust, store)| store.map(|store| (trust, store))).collect())
+            made.ok()
+        });
+        store.clone()
     }
 }
 
@@ -175,13 +173,13 @@ fn failure_of(error: &std::io::Error) -> Failure {
 }
 
 /// A verified TLS stream, and when the server's certificate expires.
-pub(super) async fn shake_hands(
+pub(crate) async fn shake_hands(
     stores: &TrustStores,
     trust: &Trust,
     (host, stream): (&Host, TcpStream),
     detail: &mut Detail,
 ) -> Result<(TlsStream<TcpStream>, Option<i64>), Failure> {
-    let store = stores.0.get(trust).ok_or(Failure::of_poller(Reason::Internal))?;
+    let store = stores.verified(trust).ok_or(Failure::of_poller(Reason::Internal))?;
     let name = match host {
         Host::Address(address) => ServerName::from(*address),
         Host::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())

@@ -4,6 +4,7 @@
 //! end `error`; everything else goes on.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,10 @@ use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence,
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::target::Host;
-use super::{Detail, Failure, Prober};
+use crate::fields::Fields;
+use crate::kind::CheckType;
+use crate::target::Host;
+use crate::{Detail, Failure, Run};
 
 /// The check's own timeout comes first; this one only ends a ping that nobody waits for.
 const PING_LIMIT: Duration = Duration::from_secs(86_400);
@@ -30,14 +33,19 @@ const REPLY_V4: u8 = 0;
 const REPLY_V6: u8 = 129;
 
 #[derive(Debug, Clone)]
-pub(crate) struct IcmpSpec {
-    pub(super) target: Host,
+pub struct IcmpSpec {
+    target: Host,
 }
 
-/// The sockets, one per family, and a number for each ping.
-pub(super) struct Pings {
+/// One per address family, where it is permitted.
+struct Sockets {
     v4: Option<Client>,
     v6: Option<Client>,
+}
+
+/// The sockets, once they were needed, and a number for each ping.
+pub(crate) struct Pings {
+    sockets: OnceLock<Sockets>,
     identifier: PingIdentifier,
     next: AtomicU16,
     burst: Semaphore,
@@ -54,14 +62,18 @@ fn open_client(kind: ICMP, what: &'static str) -> Option<Client> {
 }
 
 impl Pings {
-    pub(super) fn none() -> Self {
+    pub(crate) fn new() -> Self {
         // Only raw sockets need it: they see the replies to every process of the machine.
         let identifier = PingIdentifier(u16::try_from(std::process::id() & 0xffff).unwrap_or(0));
-        Self { v4: None, v6: None, identifier, next: AtomicU16::new(0), burst: Semaphore::new(BURST_MOST) }
+        Self { sockets: OnceLock::new(), identifier, next: AtomicU16::new(0), burst: Semaphore::new(BURST_MOST) }
     }
 
-    pub(super) fn open() -> Self {
-        Self { v4: open_client(ICMP::V4, "ICMP"), v6: open_client(ICMP::V6, "ICMPv6"), ..Self::none() }
+    fn sockets(&self) -> &Sockets {
+        self.sockets.get_or_init(|| Sockets { v4: open_client(ICMP::V4, "ICMP"), v6: open_client(ICMP::V6, "ICMPv6") })
+    }
+
+    pub(crate) fn is_able(&self) -> bool {
+        self.sockets().v4.is_some()
     }
 }
 
@@ -85,10 +97,22 @@ fn failure_of(error: &SurgeError) -> Failure {
     }
 }
 
-pub(super) async fn probe(spec: &IcmpSpec, prober: &Prober, detail: &mut Detail) -> Result<Duration, Failure> {
-    let pings = &prober.pings;
-    let addresses = prober.names.addresses(&spec.target, detail).await?;
-    let client_of = |address: &IpAddr| if address.is_ipv4() { pings.v4.as_ref() } else { pings.v6.as_ref() };
+impl CheckType for IcmpSpec {
+    fn read(target: Option<&str>, fields: &mut Fields<'_>) -> Option<Self> {
+        let target = fields.keep(target?.parse())?;
+        Some(Self { target })
+    }
+
+    async fn probe(&self, run: &Run<'_>, detail: &mut Detail) -> Result<Duration, Failure> {
+        let addresses = run.prober.addresses(&self.target, detail).await?;
+        ping_one(&run.prober.pings, &addresses).await
+    }
+}
+
+/// Pings the first address whose family is permitted.
+async fn ping_one(pings: &Pings, addresses: &[IpAddr]) -> Result<Duration, Failure> {
+    let sockets = pings.sockets();
+    let client_of = |address: &IpAddr| if address.is_ipv4() { sockets.v4.as_ref() } else { sockets.v6.as_ref() };
     let usable = addresses.iter().find_map(|address| client_of(address).map(|client| (*address, client)));
     let (address, client) = usable.ok_or(Failure::of_poller(Reason::NotPermitted))?;
     let number = pings.next.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +140,8 @@ pub(super) async fn probe(spec: &IcmpSpec, prober: &Prober, detail: &mut Detail)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::tests::{check_of, measure, prober};
+    use crate::tests::{check_of, measure};
+    use crate::{Prober, Rules, Secrets};
     use bulkhead_bus::payload::Outcome;
 
     fn icmp(target: &str) -> String {
@@ -125,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn loopback_answers_or_the_system_forbids_it() {
-        let is_permitted = Pings::open().v4.is_some();
+        let is_permitted = Pings::new().is_able();
         let result = measure(&icmp("127.0.0.1")).await;
         let expected = if is_permitted { (Outcome::Ok, None) } else { (Outcome::Error, Some(Reason::NotPermitted)) };
         assert_eq!((result.outcome, result.reason), expected);
@@ -135,9 +160,9 @@ mod tests {
     #[tokio::test]
     async fn a_burst_of_pings_loses_none() {
         let check = check_of(&icmp("127.0.0.1"));
-        let prober = Prober::open(std::slice::from_ref(&check));
-        let all = futures_util::future::join_all((0..1_000).map(|_| prober.measure(&check, 0))).await;
-        let is_permitted = prober.pings.v4.is_some();
+        let (prober, secrets) = (Prober::open(Rules::default()), Secrets::new());
+        let all = futures_util::future::join_all((0..1_000).map(|_| prober.measure(&check, 0, &secrets))).await;
+        let is_permitted = prober.pings.is_able();
         let expected = if is_permitted { Outcome::Ok } else { Outcome::Error };
         let unexpected = all.iter().filter(|result| result.outcome != expected).count();
         assert_eq!(unexpected, 0, "of {} pings", all.len());
@@ -145,9 +170,11 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_socket_the_poller_is_to_blame_not_the_target() {
+        let pings = Pings::new();
+        assert!(pings.sockets.set(Sockets { v4: None, v6: None }).is_ok());
         for target in ["127.0.0.1", "::1"] {
-            let result = prober().measure(&check_of(&icmp(target)), 0).await;
-            assert_eq!((result.outcome, result.reason), (Outcome::Error, Some(Reason::NotPermitted)));
+            let failure = ping_one(&pings, &[target.parse().unwrap()]).await.unwrap_err();
+            assert_eq!(failure, Failure::of_poller(Reason::NotPermitted));
         }
     }
 }

@@ -15,7 +15,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::{Detail, Failure};
+use crate::fields::Fields;
+use crate::kind::CheckType;
+use crate::{Detail, Failure, Run};
 
 const PORT: u16 = 53;
 const SYSTEM_SETTINGS: &str = "/etc/resolv.conf";
@@ -27,7 +29,7 @@ const ANSWER_CHARACTERS_MOST: usize = 100;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Record(RecordType);
+struct Record(RecordType);
 
 impl FromStr for Record {
     type Err = String;
@@ -51,7 +53,7 @@ impl FromStr for Record {
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NameServer {
+enum NameServer {
     /// The first of `/etc/resolv.conf`, as it is at that moment.
     System,
     At(SocketAddr),
@@ -71,15 +73,15 @@ impl FromStr for NameServer {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct DnsSpec {
-    pub(super) question: Query,
-    pub(super) server: NameServer,
+pub struct DnsSpec {
+    question: Query,
+    server: NameServer,
 }
 
 impl DnsSpec {
     /// # Errors
     /// When `target` is not a domain name; the message shows it.
-    pub(super) fn new(target: &str, record: Record, server: NameServer) -> Result<Self, String> {
+    fn new(target: &str, record: Record, server: NameServer) -> Result<Self, String> {
         let name = Name::from_ascii(target).ok().filter(|_| !target.is_empty());
         let mut name = name.ok_or_else(|| format!("target {target:?} is not a domain name"))?;
         name.set_fqdn(true);
@@ -166,12 +168,34 @@ fn judge(question: &Query, answer: &Message, detail: &mut Detail) -> Result<(), 
     if is_empty { Err(Failure::of_target(Reason::NameNotFound)) } else { Ok(()) }
 }
 
-pub(super) async fn probe(spec: &DnsSpec, detail: &mut Detail) -> Result<Duration, Failure> {
-    let server = find_server(spec.server).await?;
-    detail.insert("server".to_owned(), server.to_string().into());
+impl CheckType for DnsSpec {
+    fn read(target: Option<&str>, fields: &mut Fields<'_>) -> Option<Self> {
+        let record = fields.text("record").unwrap_or("A").parse();
+        let record = fields.keep(record);
+        let server = fields.text("server").map_or(Ok(NameServer::System), str::parse);
+        let server = fields.keep(server);
+        // The name is judged also where its record is not one.
+        let spec = target.map(|target| Self::new(target, record.unwrap_or(Record(RecordType::A)), NameServer::System));
+        let spec = spec.and_then(|spec| fields.keep(spec));
+        Some(Self { server: server?, ..spec.filter(|_| record.is_some())? })
+    }
+
+    async fn probe(&self, run: &Run<'_>, detail: &mut Detail) -> Result<Duration, Failure> {
+        let server = find_server(self.server).await?;
+        detail.insert("server".to_owned(), server.to_string().into());
+        match self.server {
+            NameServer::At(address) => run.prober.rules.permit(&[address.ip()], detail)?,
+            // The machine's own: clouds have theirs among what is denied, and its owner chose it.
+            NameServer::System => {}
+        }
+        ask(&self.question, server, detail).await
+    }
+}
+
+async fn ask(asked: &Query, server: SocketAddr, detail: &mut Detail) -> Result<Duration, Failure> {
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
-    question.add_query(spec.question.clone());
+    question.add_query(asked.clone());
     let bytes = question.to_vec().map_err(|_| Failure::of_poller(Reason::Internal))?;
     let began = Instant::now();
     let mut answer = ask_udp(server, &question, &bytes).await?;
@@ -179,13 +203,13 @@ pub(super) async fn probe(spec: &DnsSpec, detail: &mut Detail) -> Result<Duratio
         answer = ask_tcp(server, &question, &bytes).await?;
     }
     let latency = began.elapsed();
-    judge(&spec.question, &answer, detail).map_err(|failure| failure.after(latency))?;
+    judge(asked, &answer, detail).map_err(|failure| failure.after(latency))?;
     Ok(latency)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::checks::tests::measure;
+    use crate::tests::measure;
     use bulkhead_bus::payload::{DETAIL_BYTES_MAX, Measured, Outcome, Reason};
     use hickory_proto::op::{Message, ResponseCode};
     use hickory_proto::rr::rdata::{A, TXT};

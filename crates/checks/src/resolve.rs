@@ -10,11 +10,11 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use tracing::warn;
 
-use super::target::{Endpoint, Host};
-use super::{Detail, Failure, note_phase};
+use crate::target::{Endpoint, Host};
+use crate::{Detail, Failure, Prober, note_phase};
 
 /// The system's resolver, where it has one.
-pub(super) struct Names(Option<TokioResolver>);
+pub(crate) struct Names(Option<TokioResolver>);
 
 fn failure_of(error: &NetError) -> Failure {
     if matches!(error, NetError::Timeout) {
@@ -28,7 +28,7 @@ fn failure_of(error: &NetError) -> Failure {
 
 impl Names {
     /// Without name servers only addresses can be checked, and that is said once.
-    pub(super) fn open() -> Self {
+    pub(crate) fn open() -> Self {
         match TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build) {
             Ok(resolver) => Self(Some(resolver)),
             Err(error) => {
@@ -39,7 +39,7 @@ impl Names {
     }
 
     /// At least one address.
-    pub(super) async fn addresses(&self, host: &Host, detail: &mut Detail) -> Result<Vec<IpAddr>, Failure> {
+    async fn addresses(&self, host: &Host, detail: &mut Detail) -> Result<Vec<IpAddr>, Failure> {
         let name = match host {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
@@ -51,8 +51,17 @@ impl Names {
         let addresses: Vec<IpAddr> = found?.iter().collect();
         if addresses.is_empty() { Err(Failure::of_target(Reason::NameNotFound)) } else { Ok(addresses) }
     }
+}
 
-    pub(super) async fn sockets(&self, endpoint: &Endpoint, detail: &mut Detail) -> Result<Vec<SocketAddr>, Failure> {
+impl Prober {
+    /// At least one address, all of which may be asked.
+    pub(crate) async fn addresses(&self, host: &Host, detail: &mut Detail) -> Result<Vec<IpAddr>, Failure> {
+        let addresses = self.names.addresses(host, detail).await?;
+        self.rules.permit(&addresses, detail)?;
+        Ok(addresses)
+    }
+
+    pub(crate) async fn sockets(&self, endpoint: &Endpoint, detail: &mut Detail) -> Result<Vec<SocketAddr>, Failure> {
         let addresses = self.addresses(&endpoint.host, detail).await?;
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, endpoint.port)).collect())
     }

@@ -1,4 +1,4 @@
-//! `http`: one GET over HTTP/1.1, with its phases and, over TLS, when the certificate expires.
+//! `http`: one GET or HEAD over HTTP/1.1, with its phases and, over TLS, when the certificate expires.
 //!
 //! Redirects are answers, not orders: they are not followed. The latency is the time until the answer has been read.
 
@@ -7,26 +7,36 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::payload::Reason;
-use bulkhead_runtime::now_ms;
+use bulkhead_runtime::{Chain, now_ms};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, Response, body::Incoming, client::conn::http1};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::target::{Scheme, Url};
-use super::tls::Trust;
-use super::{Detail, Failure, Prober, note_phase, tcp, tls};
+use crate::fields::{Fields, Origin, shown};
+use crate::kind::{CheckType, Text};
+use crate::target::{Scheme, Url};
+use crate::tls::{Trust, check_trust};
+use crate::{Detail, Failure, Run, Secrets, note_phase, tcp, tls};
 
 /// What is read of a body; the rest stays with the server.
 const BODY_BYTES_MOST: usize = 64 * 1024;
+/// The head of an answer, and what is read ahead of its body.
+const HEAD_BYTES_MOST: usize = 64 * 1024;
+const HEADERS_MOST: usize = 32;
+const STATUS: std::ops::RangeInclusive<u64> = 100..=599;
+const WARN_DAYS: std::ops::RangeInclusive<u64> = 0..=3_650;
+/// What the check says itself, or what would change where the message ends.
+const OWN_HEADERS: [&str; 6] = ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te"];
 const AGENT: &str = concat!("bulkhead-poller/", env!("CARGO_PKG_VERSION"));
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Which answers are good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ExpectedStatus {
+enum ExpectedStatus {
     /// 200 to 399.
     AnySuccess,
     OneOf(BTreeSet<u16>),
@@ -42,20 +52,164 @@ impl ExpectedStatus {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct HttpSpec {
-    pub(super) url: Url,
-    pub(super) expect_status: ExpectedStatus,
-    pub(super) tls_warn_days: Option<u16>,
-    pub(super) trust: Trust,
+pub struct HttpSpec {
+    url: Url,
+    method: Method,
+    headers: Vec<(HeaderName, Text)>,
+    expect_status: ExpectedStatus,
+    tls_warn_days: Option<u16>,
+    trust: Trust,
+}
+
+fn read_status(fields: &mut Fields<'_>) -> ExpectedStatus {
+    let Some(value) = fields.take("expect_status") else { return ExpectedStatus::AnySuccess };
+    let listed: Vec<&Value> = match value {
+        Value::Array(listed) => listed.iter().collect(),
+        Value::Number(_) | Value::String(_) | Value::Object(_) | Value::Bool(_) | Value::Null => vec![value],
+    };
+    if listed.is_empty() {
+        fields.say("expect_status", Some(value), "allows no answer: list at least one status, or leave it out");
+    }
+    let mut expected = BTreeSet::new();
+    for value in listed {
+        let status =
+            value.as_u64().filter(|status| STATUS.contains(status)).and_then(|status| u16::try_from(status).ok());
+        match status {
+            Some(status) => drop(expected.insert(status)),
+            None => {
+                let rule = format!("is not an HTTP status: write {} to {}", STATUS.start(), STATUS.end());
+                fields.say("expect_status", Some(value), rule);
+            }
+        }
+    }
+    ExpectedStatus::OneOf(expected)
+}
+
+fn read_method(fields: &mut Fields<'_>) -> Method {
+    match fields.text("method") {
+        None | Some("GET") => Method::GET,
+        Some("HEAD") => Method::HEAD,
+        Some(other) => {
+            fields.say("method", Some(&other.into()), "is not one of GET, HEAD");
+            Method::GET
+        }
+    }
+}
+
+/// Why a header cannot be sent.
+fn read_header(name: &str, value: &Value) -> Result<(HeaderName, Text), String> {
+    let parsed: HeaderName =
+        name.parse().map_err(|_| "is not the name of a header: use letters, digits and '-'".to_owned())?;
+    if OWN_HEADERS.contains(&parsed.as_str()) {
+        return Err("is set by the check itself: leave it out".to_owned());
+    }
+    let text = Text::read(value)?;
+    match &text {
+        Text::Plain(plain) if HeaderValue::from_str(plain).is_err() => {
+            Err(format!("{} has characters that no header may have, such as line ends", shown(value)))
+        }
+        Text::Plain(_) | Text::Secret(_) => Ok((parsed, text)),
+    }
+}
+
+fn read_headers(fields: &mut Fields<'_>) -> Vec<(HeaderName, Text)> {
+    let Some(value) = fields.take("headers") else { return Vec::new() };
+    let Some(map) = value.as_object().filter(|map| map.len() <= HEADERS_MOST) else {
+        let rule = format!(
+            "is not a table of at most {HEADERS_MOST} headers: write for example {{\"accept\": \"text/html\"}}"
+        );
+        fields.say("headers", Some(value), rule);
+        return Vec::new();
+    };
+    let mut headers = Vec::with_capacity(map.len());
+    for (name, value) in map {
+        match read_header(name, value) {
+            Ok(header) => headers.push(header),
+            Err(rule) => fields.say("headers", Some(&name.as_str().into()), rule),
+        }
+    }
+    headers
+}
+
+fn read_trust(fields: &mut Fields<'_>) -> Trust {
+    match fields.origin {
+        // A file of this machine is named by this machine's settings only.
+        Origin::Definition | Origin::Wire => Trust::System,
+        Origin::Settings => {
+            let trust = fields.text("ca_file").map_or(Trust::System, |path| Trust::File(path.into()));
+            fields.keep(check_trust(&trust).map_err(|error| Chain(&error).to_string()));
+            trust
+        }
+    }
+}
+
+impl CheckType for HttpSpec {
+    fn read(target: Option<&str>, fields: &mut Fields<'_>) -> Option<Self> {
+        let url = target.and_then(|target| fields.keep(target.parse()));
+        let expect_status = read_status(fields);
+        let warn_days = fields.number("tls_warn_days", &WARN_DAYS);
+        let (method, headers, trust) = (read_method(fields), read_headers(fields), read_trust(fields));
+        let tls_warn_days = warn_days.and_then(|days| u16::try_from(days).ok());
+        Some(Self { url: url?, method, headers, expect_status, tls_warn_days, trust })
+    }
+
+    async fn probe(&self, run: &Run<'_>, detail: &mut Detail) -> Result<Duration, Failure> {
+        let request = self.request(run.secrets)?;
+        let began = Instant::now();
+        let endpoint = &self.url.endpoint;
+        let (stream, connected) = tcp::connect(endpoint, run.prober, detail).await?;
+        detail.insert("connect_us".to_owned(), crate::micros(connected).into());
+        let (status, not_after_ms) = match self.url.scheme {
+            Scheme::Http => (ask(request, stream, detail).await?, None),
+            Scheme::Https => {
+                let shaking = Instant::now();
+                let shaken = tls::shake_hands(&run.prober.trust, &self.trust, (&endpoint.host, stream), detail).await;
+                let (stream, not_after_ms) = shaken?;
+                note_phase(detail, "tls_us", shaking);
+                (ask(request, stream, detail).await?, not_after_ms)
+            }
+        };
+        self.judge(status, not_after_ms, began.elapsed())
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.headers.iter().filter_map(|(_, text)| text.secret()).collect()
+    }
 }
 
 impl HttpSpec {
-    /// What the check verifies with, when it does.
-    pub(super) fn trust(&self) -> Option<&Trust> {
-        match self.url.scheme {
-            Scheme::Http => None,
-            Scheme::Https => Some(&self.trust),
+    /// # Errors
+    /// When a secret is missing, or is nothing that a header may hold.
+    fn request(&self, secrets: &Secrets) -> Result<Request<Empty<Bytes>>, Failure> {
+        let request = Request::builder().method(self.method.clone()).uri(self.url.path.as_str());
+        let mut request = request.header(HOST, self.url.authority.as_str()).header(CONNECTION, "close");
+        if !self.headers.iter().any(|(name, _)| name == USER_AGENT) {
+            request = request.header(USER_AGENT, AGENT);
         }
+        for (name, text) in &self.headers {
+            let value = match text {
+                Text::Plain(plain) => plain.as_str(),
+                Text::Secret(name) => {
+                    let secret = secrets.get(name).map(|secret| secret.as_str());
+                    secret.ok_or(Failure::of_poller(Reason::SecretMissing))?
+                }
+            };
+            let mut value = HeaderValue::from_str(value).map_err(|_| Failure::of_poller(Reason::SecretMissing))?;
+            value.set_sensitive(text.secret().is_some());
+            request = request.header(name, value);
+        }
+        request.body(Empty::new()).map_err(|_| Failure::of_poller(Reason::Internal))
+    }
+
+    fn judge(&self, status: u16, not_after_ms: Option<i64>, latency: Duration) -> Result<Duration, Failure> {
+        if !self.expect_status.includes(status) {
+            return Err(Failure::of_target(Reason::BadStatus).after(latency));
+        }
+        let expiry = not_after_ms.zip(self.tls_warn_days);
+        if expiry.is_some_and(|(not_after_ms, warn_days)| is_expiring(not_after_ms, warn_days, now_ms())) {
+            return Err(Failure::of_target(Reason::CertificateExpiring).after(latency));
+        }
+        Ok(latency)
     }
 }
 
@@ -84,18 +238,13 @@ async fn read_body(mut answer: Response<Incoming>) -> Result<usize, Failure> {
     Ok(read)
 }
 
-async fn ask<S>(url: &Url, stream: S, detail: &mut Detail) -> Result<u16, Failure>
+async fn ask<S>(request: Request<Empty<Bytes>>, stream: S, detail: &mut Detail) -> Result<u16, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let request = Request::get(url.path.as_str())
-        .header(HOST, url.authority.as_str())
-        .header(USER_AGENT, AGENT)
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| Failure::of_poller(Reason::Internal))?;
     let began = Instant::now();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failure_of(&error))?;
+    let client = http1::Builder::new().max_buf_size(HEAD_BYTES_MOST).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = client.map_err(|error| failure_of(&error))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| failure_of(&error))?;
         note_phase(detail, "first_byte_us", began);
@@ -120,36 +269,10 @@ fn is_expiring(not_after_ms: i64, warn_days: u16, now_ms: i64) -> bool {
     not_after_ms.saturating_sub(now_ms) <= i64::from(warn_days) * DAY_MS
 }
 
-pub(super) async fn probe(spec: &HttpSpec, prober: &Prober, detail: &mut Detail) -> Result<Duration, Failure> {
-    let began = Instant::now();
-    let endpoint = &spec.url.endpoint;
-    let (stream, connected) = tcp::connect(endpoint, prober, detail).await?;
-    detail.insert("connect_us".to_owned(), super::micros(connected).into());
-    let (status, not_after_ms) = match spec.url.scheme {
-        Scheme::Http => (ask(&spec.url, stream, detail).await?, None),
-        Scheme::Https => {
-            let shaking = Instant::now();
-            let shaken = tls::shake_hands(&prober.trust, &spec.trust, (&endpoint.host, stream), detail).await;
-            let (stream, not_after_ms) = shaken?;
-            note_phase(detail, "tls_us", shaking);
-            (ask(&spec.url, stream, detail).await?, not_after_ms)
-        }
-    };
-    let latency = began.elapsed();
-    if !spec.expect_status.includes(status) {
-        return Err(Failure::of_target(Reason::BadStatus).after(latency));
-    }
-    let expiry = not_after_ms.zip(spec.tls_warn_days);
-    if expiry.is_some_and(|(not_after_ms, warn_days)| is_expiring(not_after_ms, warn_days, now_ms())) {
-        return Err(Failure::of_target(Reason::CertificateExpiring).after(latency));
-    }
-    Ok(latency)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::tests::measure;
+    use crate::tests::measure;
     use bulkhead_bus::payload::{Measured, Outcome};
     use http_body_util::Full;
     use hyper::server::conn::http1 as server;

@@ -4,21 +4,23 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use super::target::Endpoint;
-use super::{Detail, Failure, Prober};
+use crate::fields::Fields;
+use crate::kind::CheckType;
+use crate::target::Endpoint;
+use crate::{Detail, Failure, Prober, Run};
 
 #[derive(Debug, Clone)]
-pub(crate) struct TcpSpec {
-    pub(super) target: Endpoint,
+pub struct TcpSpec {
+    target: Endpoint,
 }
 
 /// Connects to one address after the other; the time that counts is the whole of it without the lookup.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     target: &Endpoint,
     prober: &Prober,
     detail: &mut Detail,
 ) -> Result<(TcpStream, Duration), Failure> {
-    let sockets = prober.names.sockets(target, detail).await?;
+    let sockets = prober.sockets(target, detail).await?;
     let began = Instant::now();
     match TcpStream::connect(sockets.as_slice()).await {
         Ok(stream) => Ok((stream, began.elapsed())),
@@ -26,13 +28,20 @@ pub(super) async fn connect(
     }
 }
 
-pub(super) async fn probe(spec: &TcpSpec, prober: &Prober, detail: &mut Detail) -> Result<Duration, Failure> {
-    connect(&spec.target, prober, detail).await.map(|(_, latency)| latency)
+impl CheckType for TcpSpec {
+    fn read(target: Option<&str>, fields: &mut Fields<'_>) -> Option<Self> {
+        let target = fields.keep(target?.parse())?;
+        Some(Self { target })
+    }
+
+    async fn probe(&self, run: &Run<'_>, detail: &mut Detail) -> Result<Duration, Failure> {
+        connect(&self.target, run.prober, detail).await.map(|(_, latency)| latency)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::checks::tests::measure;
+    use crate::tests::measure;
     use bulkhead_bus::payload::{Outcome, Reason};
     use tokio::net::TcpListener;
 
