@@ -95,9 +95,7 @@ mod tests {
         let file = folder.path().join("registry.toml");
         std::fs::write(&file, text).unwrap();
         let problems = Config::load(Some(&file)).unwrap_err();
-        for part in
-            ["answers.at_once", "database.connections", "database_url_file", "rpc_bus.urls", "keep_bus.tls"]
-        {
+        for part in ["answers.at_once", "database.connections", "database_url_file", "rpc_bus.urls", "keep_bus.tls"] {
             assert!(problems.contains(part), "{part} is missing in {problems}");
         }
     }

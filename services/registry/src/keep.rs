@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::members::{INFO_BUCKET, LEASE_BUCKET};
 use bulkhead_bus::MemberKey;
+use bulkhead_bus::members::{INFO_BUCKET, LEASE_BUCKET};
 use bulkhead_runtime::{Bus, Chain, ConditionalWrite, Heart, RequestError, Stop, WriteError};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;

@@ -86,8 +86,11 @@ fn each_state_is_told_from_the_others() {
     let lost = members.get(&key).unwrap().lost().unwrap();
     assert_eq!((lost.at_ms, lost.renewed_ms), (20_000, 14_000), "a lease of the fast class lasts 6 s");
     let held = HeldDoc { by: "ann".to_owned(), of: "acme-corp".to_owned(), reason: None, since_ms: 5 };
-    let change =
-        members.take_info(&key, &entry(&key, 2, Some(encode(&InfoDoc { held: Some(held), ..info.clone() }))), Reading::News);
+    let change = members.take_info(
+        &key,
+        &entry(&key, 2, Some(encode(&InfoDoc { held: Some(held), ..info.clone() }))),
+        Reading::News,
+    );
     assert_eq!(said(&change), (true, vec!["quarantined"]));
     check(&members, Standing::Known, MemberState::Quarantined);
     let change = members.take_info(&key, &entry(&key, 3, Some(encode(&info))), Reading::News);

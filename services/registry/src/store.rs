@@ -1,7 +1,7 @@
 //! All SQL of the registry: the history of members.
 
-use bulkhead_bus::payload::{MemberEventRow, MemberQuery};
 use bulkhead_bus::Tenant;
+use bulkhead_bus::payload::{MemberEventRow, MemberQuery};
 use bulkhead_store::{StoreError, TenantTx};
 use sqlx::Row;
 use time::OffsetDateTime;
@@ -76,7 +76,8 @@ pub async fn list_events(
             site: row.get::<&str, _>(0).parse().map_err(|_| unreadable("site"))?,
             name: row.get::<&str, _>(1).parse().map_err(|_| unreadable("name"))?,
             event: row.get(2),
-            at_ms: i64::try_from(row.get::<OffsetDateTime, _>(3).unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX),
+            at_ms: i64::try_from(row.get::<OffsetDateTime, _>(3).unix_timestamp_nanos() / 1_000_000)
+                .unwrap_or(i64::MAX),
             state: row.get(4),
             reason: row.get(5),
         })

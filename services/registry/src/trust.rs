@@ -109,8 +109,7 @@ impl Trust {
 
     /// Everything that was written before `asked` has been seen. A silence that is over is as good as a hub that is back.
     pub fn note_progress(&mut self, asked: Instant, ttl: Duration) -> Option<Doubt> {
-        let was_silent =
-            self.heard.is_some_and(|heard| asked.saturating_duration_since(heard) > Self::SILENCE_MOST);
+        let was_silent = self.heard.is_some_and(|heard| asked.saturating_duration_since(heard) > Self::SILENCE_MOST);
         self.heard = self.heard.max(Some(asked));
         if !was_silent {
             return None;

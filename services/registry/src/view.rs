@@ -117,7 +117,8 @@ impl View {
             }
             let reading = if state.is_first_read { Reading::First } else { Reading::News };
             state.is_first_read = false;
-            let keys = |entries: &[BucketEntry]| entries.iter().filter_map(|entry| MemberKey::parse(&entry.key)).collect();
+            let keys =
+                |entries: &[BucketEntry]| entries.iter().filter_map(|entry| MemberKey::parse(&entry.key)).collect();
             let (leases, infos): (HashSet<_>, HashSet<_>) = (keys(&read.leases), keys(&read.infos));
             state.members.forget_others(&leases, &infos);
             let mut events = Vec::new();
@@ -132,7 +133,8 @@ impl View {
             self.note_doubt(state.trust.note_read(read.asked, ttl));
             state.asked = None;
             let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let is_recent = |entry: &&BucketEntry| entry.end == Some(ValueEnd::Expired) && now_ms() - entry.at_ms < ttl_ms;
+            let is_recent =
+                |entry: &&BucketEntry| entry.end == Some(ValueEnd::Expired) && now_ms() - entry.at_ms < ttl_ms;
             for _ in read.leases.iter().filter(is_recent) {
                 let live = state.members.live();
                 self.note_doubt(state.trust.note_expiry(read.asked, live, ttl));

@@ -119,7 +119,13 @@ impl Watching {
 ///
 /// # Errors
 /// Never: what cannot be told now is told again.
-pub async fn tell(bus: Bus, view: View, told: bulkhead_runtime::Counter, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+pub async fn tell(
+    bus: Bus,
+    view: View,
+    told: bulkhead_runtime::Counter,
+    heart: Heart,
+    stop: Stop,
+) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(TELL_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = Trouble::new("tell of changed members".to_owned());

@@ -25,14 +25,18 @@ impl Answering {
             TenantSubject::Registry { user, .. } => user.clone(),
             _ => return Err(refused(ErrorCode::Invalid, "this is no question of a person")),
         };
-        if asked.reason.as_ref().is_some_and(|text| text.len() > REASON_BYTES_MOST || text.chars().any(char::is_control))
+        if asked
+            .reason
+            .as_ref()
+            .is_some_and(|text| text.len() > REASON_BYTES_MOST || text.chars().any(char::is_control))
         {
             return Err(refused(ErrorCode::Invalid, format!("a reason is at most {REASON_BYTES_MOST} bytes of text")));
         }
         let snapshot = self.directory.snapshot();
         let guarded = snapshot.admit(subject.clone(), Audience::TenantsAndPlatform, asked);
         let guarded = guarded.map_err(|refusal| self.refuse(&subject, &refusal))?;
-        let tenant = guarded.tenant().ok_or_else(|| refused(ErrorCode::Invalid, "name the tenant whose poller it is"))?;
+        let tenant =
+            guarded.tenant().ok_or_else(|| refused(ErrorCode::Invalid, "name the tenant whose poller it is"))?;
         let account = snapshot.tenants().find(|(_, known)| known.id == tenant.id).map(|(account, _)| account.clone());
         let account = account.ok_or_else(|| refused(ErrorCode::NotFound, "there is no such tenant"))?;
         let (site, poller) = (guarded.body().site.clone(), guarded.body().poller.clone());

@@ -11,8 +11,7 @@ use bulkhead_bus::payload::{
     ReplyError,
 };
 use bulkhead_bus::{
-    Audience, BatchKey, Claim, CoreSubject, LeaseVerb, MemberKey, MemberName, SiteName, Tenant,
-    TenantSubject,
+    Audience, BatchKey, Claim, CoreSubject, LeaseVerb, MemberKey, MemberName, SiteName, Tenant, TenantSubject,
 };
 use bulkhead_runtime::{Chain, Responder, now_ms, refused};
 use bulkhead_store::{BatchKeys, Registered};
@@ -83,7 +82,8 @@ fn believe(keys: &BatchKeys, site: &SiteName, name: &MemberName, key: &BatchKey)
 
 /// What is wrong with what a member says of itself.
 fn check_info(info: &MemberInfo) -> Result<(), Refused> {
-    let is_long = |text: &String| text.is_empty() || text.len() > LABEL_BYTES_MOST || text.chars().any(char::is_control);
+    let is_long =
+        |text: &String| text.is_empty() || text.len() > LABEL_BYTES_MOST || text.chars().any(char::is_control);
     if info.labels.len() > LABELS_MOST {
         return Err(malformed(format!("{} labels: at most {LABELS_MOST} are allowed", info.labels.len())));
     }
@@ -244,7 +244,8 @@ impl Answering {
         let keys = self.directory.keys_or_last(tenant, PATIENCE).await.map_err(away)?;
         let Err(reason) = believe(&keys, site, name, key) else { return Ok(()) };
         // A poller that was registered a moment ago is no stranger.
-        let recent = bulkhead_store::within("read batch keys", PATIENCE, self.directory.recent_batch_keys(tenant)).await;
+        let recent =
+            bulkhead_store::within("read batch keys", PATIENCE, self.directory.recent_batch_keys(tenant)).await;
         match recent {
             Ok(keys) => Ok(believe(&keys, site, name, key).map_err(not_believed)?),
             Err(_) => Err(not_believed(reason).into()),

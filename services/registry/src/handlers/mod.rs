@@ -81,7 +81,8 @@ impl Answering {
                 return send(request, answer).await;
             }
         };
-        let looked = within("look for an account", LOOK_LIMIT, self.directory.look_for(std::iter::once(&subject.account)));
+        let looked =
+            within("look for an account", LOOK_LIMIT, self.directory.look_for(std::iter::once(&subject.account)));
         if let Err(error) = looked.await {
             warn!(error = %Chain(&error), "an account is not looked for, the old list stays");
         }

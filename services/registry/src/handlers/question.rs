@@ -51,7 +51,9 @@ impl Answering {
             | TenantSubject::Lease { .. }
             | TenantSubject::Assignment { .. }
             | TenantSubject::Dispatch { .. }
-            | TenantSubject::Event { .. } => return Err(refused(ErrorCode::Invalid, "this is no question of a person")),
+            | TenantSubject::Event { .. } => {
+                return Err(refused(ErrorCode::Invalid, "this is no question of a person"));
+            }
         };
         match verb {
             RegistryVerb::HoldMember | RegistryVerb::ReleaseMember => {
@@ -186,6 +188,12 @@ impl Answering {
         members.truncate(fitting(&members));
         let has_more = members.len() < total;
         let because = standing.because().map(str::to_owned);
-        Ok(encoded(&Reply::Rows(vec![MemberPage { is_known: standing.is_known(), because, revision, members, has_more }])))
+        Ok(encoded(&Reply::Rows(vec![MemberPage {
+            is_known: standing.is_known(),
+            because,
+            revision,
+            members,
+            has_more,
+        }])))
     }
 }
