@@ -7,6 +7,7 @@
 mod accounts;
 mod baseline;
 mod cpu;
+mod dispatch;
 mod fleet;
 mod flood;
 mod identity;
@@ -21,6 +22,7 @@ pub use accounts::{
     Times, TokenTimes, render_accounts, run_accounts,
 };
 pub use cpu::Spent;
+pub use dispatch::{DispatchMeasured, DispatchPlan, Planned, render_dispatch, run_dispatch};
 pub use fleet::Station;
 pub use flood::{Attack, Delays, Flooded, run_flood};
 pub use identity::{Entered, IdentityMeasured, IdentityPlan, Round, Storm, render_identity, run_identity};

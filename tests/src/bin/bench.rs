@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bulkhead_tests::bench::{
-    AccountsPlan, Cell, Flooded, Grid, IdentityPlan, Part, Progress, StorePlan, render, render_accounts,
-    render_identity, render_store, row, run_accounts, run_flood, run_identity, run_ingest, run_store,
+    AccountsPlan, Cell, DispatchPlan, Flooded, Grid, IdentityPlan, Part, Progress, StorePlan, render, render_accounts,
+    render_dispatch, render_identity, render_store, row, run_accounts, run_dispatch, run_flood, run_identity,
+    run_ingest, run_store,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +28,9 @@ const IDENTITY: Section =
 
 const STORE: Section =
     Section { begin: "<!-- store: written by `cargo xtask bench store` -->", end: "<!-- store: end -->" };
+
+const DISPATCH: Section =
+    Section { begin: "<!-- dispatch: written by `cargo xtask bench dispatch` -->", end: "<!-- dispatch: end -->" };
 
 #[derive(Debug, Parser)]
 #[command(
@@ -61,6 +65,8 @@ enum What {
     Identity(IdentityArgs),
     /// The database alone: storing with tenants kept apart, schemas, a large history, and a plan that moves rows.
     Store(StoreArgs),
+    /// Sharing checks out: a large plan, the way of a change to the poller, and how soon a lost one is taken over.
+    Dispatch(DispatchArgs),
     /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
     Flood {
         /// Batches of a hundred results that the attacker sends each second.
@@ -82,6 +88,23 @@ struct IdentityArgs {
     /// How many come at once in a storm.
     #[arg(long, default_value_t = 3_000)]
     storm: usize,
+    /// Write the figures between the marks in this page, such as docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DispatchArgs {
+    #[arg(long, default_value_t = 100_000)]
+    checks: usize,
+    #[arg(long, default_value_t = 200)]
+    pollers: usize,
+    /// Changes whose way to the poller is timed.
+    #[arg(long, default_value_t = 100)]
+    changes: usize,
+    /// Pollers that are killed, in each class of lease.
+    #[arg(long, default_value_t = 5)]
+    losses: usize,
     /// Write the figures between the marks in this page, such as docs/benchmarks.md.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
@@ -200,6 +223,25 @@ async fn store(args: StoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each step on stderr, with the time since the beginning; the figures on stdout when all of them are there.
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn dispatch(args: DispatchArgs) -> anyhow::Result<()> {
+    let DispatchArgs { checks, pollers, changes, losses, page } = args;
+    let text = read_page(page.as_deref(), &DISPATCH)?;
+    let began = Instant::now();
+    let say = |step: &str| {
+        let seconds = began.elapsed().as_secs();
+        eprintln!("[{:2}:{:02}] {step}", seconds / 60, seconds % 60);
+    };
+    let figures = render_dispatch(&run_dispatch(DispatchPlan { checks, pollers, changes, losses }, &say).await?);
+    print!("{figures}");
+    if let Some((path, text)) = page.zip(text) {
+        let text = replaced(&text, &DISPATCH, &figures)?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
@@ -254,6 +296,7 @@ async fn main() -> anyhow::Result<()> {
         What::Accounts(args) => accounts(args).await,
         What::Identity(args) => identity(args).await,
         What::Store(args) => store(args).await,
+        What::Dispatch(args) => dispatch(args).await,
         What::Flood { batches_per_second } => flood(batches_per_second).await,
     }
 }
