@@ -152,10 +152,8 @@ mod tests {
 
     fn granted(boot: u64, number: u64) -> LeaseDoc {
         let (asked, sequence) = register_of(boot, number, NOW_MS);
-        match register(None, None, (&asked, sequence), NOW_MS) {
-            Verdict::Grant(lease) => lease,
-            other => panic!("{other:?}"),
-        }
+        let Verdict::Grant(lease) = register(None, None, (&asked, sequence), NOW_MS) else { panic!("nobody has it") };
+        lease
     }
 
     fn word(verdict: &Verdict) -> String {
@@ -240,10 +238,9 @@ mod tests {
                 load: Load::default(),
                 sent_ms: now_ms - 1_500,
             };
-            match renew(Some(&lease), (&asked, Sequence { boot: 5, number: 8 }), now_ms) {
-                Verdict::Grant(lease) => (lease.since_ms, lease.renewed_ms, lease.clock_ahead_ms),
-                other => panic!("{other:?}"),
-            }
+            let verdict = renew(Some(&lease), (&asked, Sequence { boot: 5, number: 8 }), now_ms);
+            let Verdict::Grant(lease) = verdict else { panic!("{verdict:?}") };
+            (lease.since_ms, lease.renewed_ms, lease.clock_ahead_ms)
         };
         assert_eq!(renewed(ReportedState::Ready, NOW_MS + 9), (NOW_MS, NOW_MS + 9, -1_500));
         assert_eq!(renewed(ReportedState::Draining, NOW_MS + 9), (NOW_MS + 9, NOW_MS + 9, -1_500));

@@ -21,10 +21,10 @@ impl Answering {
         verb: RegistryVerb,
         asked: MemberHold,
     ) -> Result<Vec<u8>, ReplyError> {
-        let user = match &subject.subject {
-            TenantSubject::Registry { user, .. } => user.clone(),
-            _ => return Err(refused(ErrorCode::Invalid, "this is no question of a person")),
+        let TenantSubject::Registry { user, .. } = &subject.subject else {
+            return Err(refused(ErrorCode::Invalid, "this is no question of a person"));
         };
+        let user = user.clone();
         if asked
             .reason
             .as_ref()

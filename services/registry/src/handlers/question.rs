@@ -41,19 +41,11 @@ pub(super) fn rows_of(found: Vec<Found>) -> Vec<MemberRow> {
 
 impl Answering {
     pub(super) async fn question(&self, subject: CoreSubject, body: &[u8]) -> Result<Vec<u8>, ReplyError> {
-        let verb = match &subject.subject {
-            TenantSubject::Registry { verb, .. } => *verb,
-            TenantSubject::Service { .. } => return self.page(&subject, &parsed(body)?).await,
-            TenantSubject::Forwarded { .. }
-            | TenantSubject::Query { .. }
-            | TenantSubject::Live { .. }
-            | TenantSubject::Down { .. }
-            | TenantSubject::Lease { .. }
-            | TenantSubject::Assignment { .. }
-            | TenantSubject::Dispatch { .. }
-            | TenantSubject::Event { .. } => {
-                return Err(refused(ErrorCode::Invalid, "this is no question of a person"));
-            }
+        if let TenantSubject::Service { .. } = subject.subject {
+            return self.page(&subject, &parsed(body)?).await;
+        }
+        let TenantSubject::Registry { verb, .. } = subject.subject else {
+            return Err(refused(ErrorCode::Invalid, "this is no question of a person"));
         };
         match verb {
             RegistryVerb::HoldMember | RegistryVerb::ReleaseMember => {

@@ -13,10 +13,10 @@ use bulkhead_bus::payload::{
     Register, Renew, Reply, ReplyError, ReportedState,
 };
 use bulkhead_bus::{
-    AccountKey, CoreSubject, LeaseClass, LeaseVerb, MemberName, Permissions, RegistryVerb, Role, ServiceVerb, SiteName,
-    Tenant, TenantSubject, role_permissions,
+    AccountKey, CoreSubject, Head, LeaseClass, LeaseVerb, MemberName, Permissions, RegistryVerb, Role, ServiceVerb,
+    SiteName, Tenant, TenantSubject, role_permissions,
 };
-use bulkhead_runtime::{Bus, BusSettings, Headers, MEMBER_BUCKETS, TlsFiles, eventually, now_ms};
+use bulkhead_runtime::{Bus, BusSettings, Headers, MEMBER_BUCKETS, RequestError, TlsFiles, eventually, now_ms};
 use bulkhead_store::{Provisioning, Service};
 use bulkhead_testkit::database::{account_key, tenant};
 use bulkhead_testkit::{Forger, TestDatabase, client_params, find_test_tools, free_ports, scrape};
@@ -29,6 +29,8 @@ use tokio::process::{Child, Command};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Of a renewal: what is not answered by then is asked again.
+const RENEW_LIMIT: Duration = Duration::from_secs(2);
 const RPC: &str = "registry-rpc";
 const KEEP: &str = "registry-keep";
 /// Makes the buckets and asks what services ask; it may say and hear everything in CORE.
@@ -71,16 +73,19 @@ impl Hub {
             "listen: 127.0.0.1:{port}\nserver_name: hub\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n\
              tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {root:?}, verify_and_map: true }}\n\
              accounts {{\n\
-               CORE {{ jetstream: enabled, exports: [ {{ service: \"t.*.up.>\", account_token_position: 2 }} ], users: [\n\
+               CORE {{ jetstream: enabled, exports: [ {{ service: \"{exported}\", account_token_position: 2 }} ], users: [\n\
                  {{ user: {WITNESS} }},\n\
                  {{ user: {RPC}, permissions: {{ {rpc} }} }},\n\
                  {{ user: {KEEP}, permissions: {{ {keep} }} }}\n] }}\n\
                {account} {{ users: [ {{ user: {TENANT} }} ], imports: [\n\
-                 {{ service: {{ account: CORE, subject: \"t.{account}.up.>\" }}, to: \"up.>\" }} ] }}\n}}\n",
+                 {{ service: {{ account: CORE, subject: \"{imported}\" }}, to: \"{up}\" }} ] }}\n}}\n",
             store = folder.path().join("store"),
             cert = folder.path().join("localhost.crt"),
             key = folder.path().join("localhost.key"),
             root = folder.path().join("root.crt"),
+            exported = Head::Up.core_pattern("*"),
+            imported = Head::Up.core_pattern(account.as_str()),
+            up = Head::Up.pattern(),
             rpc = permissions(Role::RegistryRpc, RPC),
             keep = permissions(Role::RegistryKeep, KEEP),
         );
@@ -204,7 +209,7 @@ impl World {
             )
         };
         let config = format!(
-            "log_filter = \"debug,async_nats=warn,sqlx=warn\"\nhealth_listen = \"127.0.0.1:{health_port}\"\n\
+            "log_filter = \"info,bulkhead_registry=debug\"\nhealth_listen = \"127.0.0.1:{health_port}\"\n\
              database_url_file = {url_file:?}\n[rpc_bus]\n{}\n[keep_bus]\n{}\n[answers]\nwaiting_of_tenant_most = 3\n",
             bus(RPC),
             bus(KEEP)
@@ -272,7 +277,8 @@ impl World {
     ) -> Result<Vec<T>, ReplyError> {
         let subject = TenantSubject::Registry { user: "ann".parse().unwrap(), verb }.to_string();
         let body = serde_json::to_vec(query).unwrap();
-        answered(self.bus.request(&subject, body.into(), Duration::from_secs(40)).await.unwrap().as_ref())
+        let answer = self.bus.request(&subject, body.into(), Duration::from_secs(40)).await;
+        answered(&answer.map_err(|error| unavailable(&error))?)
     }
 
     pub(crate) async fn list(&self) -> Vec<MemberRow> {
@@ -306,6 +312,10 @@ pub(crate) fn answered<T: DeserializeOwned>(answer: &[u8]) -> Result<Vec<T>, Rep
         Reply::Rows(rows) => Ok(rows),
         Reply::Error(error) => Err(error),
     }
+}
+
+fn unavailable(error: &RequestError) -> ReplyError {
+    ReplyError { code: ErrorCode::Unavailable, message: error.to_string() }
 }
 
 /// One process of a member, as the registry knows it.
@@ -366,12 +376,8 @@ impl Member {
     }
 
     pub(crate) async fn send(&self, signed: Signed) -> Result<LeaseGrant, ReplyError> {
-        let answer = self.bus.request_with(&signed.subject, signed.headers, signed.body.into(), ANSWER_LIMIT).await;
-        let unavailable = |error: bulkhead_runtime::RequestError| ReplyError {
-            code: ErrorCode::Unavailable,
-            message: error.to_string(),
-        };
-        let grant: LeaseGrant = answered(&answer.map_err(unavailable)?)?.remove(0);
+        let answer = self.bus.request_with(&signed.subject, signed.headers, signed.body.into(), RENEW_LIMIT).await;
+        let grant: LeaseGrant = answered(&answer.map_err(|error| unavailable(&error))?)?.remove(0);
         self.revision.store(grant.revision, Ordering::SeqCst);
         Ok(grant)
     }
