@@ -215,3 +215,21 @@ async fn the_forwarder_has_a_lease_for_the_leaf_link_and_goes_on_without() {
     poller.stop().await;
     assert_eq!(count(&leaf.state.lock().unwrap(), "leaf link: deregister"), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_that_takes_nothing_is_said_and_stops_nothing() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let poller = start(&leaf.settings(NO_FORWARDER));
+    leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    std::fs::remove_dir_all(leaf.folder.path().join("state")).unwrap();
+    let said = leaf
+        .until("degraded", |state| last(state, "renew").filter(|renew| renew["reasons"][0] == "disk_full").cloned());
+    assert_eq!(said.await["state"], "degraded");
+    // What is assigned meanwhile is run, though it cannot be kept.
+    leaf.set(|state| (state.generation, state.checks) = (4, vec![assigned("web", 4, target)]));
+    leaf.wake(WakeUp::Assign).await;
+    leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 4).then_some(())).await;
+    poller.stop().await;
+}
