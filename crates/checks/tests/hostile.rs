@@ -1,6 +1,8 @@
 //! Targets that want to hurt whoever checks them: each check ends by its timeout, says what it saw, and takes no more of a
 //! target than it needs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -26,6 +26,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const FETCH_EVERY: Duration = Duration::from_secs(60);
 /// After a fetch that failed.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Before it is said that nothing can be fetched: the one who grants leases may be there a little earlier.
+const FAILURES_UNSAID: u32 = 3;
 /// At most five a second, however often it is woken.
 const PAUSE_LEAST: Duration = Duration::from_millis(200);
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -103,7 +105,7 @@ impl Assignments {
         let mut woken = listen(bus, &self.identity, WakeUp::Assign).await;
         let (mut leases, mut losses) = (self.standing.changes(), bus.losses());
         let mut trouble = Trouble::new("fetch the assignment".to_owned());
-        let mut was_fenced = false;
+        let (mut was_fenced, mut failures) = (false, 0_u32);
         loop {
             let lease = *leases.borrow_and_update();
             let pause = match lease {
@@ -122,6 +124,7 @@ impl Assignments {
                     }
                     match self.fetch(bus, assigned).await {
                         Ok(changes) => {
+                            failures = 0;
                             trouble.end();
                             if self.put_in_force(assigned, changes).await.is_err() {
                                 return;
@@ -129,7 +132,10 @@ impl Assignments {
                             FETCH_EVERY
                         }
                         Err(error) => {
-                            trouble.begin(Chain(&error).to_string());
+                            failures = failures.saturating_add(1);
+                            if failures > FAILURES_UNSAID {
+                                trouble.begin(Chain(&error).to_string());
+                            }
                             AGAIN_AFTER
                         }
                     }

@@ -11,7 +11,7 @@ use bulkhead_bus::payload::{
     DegradedBecause, Deregister, ErrorCode, LEASE_VERSION, LeaseGrant, Load, MemberInfo, Register, Renew, ReportedState,
 };
 use bulkhead_bus::{LeaseClass, LeaseVerb, MemberName, SiteName, TenantSubject};
-use bulkhead_runtime::{Bus, Chain, RequestError, Stop, Trouble, now_ms};
+use bulkhead_runtime::{Bus, Chain, Stop, Trouble, now_ms};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -138,29 +138,43 @@ impl Granted {
     }
 }
 
+/// What is known between one question and the next.
+struct Asking {
+    granted: Option<Granted>,
+    /// Until when what was granted last is good here.
+    good_until: Instant,
+    trouble: Trouble,
+    /// How long to wait as long as nobody has ever answered.
+    next_first: Duration,
+    is_absence_said: bool,
+}
+
 impl LeaseKeeper {
     /// Until `stop`; then says that it drains, waits for `drained`, and gives the lease back.
     pub(crate) async fn run(self, bus: Bus, stop: Stop, drained: Stop) {
-        let mut trouble = Trouble::new(format!("keep the lease of {}.{}", self.site, self.name));
-        let mut granted: Option<Granted> = None;
-        let mut good_until = Instant::now();
-        let mut unasked = AGAIN_AFTER;
+        let mut asking = Asking {
+            granted: None,
+            good_until: Instant::now(),
+            trouble: Trouble::new(format!("keep the lease of {}.{}", self.site, self.name)),
+            next_first: AGAIN_AFTER,
+            is_absence_said: false,
+        };
         while !stop.is_cancelled() {
             let asked = tokio::select! {
-                asked = self.ask_once(&bus, granted) => asked,
+                asked = self.ask_once(&bus, asking.granted) => asked,
                 () = stop.cancelled() => break,
             };
             let pause = match asked {
                 Ok(now) => {
-                    trouble.end();
-                    (granted, good_until) = (Some(now), now.good_until());
+                    asking.trouble.end();
+                    (asking.granted, asking.good_until) = (Some(now), now.good_until());
                     now.pause()
                 }
-                Err(error) => self.miss(&error, &mut granted, &mut trouble, &mut unasked),
+                Err(error) => self.miss(&error, &mut asking),
             };
-            self.wait(pause, good_until, &stop).await;
+            self.wait(pause, asking.good_until, &stop).await;
         }
-        self.give_back(&bus, granted, &drained).await;
+        self.give_back(&bus, asking.granted, &drained).await;
     }
 
     async fn ask<Q: Serialize>(&self, bus: &Bus, verb: LeaseVerb, question: &Q) -> Result<LeaseGrant, AskError> {
@@ -198,46 +212,44 @@ impl LeaseKeeper {
     }
 
     /// What a question without a grant means, and how long to wait before the next.
-    fn miss(
-        &self,
-        error: &AskError,
-        granted: &mut Option<Granted>,
-        trouble: &mut Trouble,
-        unasked: &mut Duration,
-    ) -> Duration {
+    fn miss(&self, error: &AskError, asking: &mut Asking) -> Duration {
         count(&self.metrics.lease_failures, 1);
+        let was_granted = self.standing.now() != Lease::None;
         match error {
             AskError::Said(said) if said.code == ErrorCode::Fenced => {
-                *granted = None;
+                asking.granted = None;
                 self.stand(Lease::Fenced);
                 return FENCED_EVERY;
             }
-            // Whatever was known of the lease is not so any more: it is asked for anew.
-            AskError::Said(said) if said.code != ErrorCode::Unavailable => {
-                *granted = None;
-                trouble.begin(Chain(error).to_string());
+            AskError::Said(said) => {
+                if said.code != ErrorCode::Unavailable {
+                    // Whatever was known of the lease is not so any more: it is asked for anew.
+                    asking.granted = None;
+                }
+                asking.trouble.begin(Chain(error).to_string());
             }
-            AskError::Request(RequestError::NobodyAnswers(_)) if self.standing.now() == Lease::None => {
-                trouble.begin("nobody grants leases at this hub now".to_owned());
+            AskError::LeafAway | AskError::Request(_) if !was_granted => {
+                if !std::mem::replace(&mut asking.is_absence_said, true) {
+                    info!(error = %Chain(error), "nobody grants leases at this hub now: going on without");
+                }
             }
             AskError::LeafAway
             | AskError::Request(_)
             | AskError::Encode(_)
             | AskError::Sign(_)
-            | AskError::Unreadable(_)
-            | AskError::Said(_) => {
-                trouble.begin(Chain(error).to_string());
+            | AskError::Unreadable(_) => {
+                asking.trouble.begin(Chain(error).to_string());
             }
         }
-        if self.standing.is_fenced() {
-            return FENCED_EVERY;
+        match self.standing.now() {
+            Lease::Fenced => FENCED_EVERY,
+            Lease::Held { .. } | Lease::Island => AGAIN_AFTER,
+            Lease::None => {
+                let pause = asking.next_first;
+                asking.next_first = (pause * 2).min(UNASKED_MOST);
+                pause.mul_f64(0.8 + 0.2 * fastrand::f64())
+            }
         }
-        if self.standing.now() == Lease::None {
-            let pause = *unasked;
-            *unasked = (pause * 2).min(UNASKED_MOST);
-            return pause.mul_f64(0.8 + 0.2 * fastrand::f64());
-        }
-        AGAIN_AFTER
     }
 
     /// Waits for the next question; a lease that ends meanwhile makes an island at that moment.

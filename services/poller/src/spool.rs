@@ -187,6 +187,7 @@ mod tests {
     use super::*;
     use crate::batch::tests::measured;
     use bulkhead_bus::payload::{Outcome, Reason};
+    use proptest::prelude::*;
 
     fn slots(results: &[Measured]) -> Vec<i64> {
         results.iter().map(|result| result.slot_ms).collect()
@@ -270,5 +271,39 @@ mod tests {
         assert_eq!(slots(&taking.await.unwrap().unwrap()), [1]);
         assert!(began.elapsed() >= Duration::from_millis(60));
         drop(writer);
+    }
+
+    proptest! {
+        #[test]
+        fn what_changed_is_never_thinned(endings in proptest::collection::vec((0_u8..3, 0_u32..50, 1_i64..30_000), 1..400)) {
+            let (writer, reader) = open_spool(1_000, Arc::default());
+            for slot_ms in 0..501 {
+                writer.push(measured("old", slot_ms));
+            }
+            let (mut slot_ms, mut pushed) = (0, Vec::new());
+            for (ending, latency_us, step) in endings {
+                slot_ms += step;
+                let outcome = [Outcome::Ok, Outcome::Fail, Outcome::Missed][usize::from(ending)];
+                let result = Measured { outcome, latency_us: Some(latency_us), ..measured("web", slot_ms) };
+                pushed.push(result.clone());
+                writer.push(result);
+            }
+            let kept: Vec<Measured> = {
+                let queue = writer.0.queue();
+                queue.waiting.iter().filter(|result| result.check.as_str() == "web").cloned().collect()
+            };
+            let news = |results: &[Measured]| {
+                let mut seen: Vec<(i64, Outcome)> = results.iter().map(|result| (result.slot_ms, result.outcome)).collect();
+                seen.dedup_by_key(|(_, outcome)| *outcome);
+                seen
+            };
+            prop_assert_eq!(news(&kept), news(&pushed));
+            prop_assert!(kept.is_sorted_by_key(|result| result.slot_ms));
+            let slowest = |results: &[Measured]| results.iter().filter_map(|result| result.latency_us).max();
+            prop_assert_eq!(slowest(&kept), slowest(&pushed));
+            let thinned: u64 = kept.iter().filter_map(|result| result.detail.get(THINNED)?.as_u64()).sum();
+            prop_assert_eq!(u64::try_from(pushed.len() - kept.len()).unwrap(), thinned);
+            drop(reader);
+        }
     }
 }

@@ -12,6 +12,7 @@ use bulkhead_bus::header::{Sequence, verify_request};
 use bulkhead_bus::payload::{
     AssignedCheck, AssignmentPage, ErrorCode, LeaseGrant, LiveResults, Measured, Probe, Reply, ReplyError, RunOrder,
 };
+use bulkhead_bus::{TenantSubject, WakeUp};
 use bulkhead_runtime::{Headers, eventually, now_ms};
 use bulkhead_testkit::{Endpoint, Handshake, Identity, RawClient, RawMessage, find_test_tools, free_ports};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -26,6 +27,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) enum Mood {
     Grants,
     Fences,
+    /// Only who speaks for the leaf link.
+    FencesLink,
     /// Takes no request at all.
     Silent,
 }
@@ -41,7 +44,7 @@ pub(crate) struct State {
     /// Verb and question, in order; lease answers have short times.
     pub(crate) asked: Vec<(String, Value)>,
     pub(crate) results: Vec<Measured>,
-    last: Sequence,
+    last: BTreeMap<String, Sequence>,
 }
 
 pub(crate) struct Leaf {
@@ -103,9 +106,9 @@ fn rows<T: Serialize>(rows: Vec<T>) -> Vec<u8> {
 }
 
 impl State {
-    fn answer(&mut self, verb: &str, question: &Value) -> Vec<u8> {
+    fn answer(&mut self, verb: &str, question: &Value, is_fenced: bool) -> Vec<u8> {
         match verb {
-            "register" | "renew" | "deregister" if self.mood == Mood::Fences => {
+            "register" | "renew" | "deregister" if is_fenced => {
                 let error = ReplyError { code: ErrorCode::Fenced, message: "another has it".to_owned() };
                 serde_json::to_vec(&Reply::<()>::Error(error)).unwrap()
             }
@@ -146,15 +149,23 @@ impl State {
         }
         let headers = Headers::from_text(message.headers.as_deref().unwrap_or_default());
         let signed = verify_request(|name| headers.get(name), &message.subject, &message.body).unwrap().unwrap();
-        assert!(signed.sequence > self.last, "{} after {}", signed.sequence, self.last);
-        self.last = signed.sequence;
+        // Each service knows what it was asked itself.
+        let service = message.subject.split('.').nth(4).unwrap().to_owned();
+        let last = self.last.insert(service, signed.sequence);
+        assert!(last.is_none_or(|last| signed.sequence > last), "{} after {last:?}", signed.sequence);
         if self.mood == Mood::Silent {
             return None;
         }
-        let verb = message.subject.rsplit('.').next().unwrap().to_owned();
+        let mut verb = message.subject.rsplit('.').next().unwrap().to_owned();
         let question: Value = serde_json::from_slice(&message.body).unwrap();
-        self.asked.push((verb.clone(), question.clone()));
-        Some(self.answer(&verb, &question))
+        let is_link = message.subject.starts_with("up.oslo.fwd.");
+        let is_fenced = self.mood == Mood::Fences || (is_link && self.mood == Mood::FencesLink);
+        let answer = self.answer(&verb, &question, is_fenced);
+        if is_link {
+            verb.insert_str(0, "leaf link: ");
+        }
+        self.asked.push((verb, question));
+        Some(answer)
     }
 }
 
@@ -184,7 +195,7 @@ impl Leaf {
             clock_behind_ms: 0,
             asked: Vec::new(),
             results: Vec::new(),
-            last: Sequence { boot: 0, number: 0 },
+            last: BTreeMap::new(),
         };
         let state = Arc::new(Mutex::new(state));
         let (hub, known) = (Arc::clone(&client), Arc::clone(&state));
@@ -205,15 +216,23 @@ impl Leaf {
         Self { state, client, folder, port, _process: process }
     }
 
+    /// Settings of a connection to this leaf.
+    pub(crate) fn connection(&self, name: &str) -> String {
+        let (at, port) = (self.folder.path().display(), self.port);
+        format!(
+            "urls = [\"tls://127.0.0.1:{port}\"]\ninbox_prefix = \"_INBOX_oslo.{name}\"\n\
+             tls = {{ ca_file = \"{at}/ca.pem\", cert_file = \"{at}/c.pem\", key_file = \"{at}/c.key\" }}\n"
+        )
+    }
+
     /// Settings of a poller at this leaf.
     pub(crate) fn settings(&self, more: &str) -> std::path::PathBuf {
-        let (at, port) = (self.folder.path().display(), self.port);
+        let at = self.folder.path().display();
         let text = format!(
             "state_dir = \"{at}/state\"\nbatch_key_file = \"{at}/batch.key\"\n\
              [identity]\ntenant = \"acme-corp\"\nsite = \"oslo\"\npoller = \"p1\"\n\
-             [leaf]\nurls = [\"tls://127.0.0.1:{port}\"]\ninbox_prefix = \"_INBOX_oslo.p1\"\n\
-             tls = {{ ca_file = \"{at}/ca.pem\", cert_file = \"{at}/c.pem\", key_file = \"{at}/c.key\" }}\n\
-             [forwarder]\nenabled = false\n[labels]\nzone = \"dmz\"\n{more}"
+             [leaf]\n{}[labels]\nzone = \"dmz\"\n{more}",
+            self.connection("p1")
         );
         let path = self.folder.path().join("poller.toml");
         std::fs::write(&path, text).unwrap();
@@ -234,8 +253,9 @@ impl Leaf {
         eventually(what, LIMIT, looked).await.unwrap()
     }
 
-    pub(crate) async fn wake(&self, verb: &str) {
-        self.client.publish(&format!("down.oslo.p1.{verb}"), None, None, b"").await.unwrap();
+    pub(crate) async fn wake(&self, verb: WakeUp) {
+        let subject = TenantSubject::Down { site: "oslo".parse().unwrap(), poller: "p1".parse().unwrap(), verb };
+        self.client.publish(&subject.to_string(), None, None, b"").await.unwrap();
     }
 }
 

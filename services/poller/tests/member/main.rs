@@ -1,10 +1,13 @@
 //! A poller as a member of its tenant, from lease to results, against a real server and whoever answers at the hub.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod hub;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+use bulkhead_bus::WakeUp;
 use bulkhead_bus::payload::{Outcome, Reason, RunOrder};
 use bulkhead_poller::{Config, run};
 use bulkhead_runtime::{Stop, now_ms};
@@ -12,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::hub::{Leaf, Mood, State, assigned};
+
+const NO_FORWARDER: &str = "[forwarder]\nenabled = false\n";
 
 struct Running {
     stop: Stop,
@@ -51,7 +56,7 @@ async fn a_poller_registers_runs_what_it_is_assigned_and_says_when_it_ends() {
     leaf.set(|state| {
         (state.generation, state.checks) = (7, vec![assigned("b", 7, target), assigned("a", 7, target)]);
     });
-    let poller = start(&leaf.settings(""));
+    let poller = start(&leaf.settings(NO_FORWARDER));
     let register = leaf.until("register", |state| last(state, "register").cloned()).await;
     assert_eq!((&register["class"], &register["info"]["labels"]["zone"]), (&"normal".into(), &"dmz".into()));
     assert_eq!(register["state"], "joining");
@@ -71,7 +76,7 @@ async fn a_poller_registers_runs_what_it_is_assigned_and_says_when_it_ends() {
     }
     // Taken away and given anew: woken, not believed.
     leaf.set(|state| (state.generation, state.checks) = (8, vec![assigned("a", 8, target)]));
-    leaf.wake("assign").await;
+    leaf.wake(WakeUp::Assign).await;
     leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 8).then_some(())).await;
     let renewed = leaf
         .until("8 is applied", |state| last(state, "renew").filter(|renew| renew["applied_generation"] == 8).cloned());
@@ -99,7 +104,7 @@ async fn without_an_answer_it_goes_on_as_an_island_and_fenced_it_stops() {
     let local = format!(
         "[[checks]]\nname = \"own\"\nkind = \"tcp\"\ntarget = \"{target}\"\ninterval_s = 1\ntimeout_ms = 500\n"
     );
-    let poller = start(&leaf.settings(&local));
+    let poller = start(&leaf.settings(&format!("{NO_FORWARDER}{local}")));
     let is_web = |island: bool| {
         move |state: &State| {
             state.results.iter().any(|result| result.generation == 3 && result.island == island).then_some(())
@@ -132,7 +137,7 @@ async fn it_starts_without_the_hub_from_what_it_was_assigned_before() {
     let leaf = Leaf::start(true).await;
     let (_listener, target) = target().await;
     leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
-    let settings = leaf.settings("");
+    let settings = leaf.settings(NO_FORWARDER);
     let first = start(&settings);
     leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
     first.stop().await;
@@ -159,16 +164,16 @@ async fn a_run_on_demand_is_reported_and_is_no_result() {
     let order =
         |id| RunOrder { id, probe: assigned("adhoc", 0, target).probe, left_ms: 10_000, secrets: Default::default() };
     leaf.set(|state| state.runs = vec![order(id)]);
-    let poller = start(&leaf.settings(""));
+    let poller = start(&leaf.settings(NO_FORWARDER));
     leaf.until("a lease", |state| last(state, "fetch_assignment").map(|_| ())).await;
-    leaf.wake("run").await;
+    leaf.wake(WakeUp::Run).await;
     let report = leaf.until("the report", |state| last(state, "report_run").cloned()).await;
     assert_eq!((&report["id"], &report["measured"]["outcome"]), (&id.to_string().into(), &"fail".into()));
     assert_eq!(report["measured"]["reason"], serde_json::to_value(Reason::Refused).unwrap());
     // The same order again is not run again; another is.
     let other = uuid::Uuid::new_v4();
     leaf.set(|state| state.runs = vec![order(id), order(other)]);
-    leaf.wake("run").await;
+    leaf.wake(WakeUp::Run).await;
     leaf.until("the other report", |state| {
         last(state, "report_run").filter(|report| report["id"] == other.to_string()).map(|_| ())
     })
@@ -185,8 +190,46 @@ async fn at_a_hub_without_leases_everything_is_as_it_was() {
     let local = format!(
         "[[checks]]\nname = \"own\"\nkind = \"tcp\"\ntarget = \"{target}\"\ninterval_s = 1\ntimeout_ms = 500\n"
     );
-    let poller = start(&leaf.settings(&local));
+    let poller = start(&leaf.settings(&format!("{NO_FORWARDER}{local}")));
     let result = leaf.until("a result", |state| state.results.first().cloned()).await;
     assert_eq!((result.outcome, result.generation, result.island), (Outcome::Ok, 0, false));
+    poller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_forwarder_has_a_lease_for_the_leaf_link_and_goes_on_without() {
+    let leaf = Leaf::start(true).await;
+    let forwarder = format!("[forwarder.leaf]\n{}", leaf.connection("fwd"));
+    let poller = start(&leaf.settings(&forwarder));
+    let register = leaf.until("register", |state| last(state, "leaf link: register").cloned()).await;
+    assert_eq!((&register["info"]["capacity"], &register["info"].get("sealing_key")), (&0.into(), &None));
+    leaf.until("renew", |state| last(state, "leaf link: renew").map(|_| ())).await;
+    leaf.until("the poller's own", |state| last(state, "renew").map(|_| ())).await;
+    leaf.set(|state| state.mood = Mood::FencesLink);
+    let renewals = |state: &State| (count(state, "renew"), count(state, "leaf link: renew"));
+    let before = leaf.until("renewals", |state| Some(renewals(state))).await;
+    // The poller goes on renewing, and the link is told once.
+    let after =
+        leaf.until("the poller's own go on", |state| Some(renewals(state)).filter(|(own, _)| *own > before.0 + 10));
+    assert!(after.await.1 <= before.1 + 1);
+    poller.stop().await;
+    assert_eq!(count(&leaf.state.lock().unwrap(), "leaf link: deregister"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_that_takes_nothing_is_said_and_stops_nothing() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let poller = start(&leaf.settings(NO_FORWARDER));
+    leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    std::fs::remove_dir_all(leaf.folder.path().join("state")).unwrap();
+    let said = leaf
+        .until("degraded", |state| last(state, "renew").filter(|renew| renew["reasons"][0] == "disk_full").cloned());
+    assert_eq!(said.await["state"], "degraded");
+    // What is assigned meanwhile is run, though it cannot be kept.
+    leaf.set(|state| (state.generation, state.checks) = (4, vec![assigned("web", 4, target)]));
+    leaf.wake(WakeUp::Assign).await;
+    leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 4).then_some(())).await;
     poller.stop().await;
 }
