@@ -70,16 +70,9 @@ pub struct BroughtRows {
 /// Tables whose rows are brought, in the order in which results are stored.
 /// Who runs what is the platform's own: poller-dispatch says it anew from the checks. A secret is sealed for pollers that a copy
 /// does not have.
-const BROUGHT: [&str; 8] = [
-    RESULT,
-    "dead_letter",
-    "config_change",
-    "check_state",
-    "poller_seen",
-    "ingest_count",
-    "check_definition",
-    "member_event",
-];
+const BROUGHT: [&str; 8] =
+    [CHECKS, RESULT, "dead_letter", "config_change", "check_state", "poller_seen", "ingest_count", "member_event"];
+const CHECKS: &str = "check_definition";
 
 /// Of the machine that has the database and the one that commands.
 const CLOCKS_APART: time::Duration = time::Duration::minutes(5);
@@ -319,6 +312,14 @@ impl Importer<'_> {
             (self.progress)(ImportStep::Bringing(table));
             let shape = self.shape(table)?.clone();
             self.run("bring rows", put(&shape, self.tenant)).await?;
+            if table == CHECKS && since.is_none() {
+                // A copy is no change: what this transaction has listed so far is its own doing.
+                let sql = format!(
+                    "delete from config_change where tenant_id = '{}' and xmin = pg_current_xact_id()::xid",
+                    self.tenant.id.as_uuid()
+                );
+                self.run("bring rows", sql).await?;
+            }
             let (missing, kept) = self.missing(&shape, since.as_deref()).await?;
             let there = count(&mut self.connection, &format!("incoming_{table}"), "true").await?;
             if missing > 0 {
@@ -417,7 +418,7 @@ fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
         "ingest_count" => Some(pairs(&shape.columns, ">=")),
         "config_change" => None,
         // One that was removed and made again has a revision that is not greater.
-        "check_definition" => Some("(mine.changed_at, mine.revision) >= (i.changed_at, i.revision)".to_owned()),
+        CHECKS => Some("(mine.changed_at, mine.revision) >= (i.changed_at, i.revision)".to_owned()),
         // Revisions of leases begin again with a new hub: what was told since stands.
         "member_event" => Some("true".to_owned()),
         _received => since.map(|since| format!("mine.received_at >= {since}")),
@@ -451,7 +452,7 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     let conflict = match table {
         "check_state" => newest(&["slot"]),
         "poller_seen" => newest(&["last_batch_at"]),
-        "check_definition" => newest(&["changed_at", "revision"]),
+        CHECKS => newest(&["changed_at", "revision"]),
         // Nobody changes it: what is otherwise was changed by hand.
         "config_change" => replaced,
         "ingest_count" => {

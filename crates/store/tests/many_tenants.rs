@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::TenantState;
-use bulkhead_store::{Change, Changes, PollerState, ProvisioningError, TenantNote};
+use bulkhead_store::{Change, Changes, PollerState, ProvisioningError, Service, TenantNote};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
+use bulkhead_testkit::sql::{insert_checks, run};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 const TENANTS: usize = 10_000;
@@ -62,6 +63,35 @@ async fn the_last_of_ten_thousand_tenants_takes_no_longer_than_the_first() {
 async fn wait_for(changes: &mut Changes, expected: &Change) {
     let heard = tokio::time::timeout(LIMIT, async { while !changes.next().await.unwrap().contains(expected) {} });
     heard.await.unwrap_or_else(|_| panic!("{expected:?} was not heard"));
+}
+
+#[tokio::test]
+async fn checks_and_runs_are_heard_by_dispatch_only() {
+    let database = TestDatabase::start().await.unwrap();
+    let provisioning = database.provisioning().await.unwrap();
+    let acme = tenant("acme-corp");
+    provisioning.put_tenant(&account_key(), &acme).await.unwrap();
+    let mut listening = Vec::new();
+    for service in Service::ALL {
+        listening.push((service, database.store_of(service).await.unwrap().listen().await.unwrap()));
+    }
+    let mut superuser = database.superuser().await.unwrap();
+    run(&mut superuser, &insert_checks(&acme, "shared", "web")).await.unwrap();
+    // What everybody hears, after it.
+    let (oslo, p1) = ("oslo".parse().unwrap(), "p1".parse().unwrap());
+    provisioning.put_poller(&acme, &oslo, &p1, &batch_key()).await.unwrap();
+    let (checks, runs, last) = (Change::Checks(acme.id), Change::Runs(acme.id), Change::Pollers(acme.id));
+    for (service, changes) in &mut listening {
+        let mut heard = Vec::new();
+        let hearing = async {
+            while !heard.contains(&last) {
+                heard.extend(changes.next().await.unwrap());
+            }
+        };
+        tokio::time::timeout(LIMIT, hearing).await.unwrap();
+        let expected = *service == Service::Dispatch;
+        assert_eq!((heard.contains(&checks), heard.contains(&runs)), (expected, expected), "{service:?}: {heard:?}");
+    }
 }
 
 #[tokio::test]

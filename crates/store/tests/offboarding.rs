@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_bus::{AccountKey, Tenant, TenantState};
-use bulkhead_store::{PollerState, Provisioning, ProvisioningError, RowCounts, SiteRecord, Store, WithPollers};
+use bulkhead_store::{
+    PollerState, Provisioning, ProvisioningError, Quota, RowCounts, Service, SiteRecord, Store, WithPollers,
+};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use bulkhead_testkit::sql::{insert_checks, run};
@@ -63,6 +65,15 @@ fn total(counts: &RowCounts) -> u64 {
 async fn a_tenant_that_leaves_takes_every_row_with_it_and_no_others() {
     let world = world().await;
     let (provisioning, acme, xyz) = (&world.provisioning, &world.acme, &world.xyz);
+    let quota = Quota { checks: 5, runs_per_minute: 10, interval_s_least: 30, vantages: 2, on_demand_per_minute: 1 };
+    let dispatch = world.database.store_of(Service::Dispatch).await.unwrap();
+    assert_eq!(dispatch.quota(acme).await.unwrap(), None);
+    for tenant in [acme, xyz] {
+        provisioning.put_quota(tenant, &quota).await.unwrap();
+    }
+    for store in [&world.store, &dispatch] {
+        assert_eq!(store.quota(acme).await.unwrap(), Some(quota));
+    }
     let before = provisioning.row_counts(acme).await.unwrap();
     assert_eq!((before["result"], total(&before)), (2 * RESULTS_A_DAY, 2 * RESULTS_A_DAY + 13));
     let refused = provisioning.purge_tenant(acme).await.unwrap_err();
@@ -80,6 +91,7 @@ async fn a_tenant_that_leaves_takes_every_row_with_it_and_no_others() {
     provisioning.forget_tenant(acme).await.unwrap();
     assert_eq!(provisioning.tenant_by_account(&world.keys[0]).await.unwrap(), None);
     assert_eq!(provisioning.row_counts(xyz).await.unwrap(), before, "the other tenant lost rows");
+    assert_eq!((dispatch.quota(acme).await.unwrap(), dispatch.quota(xyz).await.unwrap()), (None, Some(quota)));
 }
 
 #[tokio::test]

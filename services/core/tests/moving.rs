@@ -8,7 +8,7 @@ mod rows;
 use std::time::Duration;
 
 use bulkhead_core::commit::{Shares, Writer};
-use bulkhead_store::{Isolation, MoveStep, ProvisioningError, StoreError};
+use bulkhead_store::{Isolation, MoveStep, ProvisioningError, StoreError, TENANT_TABLES};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use load::{Load, ROWS_A_BATCH, World, share, store_alone, world};
@@ -23,9 +23,15 @@ impl World {
         let mut superuser = self.database.superuser().await.unwrap();
         let id = self.acme.id.as_uuid();
         let rows = batches * ROWS_A_BATCH;
-        for (table, expected) in
-            [("result", rows), ("check_state", ROWS_A_BATCH), ("site", 1), ("poller", 1), ("poller_seen", 1)]
-        {
+        for table in TENANT_TABLES {
+            let expected = match table {
+                "result" => rows,
+                "check_state" => ROWS_A_BATCH,
+                // Site, poller and check.
+                "config_change" => 3,
+                "dead_letter" => 0,
+                _others => 1,
+            };
             let sql = format!("select count(*) from {schema}.{table} where tenant_id = '{id}'");
             assert_eq!(number(&mut superuser, &sql).await, expected, "{table} in {schema}");
         }
@@ -34,8 +40,11 @@ impl World {
         assert_eq!(number(&mut superuser, &sql).await, rows, "counted in {schema}");
         let elsewhere = match schema {
             "shared" => "select count(*) from pg_namespace where nspname = 'tenant_acme_corp'".to_owned(),
-            _ => ["result", "check_state", "site", "poller", "poller_seen", "dead_letter", "config_change"]
+            _ => TENANT_TABLES
+                .into_iter()
+                .filter(|table| *table != "ingest_count")
                 .map(|table| format!("(select count(*) from shared.{table} where tenant_id = '{id}')"))
+                .collect::<Vec<_>>()
                 .join(" + ")
                 .replacen("(select", "select (select", 1),
         };

@@ -49,7 +49,17 @@ async fn world() -> World {
                     now(), 0, false, true from generate_series(1, {DAYS}) n;
              insert into {schema}.dead_letter values
                  ('{id}', 'old', 0, 'signature', '', 'RESULTS', 'x', '', '', 1, now() - interval '100 days'),
-                 ('{id}', 'new', 0, 'signature', '', 'RESULTS', 'x', '', '', 1, now())"
+                 ('{id}', 'new', 0, 'signature', '', 'RESULTS', 'x', '', '', 1, now());
+             insert into {schema}.assignment (tenant_id, check_name, vantage, generation, definition, revision, interval_ms, from_ms,
+                                              until_ms, ended_generation)
+             values ('{id}', 'old', 'oslo', 1, '{{}}', 1, 1000, 0, 1000, 2), ('{id}', 'of-now', 'oslo', 1, '{{}}', 1, 1000, 0, null, null),
+                    ('{id}', 'new', 'oslo', 1, '{{}}', 1, 1000, 0, extract(epoch from now()) * 1000, 2);
+             insert into {schema}.run_order (tenant_id, id, site, poller, definition, asked_by, deadline, done_at)
+             select '{id}', gen_random_uuid(), name, 'p1', '{{}}', 'ann', now() - age, null
+             from (values ('old', interval '100 days'), ('new', interval '0')) v (name, age);
+             insert into {schema}.member_event (tenant_id, site, name, revision, event, at)
+             select '{id}', 'oslo', name, 1, 'lost', now() - age
+             from (values ('old', interval '100 days'), ('new', interval '0')) v (name, age)"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
     }
@@ -95,6 +105,18 @@ async fn each_tenant_keeps_what_its_plan_keeps() {
         assert_eq!(number(&mut superuser, &letters).await, 0, "{schema}");
         let letters = format!("select count(*) from {schema}.dead_letter");
         assert_eq!(number(&mut superuser, &letters).await, if schema == "shared" { 2 } else { 1 }, "{schema}");
+    }
+    for (table, column, left) in
+        [("assignment", "check_name", "new,of-now"), ("run_order", "site", "new"), ("member_event", "name", "new")]
+    {
+        for (tenant, schema) in [(&world.free, "shared"), (&world.pro, "shared"), (&world.apart, "tenant_apart_inc")] {
+            let sql = format!(
+                "select coalesce(string_agg({column}, ',' order by {column}), '') from {schema}.{table} where tenant_id = '{}'",
+                tenant.id.as_uuid()
+            );
+            let kept: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut superuser).await.unwrap();
+            assert_eq!(kept, left, "{table} of {}", tenant.slug);
+        }
     }
     let ahead = "select count(*) from pg_inherits i join pg_class c on c.oid = i.inhrelid
                  where i.inhparent = 'shared.result'::regclass and c.relname > 'result_' || to_char(current_date, 'YYYYMMDD')";

@@ -11,6 +11,7 @@ use bulkhead_runtime::now_ms;
 use bulkhead_store::{Provisioning, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{onboard, tenant};
+use bulkhead_testkit::sql::{insert_checks, run};
 use tokio::task::JoinHandle;
 
 use crate::rows::row;
@@ -28,12 +29,15 @@ pub(crate) struct World {
     pub(crate) xyz: Tenant,
 }
 
+/// The first tenant has a row in each table of checks and members.
 pub(crate) async fn world() -> World {
     let database = TestDatabase::start().await.unwrap();
     let provisioning = database.provisioning().await.unwrap();
     let (acme, xyz) = (Tenant { plan: "pro".to_owned(), ..tenant("acme-corp") }, tenant("xyz-inc"));
     let key = onboard(&provisioning, &acme).await.unwrap();
     onboard(&provisioning, &xyz).await.unwrap();
+    let mut superuser = database.superuser().await.unwrap();
+    run(&mut superuser, &insert_checks(&acme, "shared", "web")).await.unwrap();
     let store = database.store().await.unwrap();
     World { database, provisioning, store, key, acme, xyz }
 }
