@@ -19,7 +19,9 @@ mod log;
 mod look;
 mod metrics;
 mod program;
+mod reach;
 mod repeats;
+mod said;
 mod settings;
 mod snapshot;
 mod stranded;
@@ -47,7 +49,9 @@ pub use metrics::{
     SecondsGauge, age_seconds,
 };
 pub use program::Program;
+pub use reach::{keep_trying, reach_hub, show_hub};
 pub use repeats::Repeats;
+pub use said::Said;
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use snapshot::{SnapshotError, StreamSnapshot};
 pub use survey::{Answer, SurveyError, expected_consumer, expected_stream};

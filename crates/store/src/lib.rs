@@ -3,9 +3,11 @@
 
 pub mod admin;
 pub mod backup;
+mod batch_keys;
 mod changes;
 pub mod inspection;
 mod isolation;
+mod limit;
 mod migrations;
 mod moving;
 mod offboarding;
@@ -24,9 +26,11 @@ mod transaction;
 mod url;
 
 pub use admin::AdminError;
+pub use batch_keys::{BatchKeys, DamagedPoller, Registered, read_batch_keys};
 pub use changes::{Change, Changes};
 pub use inspection::Inspection;
 pub use isolation::{Isolation, UnknownIsolation, isolation_of};
+pub use limit::{READ_LIMIT, within};
 pub use migrations::{MigrationProgress, SchemaVersion, migrate, migrate_all, versions};
 pub use moving::{MoveStep, MovedRows};
 pub use offboarding::RowCounts;

@@ -1,14 +1,12 @@
 //! Decides what becomes of a batch: which rows are stored, and what is dead-lettered with which reason. No I/O.
 
-use std::collections::HashMap;
-
 use bulkhead_bus::bundle::BundleError;
 use bulkhead_bus::header::{self, AttestationError, Sequence};
 use bulkhead_bus::payload::{BATCH_VERSION, DETAIL_BYTES_MAX, Measured, RESULTS_PER_BATCH_MAX, ResultBatch};
 use bulkhead_bus::{
-    AccountKey, Audience, BatchKey, CoreSubject, Guarded, PollerName, Refusal, SiteName, Tenant, TenantSnapshot,
-    TenantSubject,
+    AccountKey, Audience, CoreSubject, Guarded, PollerName, Refusal, SiteName, Tenant, TenantSnapshot, TenantSubject,
 };
+use bulkhead_store::{BatchKeys, Registered};
 use serde_json::Value;
 
 const DAY_MS: i64 = 86_400_000;
@@ -92,19 +90,6 @@ impl Dead {
         Self { reason, detail: detail.to_string() }
     }
 }
-
-/// What is registered for a poller to sign with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Registered {
-    Key(BatchKey),
-    /// Its row in the database is damaged, so that nobody can tell a forgery from its results.
-    Unreadable,
-    /// Nothing in its name is believed any more, whoever has signed it.
-    Revoked,
-}
-
-/// The batch keys of one tenant's pollers.
-pub type BatchKeys = HashMap<(SiteName, PollerName), Registered>;
 
 /// One row of a batch that is stored without it.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::{PollerName, SiteName, Tenant, TenantId};
-use bulkhead_store::{Store, StoreError, TenantTx, isolation_of};
+use bulkhead_store::{Store, StoreError, TenantTx, isolation_of, within};
 use time::Date;
 
 use crate::precedence::{Candidate, merged};
@@ -140,7 +140,7 @@ impl Writer {
     /// When the database is away or refuses something; then nothing is stored, unless the commit itself failed. A
     /// database that says nothing at all is away after `WRITE_LIMIT`.
     pub async fn write(&mut self, shares: &Ready) -> Result<Counts, StoreError> {
-        store::within("write results", WRITE_LIMIT, self.write_all(shares)).await
+        within("write results", WRITE_LIMIT, self.write_all(shares)).await
     }
 
     async fn write_all(&mut self, shares: &Ready) -> Result<Counts, StoreError> {

@@ -7,7 +7,6 @@ pub mod admission;
 pub mod backlog;
 pub mod commit;
 pub mod config;
-pub mod directory;
 pub mod handlers;
 pub mod live_shards;
 pub mod live_view;
@@ -15,8 +14,6 @@ pub mod metrics;
 pub mod observe;
 pub mod precedence;
 pub mod retention;
-pub mod said;
-mod start;
 pub mod store;
 
 use std::sync::Arc;
@@ -24,24 +21,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bulkhead_bus::Lane;
+use bulkhead_directory::{Answers, DatabaseSettings, Directory, open_store, show_connections};
 use bulkhead_runtime::{
-    Bus, BusSettings, Health, Loops, Reached, Readiness, Stop, Supervisor, serve_health, stop_on_signals,
+    Bus, BusSettings, Health, Loops, Reached, Readiness, Said, Stop, Supervisor, reach_hub, serve_health, show_hub,
+    stop_on_signals,
 };
-use bulkhead_store::Store;
+use bulkhead_store::{Connections, Store};
 use tracing::info;
 
 use crate::config::Config;
-use crate::directory::Directory;
 use crate::handlers::ingest::{Hearts, Ingesting};
 use crate::handlers::live::LiveReader;
 use crate::handlers::query::Answering;
 use crate::live_shards::{LiveBuses, LiveShards};
 use crate::live_view::LiveView;
 use crate::metrics::{Connection, Metrics};
-use crate::observe::{Answers, Observer, show_connections, show_hub, stream_of};
+use crate::observe::{Observer, stream_of};
 use crate::retention::Retention;
-use crate::said::Said;
-use crate::start::{connect, open_store};
 
 /// Runs core until `stop` or a signal.
 ///
@@ -106,15 +102,26 @@ impl Starting<'_> {
 
     /// A connection to the hub that core is not ready without.
     async fn join_hub(&self, settings: &BusSettings, name: &'static str, need: &'static str) -> anyhow::Result<Bus> {
-        let bus = connect(settings, name, self.stop).await?;
+        let bus = reach_hub(settings, name, self.stop).await?;
         self.health.readiness.require_connection(need, &bus);
         Ok(bus)
     }
 
+    fn show_hub(&self, connection: Connection, buses: impl Fn() -> Vec<Bus> + Send + Sync + 'static) {
+        show_hub(&self.metrics.page, self.metrics.hub_connections.of(connection).clone(), buses);
+    }
+
     async fn open_database(&mut self) -> anyhow::Result<Database> {
-        let store = open_store(self.config, self.stop).await?;
-        show_connections(&self.metrics, store.clone());
-        let answers = Answers::new(&self.metrics);
+        let ingest = &self.config.ingest;
+        let database = DatabaseSettings {
+            service: "bulkhead-core",
+            url_file: &self.config.database_url_file,
+            direct_url_file: self.config.database_direct_url_file.as_deref(),
+            connections: Connections { shared: ingest.connections, own_schemas: ingest.schema_connections },
+        };
+        let store = open_store(database, self.stop).await?;
+        show_connections(&self.metrics.page, self.metrics.database_connections.clone(), store.clone());
+        let answers = self.metrics.answers();
         let directory = Directory::load(store.clone(), answers.clone()).await.context("read tenants")?;
         self.health.readiness.mark("database");
         self.health.readiness.require_reached("database", &answers.reached);
@@ -139,7 +146,7 @@ impl Starting<'_> {
     async fn start_lanes(&mut self, database: &Database) -> anyhow::Result<()> {
         let bus = self.join_hub(&self.config.stream_bus, "core-stream", "hub (core-stream)").await?;
         let shown = bus.clone();
-        show_hub(&self.metrics, Connection::Stream, move || vec![shown.clone()]);
+        self.show_hub(Connection::Stream, move || vec![shown.clone()]);
         let held = Some(self.config.ingest.backfill_rows_per_second);
         for (lane, part, rows_per_second) in [(Lane::Results, "results", None), (Lane::Backfill, "backfill", held)] {
             let ingesting = Ingesting {
@@ -179,7 +186,7 @@ impl Starting<'_> {
         };
         let bus = self.join_hub(&self.config.rpc_bus, "core-rpc", "hub (core-rpc)").await?;
         let shown = bus.clone();
-        show_hub(&self.metrics, Connection::Rpc, move || vec![shown.clone()]);
+        self.show_hub(Connection::Rpc, move || vec![shown.clone()]);
         let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("queries"));
         self.tasks.spawn("queries", answering.run(bus, readiness, heart, self.stop.clone()));
         Ok(())
@@ -203,7 +210,7 @@ impl Starting<'_> {
             let heart = self.health.loops.watch("live shards");
             self.tasks.spawn("live shards", watching.run(heart, self.stop.clone()));
         }
-        show_hub(&self.metrics, Connection::Live, move || {
+        self.show_hub(Connection::Live, move || {
             let shards = shards.lock().expect("no holder panics");
             buses.iter().chain(shards.iter()).cloned().collect()
         });

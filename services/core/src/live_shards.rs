@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bulkhead_runtime::{Bus, BusSettings, Chain, Heart, Loops, Reached, Readiness, Stop};
+use bulkhead_runtime::{Bus, BusSettings, Chain, Heart, Loops, Reached, Readiness, Said, Stop};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::handlers::live::LiveReader;
-use crate::said::Said;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Beyond it the next shard has its turn.

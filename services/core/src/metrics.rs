@@ -1,8 +1,8 @@
 //! What core counts and measures. docs/metrics.md says what to do about each; a test compares the two.
 
 use bulkhead_bus::Lane;
+use bulkhead_directory::{Answers, Failure, PoolState};
 use bulkhead_runtime::{Ages, Amounts, Counter, Durations, Gauge, Histogram, Labelled, SecondsGauge};
-use bulkhead_store::StoreError;
 
 use crate::admission::DeadReason;
 
@@ -18,18 +18,6 @@ bulkhead_runtime::label! {
 }
 
 bulkhead_runtime::label! {
-    /// How the database failed.
-    pub enum Failure("failure") {
-        /// Away or too slow: what was asked is asked again.
-        Transient = "transient",
-        /// It cannot take what it was given, and never will.
-        Refused = "refused",
-        /// It refuses what is good: a right, a column or a partition is missing. What was asked is asked again.
-        Misconfigured = "misconfigured",
-    }
-}
-
-bulkhead_runtime::label! {
     /// What core's connections to the hub are for.
     pub enum Connection("connection") {
         Stream = "stream",
@@ -38,35 +26,10 @@ bulkhead_runtime::label! {
     }
 }
 
-bulkhead_runtime::label! {
-    /// What a connection to the database does.
-    pub enum PoolState("state") {
-        Used = "used",
-        Idle = "idle",
-    }
-}
-
 impl PlanClass {
     #[must_use]
     pub fn of_plan(plan: &str) -> Self {
         Self::ALL.iter().copied().find(|class| class.as_str() == plan).unwrap_or(Self::Unknown)
-    }
-}
-
-impl Failure {
-    /// `None` when it did as it should: nothing is stored for a tenant that leaves, or whose rows are being moved.
-    #[must_use]
-    pub fn of(error: &StoreError) -> Option<Self> {
-        if let StoreError::TenantClosed { .. } | StoreError::Moved { .. } = error {
-            return None;
-        }
-        Some(if error.is_transient() {
-            Self::Transient
-        } else if error.is_the_datas_fault() {
-            Self::Refused
-        } else {
-            Self::Misconfigured
-        })
     }
 }
 
@@ -152,6 +115,14 @@ bulkhead_runtime::metrics! {
         tenants_seen_timestamp_seconds: Gauge,
         /// Tenants that core knows, by plan.
         tenants: Labelled<PlanClass, Gauge>,
+    }
+}
+
+impl Metrics {
+    /// What the database says, shown on this page.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        Answers::new(&self.page, self.database_reached.clone(), self.database_errors.clone())
     }
 }
 

@@ -5,79 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::{Lane, StreamName, TenantSnapshot};
-use bulkhead_runtime::{Bus, Chain, Counter, Heart, Labelled, LookError, Reached, Stop, age_seconds, now_ms};
-use bulkhead_store::{Store, StoreError};
+use bulkhead_directory::{Answers, Directory};
+use bulkhead_runtime::{Bus, Chain, Heart, LookError, Stop, age_seconds, now_ms};
+use bulkhead_store::{Store, within};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::backlog::by_class;
-use crate::directory::Directory;
-use crate::metrics::{Connection, Failure, Metrics, PlanClass, PoolState, add, level};
-use crate::said::Said;
-use crate::store::within;
+use crate::metrics::{Metrics, PlanClass, level};
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The database's size is the sum over its files: not asked at each look.
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// How long the database may take to answer the shortest question there is.
 const PING_LIMIT: Duration = Duration::from_secs(5);
-
-/// What the database said the last time that anybody asked it. Clones share it.
-#[derive(Clone)]
-pub struct Answers {
-    pub reached: Reached,
-    /// Whether it has taken whatever was good lately: its rights and its schemas are what core needs.
-    pub usable: Reached,
-    /// Whether the last transaction that was to store something did not fail for want of the database: one that answers
-    /// questions may still store nothing, behind a lock or a dead disk.
-    pub writable: Reached,
-    pub said: Said,
-    errors: Labelled<Failure, Counter>,
-}
-
-impl Answers {
-    /// Shows it on the page.
-    #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
-        let (reached, usable, writable) = (Reached::default(), Reached::default(), Reached::default());
-        usable.set(true);
-        writable.set(true);
-        let (shown, gauge) = (reached.clone(), metrics.database_reached.clone());
-        metrics.page.before_rendering(move || {
-            gauge.set(i64::from(shown.get()));
-        });
-        Self { reached, usable, writable, said: Said::default(), errors: metrics.database_errors.clone() }
-    }
-
-    /// How often the database has refused what is good.
-    fn misconfigured(&self) -> u64 {
-        self.errors.of(Failure::Misconfigured).get()
-    }
-
-    /// A database that refuses something is there. One that refuses what is good stays unusable until the observer has
-    /// seen that it does so no more: what it refuses is tried again more often than that.
-    pub fn note<T>(&self, answered: &Result<T, StoreError>) {
-        let failure = answered.as_ref().err().and_then(Failure::of);
-        self.reached.set(failure != Some(Failure::Transient));
-        if failure == Some(Failure::Misconfigured) {
-            self.usable.set(false);
-        }
-        if let Some(failure) = failure {
-            add(self.errors.of(failure), 1);
-        }
-    }
-
-    /// As [`Self::note`], of a transaction that was to store something.
-    pub fn note_write<T>(&self, written: &Result<T, StoreError>) {
-        self.note(written);
-        match written.as_ref().err().and_then(Failure::of) {
-            None => self.writable.set(true),
-            Some(Failure::Transient) => self.writable.set(false),
-            // It was there to refuse.
-            Some(Failure::Refused | Failure::Misconfigured) => {}
-        }
-    }
-}
 
 /// What looking works with.
 pub struct Observer {
@@ -96,24 +37,6 @@ pub fn stream_of(lane: Lane) -> StreamName {
         Lane::Results => StreamName::Results,
         Lane::Backfill => StreamName::Backfill,
     }
-}
-
-/// Shows the pool as it is whenever the page is rendered.
-pub fn show_connections(metrics: &Metrics, store: Store) {
-    let connections = metrics.database_connections.clone();
-    metrics.page.before_rendering(move || {
-        let (used, idle) = store.connections();
-        connections.of(PoolState::Used).set(level(used));
-        connections.of(PoolState::Idle).set(level(idle));
-    });
-}
-
-/// Shows how many of these connections are up whenever the page is rendered.
-pub fn show_hub(metrics: &Metrics, connection: Connection, buses: impl Fn() -> Vec<Bus> + Send + Sync + 'static) {
-    let gauge = metrics.hub_connections.of(connection).clone();
-    metrics.page.before_rendering(move || {
-        gauge.set(level(buses().iter().filter(|bus| bus.is_connected()).count()));
-    });
 }
 
 impl Observer {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_bus::Tenant;
+use bulkhead_directory::{Answers, Directory};
 use bulkhead_runtime::{Chain, Heart, Stop, now_ms};
-use bulkhead_store::{Isolation, Store, StoreError};
+use bulkhead_store::{Isolation, READ_LIMIT, Store, StoreError, within};
 use time::Date;
 use tracing::{info, warn};
 
-use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
-use crate::observe::Answers;
-use crate::store::{READ_LIMIT, ensure_partition, utc, within};
+use crate::store::{ensure_partition, utc};
 
 /// How many days ahead there is a partition: a core that is away for a week finds its days made by the first batch instead.
 const DAYS_AHEAD: i64 = 7;

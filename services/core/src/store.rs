@@ -2,40 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use bulkhead_bus::header::Sequence;
 use bulkhead_bus::payload::Reason;
 use bulkhead_bus::{PollerName, SiteName, Tenant};
-use bulkhead_store::{Store, StoreError, TenantTx};
+use bulkhead_store::{READ_LIMIT, Store, StoreError, TenantTx, within};
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use time::{Date, OffsetDateTime};
 
-use crate::admission::{BatchKeys, DeadReason, Registered};
+use crate::admission::DeadReason;
 use crate::precedence::Candidate;
 
 /// Dead letters of one tenant that are kept; beyond that they are only counted.
 pub const DEAD_LETTERS_MAX: i64 = 10_000;
 /// Dead letters of all accounts that are no tenants that are kept.
 pub const UNCLAIMED_MAX: i64 = 10_000;
-
-/// How long reading may take: beyond what the database allows a statement, so that it speaks first if it can.
-pub const READ_LIMIT: Duration = Duration::from_secs(40);
-
-/// A database that says nothing at all is away after `limit`.
-///
-/// # Errors
-/// What `asking` returns, or that it took too long.
-pub async fn within<T>(
-    action: &'static str,
-    limit: Duration,
-    asking: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    tokio::time::timeout(limit, asking).await.unwrap_or(Err(StoreError::TimedOut { action, limit }))
-}
 
 pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::Sql { action, source }
@@ -461,40 +445,4 @@ pub(crate) fn unreadable(what: &'static str) -> StoreError {
 
 pub(crate) fn parsed<T: std::str::FromStr>(row: &PgRow, column: &'static str) -> Result<T, StoreError> {
     row.get::<&str, _>(column).parse().map_err(|_| unreadable(column))
-}
-
-/// The row of a poller whose site, name or key is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DamagedPoller {
-    pub site: String,
-    pub name: String,
-}
-
-/// What is registered of each poller. A damaged row harms nobody but its own poller.
-///
-/// # Errors
-/// When the database refuses.
-pub async fn read_batch_keys(
-    tx: &mut TenantTx,
-    tenant: &Tenant,
-) -> Result<(BatchKeys, Vec<DamagedPoller>), StoreError> {
-    let sql = "select site, name, batch_key, state from poller where tenant_id = $1";
-    let rows = sqlx::query_as(sql).bind(tenant.id.as_uuid()).fetch_all(tx.connection()).await;
-    let rows: Vec<(String, String, Option<String>, String)> = rows.map_err(failed("read batch keys"))?;
-    let (mut keys, mut damaged) = (BatchKeys::new(), Vec::new());
-    for (site, name, key, state) in rows {
-        // A state of a later release is none to believe in.
-        let key = match state.as_str() {
-            "active" => key.and_then(|key| key.parse().ok()).map_or(Registered::Unreadable, Registered::Key),
-            _ => Registered::Revoked,
-        };
-        let is_unreadable = key == Registered::Unreadable;
-        // Under a name that is none nobody can send.
-        let sender = site.parse().ok().zip(name.parse().ok());
-        if is_unreadable || sender.is_none() {
-            damaged.push(DamagedPoller { site, name });
-        }
-        keys.extend(sender.map(|sender| (sender, key)));
-    }
-    Ok((keys, damaged))
 }

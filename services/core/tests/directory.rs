@@ -5,13 +5,11 @@
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::{Account, AccountKey, Tenant, TenantState};
-use bulkhead_core::admission::Registered;
 use bulkhead_core::commit::{Seen, Shares, Writer};
-use bulkhead_core::directory::Directory;
 use bulkhead_core::metrics::Metrics;
-use bulkhead_core::observe::Answers;
+use bulkhead_directory::Directory;
 use bulkhead_runtime::{Loops, Stop, eventually};
-use bulkhead_store::{PollerState, Provisioning, Store, StoreError};
+use bulkhead_store::{PollerState, Provisioning, Registered, Store, StoreError};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, account_keys, onboard, tenant};
 use sqlx::AssertSqlSafe;
@@ -52,7 +50,7 @@ async fn fill(world: &World) {
 /// A directory that is kept fresh until the guard is dropped.
 async fn fresh(world: &World) -> (Directory, tokio_util::sync::DropGuard) {
     let metrics = Metrics::default();
-    let directory = Directory::load(world.store.clone(), Answers::new(&metrics)).await.unwrap();
+    let directory = Directory::load(world.store.clone(), metrics.answers()).await.unwrap();
     let stop = Stop::new();
     let seen = metrics.tenants_seen_timestamp_seconds.clone();
     tokio::spawn(directory.clone().keep_fresh(NEVER, seen.clone(), Loops::default().watch("tenants"), stop.clone()));
@@ -136,7 +134,7 @@ async fn a_lost_connection_hides_no_revocation_for_longer_than_a_second() {
 async fn a_tenant_that_was_written_a_moment_ago_is_looked_for_and_a_stranger_only_now_and_then() {
     let world = world().await;
     // Nobody keeps this one fresh.
-    let directory = Directory::load(world.store.clone(), Answers::new(&Metrics::default())).await.unwrap();
+    let directory = Directory::load(world.store.clone(), Metrics::default().answers()).await.unwrap();
     let (key, own, nobody) = (account_key(), tenant("new-one"), account_key());
     world.provisioning.put_tenant(&key, &own).await.unwrap();
     assert!(directory.snapshot().account(&key).is_none(), "control");

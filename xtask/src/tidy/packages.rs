@@ -12,6 +12,7 @@ const CLAIMS: &str = "bulkhead-claims";
 const IDENTITY: &str = "bulkhead-identity";
 const STORE: &str = "bulkhead-store";
 const RUNTIME: &str = "bulkhead-runtime";
+const DIRECTORY: &str = "bulkhead-directory";
 const TESTKIT: &str = "bulkhead-testkit";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,7 @@ enum Layer {
     Ground,
     Checks,
     Identity,
+    Directory,
     Process,
     Testing,
     Alone,
@@ -90,6 +92,7 @@ fn layer_of(manifest: &str) -> Option<Layer> {
         "crates/bus/Cargo.toml" => Some(Layer::Words),
         "crates/checks/Cargo.toml" => Some(Layer::Checks),
         "crates/identity/Cargo.toml" => Some(Layer::Identity),
+        "crates/directory/Cargo.toml" => Some(Layer::Directory),
         "crates/claims/Cargo.toml" | "crates/store/Cargo.toml" | "crates/runtime/Cargo.toml" => Some(Layer::Ground),
         "accounts/Cargo.toml" => Some(Layer::Process),
         "crates/testkit/Cargo.toml" | "tests/Cargo.toml" => Some(Layer::Testing),
@@ -106,8 +109,14 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Words, _) => Some("the words of the bus depend on no other package of ours"),
         (Layer::Alone, _) => Some("xtask depends on no other package of ours"),
         (_, Kind::Build) => Some("no build script needs a package of ours"),
-        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Process, Kind::Dev) if name == TESTKIT => None,
-        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Process, Kind::Normal) if name == TESTKIT => {
+        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Directory | Layer::Process, Kind::Dev)
+            if name == TESTKIT =>
+        {
+            None
+        }
+        (Layer::Ground | Layer::Checks | Layer::Identity | Layer::Directory | Layer::Process, Kind::Normal)
+            if name == TESTKIT =>
+        {
             Some("testkit is for dev-dependencies")
         }
         (Layer::Ground, Kind::Normal | Kind::Dev) => {
@@ -119,10 +128,12 @@ fn refusal(layer: Layer, dependency: &Dependency) -> Option<&'static str> {
         (Layer::Identity, Kind::Normal | Kind::Dev) => {
             (![BUS, CLAIMS].contains(&name)).then_some("identity stands on bus and claims and on nothing else of ours")
         }
+        (Layer::Directory, Kind::Normal | Kind::Dev) => (![BUS, STORE, RUNTIME].contains(&name))
+            .then_some("directory stands on bus, store and runtime and on nothing else of ours"),
         (Layer::Process, Kind::Normal | Kind::Dev) => {
-            let is_allowed = [BUS, CHECKS, CLAIMS, IDENTITY, STORE, RUNTIME].contains(&name);
+            let is_allowed = [BUS, CHECKS, CLAIMS, DIRECTORY, IDENTITY, STORE, RUNTIME].contains(&name);
             (!is_allowed).then_some(
-                "services and accounts stand on bus, checks, claims, identity, store and runtime, never on each other",
+                "services and accounts stand on bus, checks, claims, directory, identity, store and runtime, never on each other",
             )
         }
     }
@@ -195,6 +206,8 @@ mod tests {
         check("services/poller", CHECKS, Kind::Normal, true);
         check("services/core", RUNTIME, Kind::Normal, true);
         check("services/core", STORE, Kind::Normal, true);
+        check("services/core", DIRECTORY, Kind::Normal, true);
+        check("crates/directory", STORE, Kind::Normal, true);
         check("accounts", STORE, Kind::Normal, true);
         check("crates/testkit", "bulkhead-accounts", Kind::Normal, true);
         check("tests", TESTKIT, Kind::Normal, true);
@@ -206,6 +219,8 @@ mod tests {
         check("crates/bus", RUNTIME, Kind::Normal, false);
         check("crates/bus", TESTKIT, Kind::Dev, false);
         check("crates/store", RUNTIME, Kind::Normal, false);
+        check("crates/store", DIRECTORY, Kind::Normal, false);
+        check("crates/directory", CLAIMS, Kind::Normal, false);
         check("crates/runtime", STORE, Kind::Dev, false);
         check("crates/checks", STORE, Kind::Normal, false);
         check("crates/runtime", CHECKS, Kind::Normal, false);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use bulkhead_bus::payload::{BATCH_VERSION, LiveResults, RESULTS_PER_BATCH_MAX};
 use bulkhead_bus::{Audience, CoreSubject, Role, TenantSubject, role_permissions};
+use bulkhead_directory::Directory;
 use bulkhead_runtime::{Bus, Heart, Message, Readiness, Stop, now_ms};
 use tracing::debug;
 
-use crate::directory::Directory;
 use crate::live_view::LiveView;
 use crate::metrics::{Metrics, add};
 

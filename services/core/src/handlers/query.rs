@@ -8,16 +8,15 @@ use bulkhead_bus::{
     Account, AccountKey, Audience, CoreSubject, CoreVerb, Guarded, Refusal, Role, Scope, Tenant, TenantSnapshot,
     TenantSubject, role_permissions,
 };
+use bulkhead_directory::Directory;
 use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
-use bulkhead_store::{Store, StoreError};
+use bulkhead_store::{Registered, Store, StoreError};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use super::history::{Past, Turns};
 use super::store;
-use crate::admission::Registered;
-use crate::directory::Directory;
 use crate::live_view::LiveView;
 use crate::metrics::{Metrics, add};
 

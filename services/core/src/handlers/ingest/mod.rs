@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::{AccountKey, CoreSubject, Lane, StreamName, Tenant, TenantId};
+use bulkhead_directory::{Answers, Directory};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Loops, Readiness, Stop, Trouble, now_ms};
-use bulkhead_store::{Isolation, Store, StoreError, isolation_of};
+use bulkhead_store::{BatchKeys, Isolation, Store, StoreError, isolation_of};
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -26,12 +27,10 @@ use self::letters::{letter, row_letters};
 use self::part::{Part, parts_of};
 use self::settle::Settler;
 use super::{pause, retry_pace};
-use crate::admission::{Admitted, BatchKeys, Dead, Incoming, Verdict, admit, undecodable};
+use crate::admission::{Admitted, Dead, Incoming, Verdict, admit, undecodable};
 use crate::commit::{Ready, Seen, Shares};
 use crate::config::IngestConfig;
-use crate::directory::Directory;
 use crate::metrics::{Metrics, add};
-use crate::observe::Answers;
 use crate::precedence::Candidate;
 
 /// How many seconds' worth of rows the lane that is held to a rate takes ahead: well within the acknowledgement wait,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_bus::{AccountKey, CoreSubject, Tenant, TenantSlug};
 use bulkhead_runtime::{Bus, Chain, Delivery, Heart, Readable, Stop, now_ms};
-use bulkhead_store::StoreError;
+use bulkhead_store::{READ_LIMIT, StoreError, within};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -173,7 +173,7 @@ impl Settler {
             let is_open = tx.reopen_place().await?;
             tx.commit().await.map(|()| is_open)
         };
-        match store::within("open a tenant's place again", store::READ_LIMIT, opening).await {
+        match within("open a tenant's place again", READ_LIMIT, opening).await {
             Ok(true) => {
                 warn!(tenant = %slug, "a move of the rows of tenant {slug} was cut short: its messages go on meanwhile")
             }

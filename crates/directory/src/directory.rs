@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use bulkhead_bus::{AccountKey, Tenant, TenantId, TenantSnapshot};
 use bulkhead_runtime::{Backoff, Chain, Gauge, Heart, Stop, now_ms};
-use bulkhead_store::{Change, Changes, Store, StoreError};
+use bulkhead_store::{
+    BatchKeys, Change, Changes, DamagedPoller, READ_LIMIT, Store, StoreError, read_batch_keys, within,
+};
 use tracing::{error, info, warn};
 
-use crate::admission::BatchKeys;
-use crate::observe::Answers;
-use crate::store::{DamagedPoller, READ_LIMIT, read_batch_keys, within};
+use crate::answers::Answers;
 
 /// The least time between two looks for one account: strangers must not make the database busy.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

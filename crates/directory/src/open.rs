@@ -1,0 +1,48 @@
+//! Waits for the database for a limited time; what waiting cannot cure fails at once.
+
+use std::path::Path;
+
+use anyhow::Context;
+use bulkhead_runtime::{Stop, keep_trying};
+use bulkhead_store::{Connections, Store, StoreError, read_database_url};
+
+/// Where a service finds the database, and how many connections it may have.
+#[derive(Debug, Clone, Copy)]
+pub struct DatabaseSettings<'a> {
+    /// Our name in the database's list of connections.
+    pub service: &'static str,
+    pub url_file: &'a Path,
+    /// Of PostgreSQL itself, where a pooler stands before it.
+    pub direct_url_file: Option<&'a Path>,
+    pub connections: Connections,
+}
+
+/// # Errors
+/// When an address is none, the database refuses for good, or is not there in time.
+pub async fn open_store(settings: DatabaseSettings<'_>, stop: &Stop) -> anyhow::Result<Store> {
+    let url = read_database_url(settings.url_file).context("read database address")?;
+    let is_final = |error: &StoreError| match error {
+        StoreError::Privileged { .. }
+        | StoreError::Pooled
+        | StoreError::Setting { .. }
+        | StoreError::Row { .. }
+        | StoreError::TooNew { .. }
+        | StoreError::TenantClosed { .. } => true,
+        // Migrations may be running at this moment.
+        StoreError::Sql { .. }
+        | StoreError::TimedOut { .. }
+        | StoreError::NotMigrated(_)
+        | StoreError::NotApart(_)
+        | StoreError::Moved { .. }
+        | StoreError::OutdatedTenant { .. }
+        | StoreError::Outdated { .. } => false,
+    };
+    let direct_url = settings.direct_url_file.map(read_database_url).transpose();
+    let direct_url = direct_url.context("read database address without a pooler")?;
+    let (service, connections) = (settings.service, settings.connections);
+    let open = async || match &direct_url {
+        None => Store::connect(&url, service, connections).await,
+        Some(direct_url) => Store::connect_pooled(&url, direct_url, service, connections).await,
+    };
+    keep_trying("open the database", stop, is_final, open).await
+}
