@@ -169,7 +169,7 @@ pub(crate) struct ApiError {
     #[serde(default)]
     pub(crate) code: u64,
     #[serde(default)]
-    err_code: u64,
+    pub(crate) err_code: u64,
     #[serde(default)]
     pub(crate) description: String,
 }
@@ -294,6 +294,24 @@ impl Bus {
         body: Bytes,
         limit: Duration,
     ) -> Result<Stored, StoreError> {
+        let said = self.offer(subject, headers, body, limit).await?;
+        let subject = subject.to_owned();
+        said.map_err(|error| match error.err_code {
+            TOO_LARGE => StoreError::Refused { subject, description: error.description },
+            code if LATER.contains(&code) => StoreError::Full { subject, description: error.description },
+            // An error we do not know may pass: treating it as final would lose the message.
+            _ => StoreError::Full { subject, description: error.description },
+        })
+    }
+
+    /// Offers a message to whatever stream takes it; within, what the server has against it.
+    pub(crate) async fn offer(
+        &self,
+        subject: &str,
+        headers: Headers,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Result<Stored, ApiError>, StoreError> {
         let request = async_nats::Request::new().headers(headers.0).payload(body).timeout(Some(limit));
         let answer = self.client().send_request(subject.to_owned(), request).await.map_err(|source| {
             let subject = subject.to_owned();
@@ -311,16 +329,9 @@ impl Bus {
             return Err(StoreError::Unknown(subject));
         };
         match ack.error {
-            None if !ack.stream.is_empty() => Ok(Stored { stream: ack.stream, sequence: ack.seq }),
+            None if !ack.stream.is_empty() => Ok(Ok(Stored { stream: ack.stream, sequence: ack.seq })),
             None => Err(StoreError::Unknown(subject)),
-            Some(error) if error.err_code == TOO_LARGE => {
-                Err(StoreError::Refused { subject, description: error.description })
-            }
-            Some(error) if LATER.contains(&error.err_code) => {
-                Err(StoreError::Full { subject, description: error.description })
-            }
-            // An error we do not know may pass: treating it as final would lose the message.
-            Some(error) => Err(StoreError::Full { subject, description: error.description }),
+            Some(error) => Ok(Err(error)),
         }
     }
 

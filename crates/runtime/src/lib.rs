@@ -21,6 +21,7 @@ mod metrics;
 mod program;
 mod reach;
 mod repeats;
+mod reply;
 mod said;
 mod settings;
 mod snapshot;
@@ -31,7 +32,9 @@ mod trouble;
 mod unreadable;
 mod wait;
 
-pub use bucket::{BucketEntry, BucketError, BucketSpec, BucketWatch, LogSpec, MEMBER_BUCKETS};
+pub use bucket::{
+    BucketEntry, BucketError, BucketSpec, BucketWatch, ConditionalWrite, LogSpec, MEMBER_BUCKETS, ValueEnd, WriteError,
+};
 pub use bus::{Bus, BusSettings, ConnectError, EnsureError, Ensured, PublishError, RequestError, StoreError, Stored};
 pub use chain::Chain;
 pub use clock::{now_ms, utc_of_ms};
@@ -51,6 +54,7 @@ pub use metrics::{
 pub use program::Program;
 pub use reach::{keep_trying, reach_hub, show_hub};
 pub use repeats::Repeats;
+pub use reply::{ANSWER_BYTES_MAX, Served, encoded, fitting, refused};
 pub use said::Said;
 pub use settings::{EXIT_SETTINGS, SettingsError, load_settings};
 pub use snapshot::{SnapshotError, StreamSnapshot};

@@ -9,10 +9,9 @@ use bulkhead_bus::{
     TenantSubject, role_permissions,
 };
 use bulkhead_directory::Directory;
-use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Stop, now_ms};
+use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Served, Stop, encoded, fitting, now_ms, refused};
 use bulkhead_store::{Registered, Store, StoreError};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use super::history::{Past, Turns};
@@ -24,8 +23,6 @@ const QUEUE: &str = "core";
 const AT_ONCE: usize = 32;
 const LIMIT_DEFAULT: u32 = 100;
 const SINCE_DEFAULT_MS: i64 = 3_600_000;
-/// Rows of one answer as JSON: what does not fit under the server's limit of 1 MiB would not be sent at all.
-const ANSWER_BYTES_MAX: usize = 900 * 1024;
 const ROWS_MAX: usize = LIST_LIMIT_MAX as usize;
 
 /// What answering works with.
@@ -57,24 +54,6 @@ impl From<StoreError> for Unanswered {
     }
 }
 
-pub(super) fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
-    ReplyError { code, message: message.to_string() }
-}
-
-fn encoded<T: Serialize>(reply: &Reply<T>) -> Vec<u8> {
-    serde_json::to_vec(reply).expect("a reply serializes")
-}
-
-/// How many of the first rows fit into one answer.
-fn fitting<T: Serialize>(rows: &[T]) -> usize {
-    let mut bytes = 0;
-    let fits = rows.iter().take(ROWS_MAX).take_while(|row| {
-        bytes += serde_json::to_vec(row).expect("a row serializes").len() + 1;
-        bytes <= ANSWER_BYTES_MAX
-    });
-    fits.count()
-}
-
 impl Answering {
     /// Answers until `stop`.
     ///
@@ -86,24 +65,13 @@ impl Answering {
         let mut requests = bus.answer(pattern, QUEUE).await.context("listen for queries")?;
         bus.flush().await.context("subscribe to queries")?;
         readiness.mark("queries");
-        let places = Arc::new(Semaphore::new(AT_ONCE));
-        loop {
-            let request = tokio::select! {
-                request = heart.while_waiting(requests.next()) => request,
-                () = stop.cancelled() => return Ok(()),
-            };
-            if !request.is_answerable() {
-                add(&self.metrics.requests_unanswerable, 1);
-                warn!(subject = %request.subject, "request dropped: its reply subject is not the server's");
-                continue;
-            }
-            let place = heart.while_waiting(Arc::clone(&places).acquire_owned()).await.context("take a place")?;
+        let unanswerable = &self.metrics.requests_unanswerable;
+        let served = Served { at_once: AT_ONCE, unanswerable, heart: &heart, stop: &stop };
+        let answer = |request| {
             let own = self.clone();
-            tokio::spawn(async move {
-                own.answer(request).await;
-                drop(place);
-            });
-        }
+            async move { own.answer(request).await }
+        };
+        requests.serve(served, answer).await
     }
 
     async fn answer(&self, request: Responder) {
@@ -304,20 +272,3 @@ const _: fn(&Account) -> bool = |account| match account {
     Account::Tenant(_) => true,
     Account::Platform => false,
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_fits_into_one_message() {
-        let check = |rows: Vec<String>, expected: usize| assert_eq!(fitting(&rows), expected);
-        check(vec![], 0);
-        check(vec!["x".to_owned(); ROWS_MAX + 5], ROWS_MAX);
-        check(vec!["x".repeat(100 * 1024); 20], 8);
-        check(vec!["x".repeat(ANSWER_BYTES_MAX)], 0);
-        let rows = vec!["x".repeat(2_000); ROWS_MAX];
-        let answer = encoded(&Reply::Rows(rows[..fitting(&rows)].to_vec()));
-        assert!(answer.len() < 1 << 20, "{}", answer.len());
-    }
-}

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, Query, ReplyError};
 use bulkhead_bus::{CheckName, PollerName, SiteName, Tenant};
-use bulkhead_runtime::now_ms;
+use bulkhead_runtime::{now_ms, refused};
 use bulkhead_store::StoreError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::window::{Buckets, Window};
-use super::query::{Answering, Unanswered, refused};
+use super::query::{Answering, Unanswered};
 
 /// Of the store's connections others need some.
 const AT_ONCE: usize = 2;
