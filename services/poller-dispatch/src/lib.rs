@@ -1,1 +1,2 @@
-//! x
+//! Poller-dispatch.
+pub mod plan;
