@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::Context;
 use bulkhead_bus::Tenant;
-use bulkhead_store::{Connections, SCHEMAS_MOST, Store};
+use bulkhead_store::{Connections, SCHEMAS_MOST, Service, Store};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_keys, tenant};
 use bulkhead_testkit::deployment::program;
@@ -93,7 +93,7 @@ async fn a_thousand_schemas_are_migrated_though_it_is_killed_and_visited_in_boun
         "{status:?}"
     );
 
-    let store = Store::connect(&database.core_url(), "core", Connections { shared: 1, own_schemas: 1 }).await?;
+    let store = Store::connect(&database.core_url(), Service::Core, Connections { shared: 1, own_schemas: 1 }).await?;
     let mut backends = std::collections::BTreeMap::new();
     for tenant in &tenants {
         let mut tx = store.begin(tenant).await?;

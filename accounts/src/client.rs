@@ -1,29 +1,43 @@
-//! Asks core over the bus, as a person.
+//! Asks core, the registry and poller-dispatch over the bus, as a person.
 
 use std::time::Duration;
 
 use bulkhead_bus::payload::{ErrorCode, Query, Reply};
 use bulkhead_bus::{CoreVerb, TenantSubject, UserName};
 use bulkhead_runtime::{Bus, RequestError};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("ask core")]
-    Request(#[source] RequestError),
-    #[error("core's answer is not readable: is it another version?")]
-    Unreadable(#[source] serde_json::Error),
-    #[error("core says: {message}")]
-    Refused { code: ErrorCode, message: String },
+    #[error("ask {service}")]
+    Request { service: &'static str, source: RequestError },
+    #[error("the answer of {service} is not readable: is it another version?")]
+    Unreadable { service: &'static str, source: serde_json::Error },
+    #[error("{service} says: {message}")]
+    Refused { service: &'static str, code: ErrorCode, message: String },
+}
+
+/// Who answers a subject.
+fn service_of(subject: &TenantSubject) -> &'static str {
+    match subject {
+        TenantSubject::Registry { .. } | TenantSubject::Lease { .. } | TenantSubject::Service { .. } => "registry",
+        TenantSubject::Dispatch { .. } | TenantSubject::Assignment { .. } => "poller-dispatch",
+        TenantSubject::Query { .. }
+        | TenantSubject::Forwarded { .. }
+        | TenantSubject::Live { .. }
+        | TenantSubject::Down { .. }
+        | TenantSubject::Event { .. } => "core",
+    }
 }
 
 /// Asks core as `user` and returns the rows of its answer.
 ///
 /// # Errors
-/// When core does not answer, or refuses.
+/// As [`ask`].
 ///
 /// # Panics
 /// Never: a query serializes.
@@ -33,11 +47,29 @@ pub async fn query<T: DeserializeOwned>(
     verb: CoreVerb,
     query: &Query,
 ) -> Result<Vec<T>, ClientError> {
-    let subject = TenantSubject::Query { user: user.clone(), verb }.to_string();
-    let body = serde_json::to_vec(query).expect("a query serializes");
-    let answer = bus.request(&subject, body.into(), ANSWER_LIMIT).await.map_err(ClientError::Request)?;
-    match serde_json::from_slice::<Reply<T>>(&answer).map_err(ClientError::Unreadable)? {
+    ask(bus, &TenantSubject::Query { user: user.clone(), verb }, query, ANSWER_LIMIT).await
+}
+
+/// Asks whoever answers `subject` and returns the rows of the answer.
+///
+/// # Errors
+/// When nobody answers within `limit`, or it is refused.
+///
+/// # Panics
+/// Never: payloads serialize.
+pub async fn ask<T: DeserializeOwned>(
+    bus: &Bus,
+    subject: &TenantSubject,
+    asked: &impl Serialize,
+    limit: Duration,
+) -> Result<Vec<T>, ClientError> {
+    let service = service_of(subject);
+    let body = serde_json::to_vec(asked).expect("payloads serialize");
+    let answer = bus.request(&subject.to_string(), body.into(), limit).await;
+    let answer = answer.map_err(|source| ClientError::Request { service, source })?;
+    let reply = serde_json::from_slice::<Reply<T>>(&answer);
+    match reply.map_err(|source| ClientError::Unreadable { service, source })? {
         Reply::Rows(rows) => Ok(rows),
-        Reply::Error(error) => Err(ClientError::Refused { code: error.code, message: error.message }),
+        Reply::Error(error) => Err(ClientError::Refused { service, code: error.code, message: error.message }),
     }
 }

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use bulkhead_store::Quota;
+
 use crate::files::{FileError, read_text, write_public};
 
 const COMPILED: [(PlanName, &str); 3] = [
@@ -151,17 +153,25 @@ pub struct Plan {
     pub retention_days: u32,
     /// Whether batches without a signature are stored, marked as not attested.
     pub allows_unsigned: bool,
+    /// Of checks; version 1 of the same plan where a file of an earlier release says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<Quota>,
 }
 
 type Number = (&'static str, fn(&Plan) -> u32, RangeInclusive<u32>);
 
 /// What a number of a plan may be: something, and never without end.
-const NUMBERS: [Number; 5] = [
+const NUMBERS: [Number; 10] = [
     ("connections", |plan| plan.connections, 1..=100_000),
     ("leaf_links", |plan| plan.leaf_links, 1..=10_000),
     ("subscriptions", |plan| plan.subscriptions, 10..=1_000_000),
     ("payload_bytes", |plan| plan.payload_bytes, 65_536..=1_048_576),
     ("retention_days", |plan| plan.retention_days, 1..=3_660),
+    ("checks.checks", |plan| plan.quota().checks, 0..=100_000),
+    ("checks.runs_per_minute", |plan| plan.quota().runs_per_minute, 0..=6_000_000),
+    ("checks.interval_s_least", |plan| plan.quota().interval_s_least, 1..=86_400),
+    ("checks.vantages", |plan| plan.quota().vantages, 1..=1_000),
+    ("checks.on_demand_per_minute", |plan| plan.quota().on_demand_per_minute, 0..=100_000),
 ];
 
 impl Plan {
@@ -190,6 +200,23 @@ impl Plan {
             }
         }
         if plan.version == 0 { wrong("version is 0: versions begin with 1".to_owned()) } else { Ok(plan) }
+    }
+
+    /// What its tenants may have of checks.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        let quota = |checks, runs_per_minute, interval_s_least, vantages, on_demand_per_minute| Quota {
+            checks,
+            runs_per_minute,
+            interval_s_least,
+            vantages,
+            on_demand_per_minute,
+        };
+        self.checks.unwrap_or(match self.name {
+            PlanName::Free => quota(50, 300, 30, 2, 10),
+            PlanName::Pro => quota(2_000, 12_000, 5, 10, 60),
+            PlanName::Enterprise => quota(50_000, 600_000, 1, 50, 600),
+        })
     }
 
     #[must_use]

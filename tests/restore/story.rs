@@ -55,12 +55,7 @@ impl Safe {
             opening: self.opening(),
             home: self.file("rehearsal"),
             tools: find_test_tools()?,
-            programs: Programs {
-                bulkhead: program("bulkhead")?,
-                core: program("bulkhead-core")?,
-                gatekeeper: program("bulkhead-gatekeeper")?,
-                poller: program("bulkhead-poller")?,
-            },
+            programs: Programs::beside(program("bulkhead")?),
         };
         let report = rehearse(&options, &|_| {}).await.context("rehearse")?;
         anyhow::ensure!(!options.home.exists(), "the rehearsal has left its copy");

@@ -9,7 +9,14 @@ use std::process::{Command, ExitStatus};
 use serde_json::Value;
 
 /// The packages of the product: `bulkhead` and the processes.
-const PRODUCT: [&str; 4] = ["bulkhead-accounts", "bulkhead-core", "bulkhead-gatekeeper", "bulkhead-poller"];
+const PRODUCT: [&str; 6] = [
+    "bulkhead-accounts",
+    "bulkhead-core",
+    "bulkhead-gatekeeper",
+    "bulkhead-poller",
+    "bulkhead-poller-dispatch",
+    "bulkhead-registry",
+];
 
 /// Why a command ended badly, and the code to end with.
 #[derive(Debug)]

@@ -118,11 +118,14 @@ impl From<ConnectError> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match &error {
-            ClientError::Request(RequestError::NobodyAnswers(_) | RequestError::Timeout { .. }) => UNREACHABLE,
-            ClientError::Request(
-                RequestError::Unreadable(..) | RequestError::Refused { .. } | RequestError::Other { .. },
-            )
-            | ClientError::Unreadable(_) => FAILED,
+            ClientError::Request { source: RequestError::NobodyAnswers(_) | RequestError::Timeout { .. }, .. } => {
+                UNREACHABLE
+            }
+            ClientError::Request {
+                source: RequestError::Unreadable(..) | RequestError::Refused { .. } | RequestError::Other { .. },
+                ..
+            }
+            | ClientError::Unreadable { .. } => FAILED,
             ClientError::Refused { code, .. } => match code {
                 ErrorCode::Invalid | ErrorCode::NotFound | ErrorCode::Conflict => INVALID,
                 ErrorCode::Refused | ErrorCode::OverQuota | ErrorCode::Fenced | ErrorCode::NotSigned => REFUSED,

@@ -5,6 +5,7 @@
 mod apply;
 mod backup;
 mod ca;
+mod check;
 mod db;
 mod desk;
 mod diff;
@@ -15,6 +16,7 @@ mod gatekeeper_config;
 mod hub;
 mod init;
 mod keys;
+mod member;
 mod nsc;
 mod number;
 mod operator;
@@ -27,7 +29,9 @@ mod push;
 mod query;
 mod role;
 mod rows;
+mod secret;
 mod server_config;
+mod share_rows;
 mod shell;
 mod show;
 mod site;
@@ -51,7 +55,7 @@ use self::number::whole;
 
 use crate::hub_size::HubSize;
 
-const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  diff, validate, expirations, nsc check, db status: something differs, breaks a rule or ends soon; doctor: warnings; hub status: a server misses something\n  3  apply, plan apply, push, db migrate: some is done and some not; doctor: failures; hub status: nothing is stored\n  4  invalid input\n  5  not ready in time, or not in force on every server: say it again\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this or is not admitted, or certificates would be cut off";
+const EXIT_CODES: &str = "Exit codes:\n  0  done\n  1  failed\n  2  diff, validate, expirations, nsc check, db status: something differs, breaks a rule or ends soon; check run: it did not go well everywhere; check gaps: slots that nobody accounts for; doctor: warnings; hub status: a server misses something\n  3  apply, plan apply, push, db migrate: some is done and some not; doctor: failures; hub status: nothing is stored\n  4  invalid input\n  5  not ready in time, or not in force on every server: say it again\n  6  the hub or core cannot be reached\n  7  refused: the user may not ask this or is not admitted, or certificates would be cut off";
 
 /// Multi-tenant network monitoring in which nothing of one tenant can reach another.
 #[derive(Debug, Parser)]
@@ -127,9 +131,15 @@ enum Command {
     /// Sites: a leaf and its pollers.
     #[command(subcommand, after_help = "Example:\n  bulkhead site list --tenant acme-corp")]
     Site(site::SiteCommand),
-    /// Checks: how they did.
-    #[command(subcommand, after_help = "Example:\n  bulkhead check uptime --tenant acme-corp")]
-    Check(past::CheckCommand),
+    /// Checks: what is watched and where, how it went, and what was missed.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  bulkhead check add web --tenant acme-corp --type http --target https://example.com/ --interval 30s --site oslo"
+    )]
+    Check(check::CheckCommand),
+    /// Secrets that checks name, sealed for the pollers that use them.
+    #[command(subcommand, after_help = "Example:\n  bulkhead secret list --tenant acme-corp")]
+    Secret(secret::SecretCommand),
     /// Results.
     #[command(subcommand, after_help = "Example:\n  bulkhead results tail --tenant acme-corp")]
     Results(ResultsCommand),
@@ -351,7 +361,8 @@ async fn run_command(cli: Cli) -> Result<(), Failure> {
         Command::EnrolmentDesk(args) => enrolment_desk::run(&home, &args).await,
         Command::Poller(command) => poller::run_poller(&home, command, cli.json).await,
         Command::Site(command) => site::run_site(&home, command, cli.json).await,
-        Command::Check(command) => past::run_check(&home, command, cli.json).await,
+        Command::Check(command) => check::run(&home, command, cli.json).await,
+        Command::Secret(command) => secret::run(&home, command, cli.json).await,
         Command::Results(ResultsCommand::List { filter, minutes, limit }) => {
             query::list_results(&home, &filter, (minutes, limit), cli.json).await
         }

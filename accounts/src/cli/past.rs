@@ -3,54 +3,60 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use bulkhead_bus::payload::{HistoryRow, PollerHistoryRow, Query, UptimeRow};
+use bulkhead_bus::payload::{GapKind, GapRow, HistoryRow, PollerHistoryRow, Query, UptimeRow};
 use bulkhead_bus::{CheckName, CoreVerb, SiteName};
 use bulkhead_runtime::now_ms;
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use super::Scope;
-use super::exit::Failure;
+use super::exit::{Failure, WARNINGS};
 use super::number::whole;
-use super::query::{about, show};
+use super::query::{Session, about, show};
+use super::show::print_rows_or;
 use crate::tenancy::PollerPath;
 
 const HOUR_MS: i64 = 3_600_000;
 const BUCKET_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-#[derive(Debug, Subcommand)]
-pub(super) enum CheckCommand {
-    /// One check by time and site: how its slots ended, and the least, median, 90th and 99th percentile and most of its latency.
-    #[command(
-        after_help = "Examples:\n  bulkhead check history web --tenant acme-corp\n  bulkhead check history web --tenant acme-corp --site oslo --hours 2 --bucket 1m\n  bulkhead check history web --tenant acme-corp --since 2026-03-01T00:00:00Z --until 2026-03-08T00:00:00Z --json\n\nTimes are UTC. The window is widened to whole buckets; one without results is not shown. The newest 1000 rows are: what is\nolder is asked for with --until and the oldest one's beginning."
-    )]
-    History {
-        /// Such as web.
-        check: CheckName,
-        #[command(flatten)]
-        scope: Scope,
-        /// Only from this site.
-        #[arg(long)]
-        site: Option<SiteName>,
-        #[command(flatten)]
-        span: Span,
-        #[command(flatten)]
-        bucket: Bucket,
-    },
-    /// How checks did over a time: of the slots that are known, how many were up; down time and outages.
-    #[command(
-        after_help = "Examples:\n  bulkhead check uptime --tenant acme-corp\n  bulkhead check uptime web --tenant acme-corp --hours 720\n  bulkhead check uptime --tenant acme-corp --site oslo --json\n\nSlots are counted: ok is up and fail is down; error and missed are neither, and lower the coverage."
-    )]
-    Uptime {
-        /// Such as web; all when none is named.
-        check: Option<CheckName>,
-        #[command(flatten)]
-        scope: Scope,
-        /// Only from this site.
-        #[arg(long)]
-        site: Option<SiteName>,
-        #[command(flatten)]
-        span: Span,
-    },
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    /// Such as web.
+    check: CheckName,
+    #[command(flatten)]
+    scope: Scope,
+    /// Only from this site.
+    #[arg(long)]
+    site: Option<SiteName>,
+    #[command(flatten)]
+    span: Span,
+    #[command(flatten)]
+    bucket: Bucket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UptimeArgs {
+    /// Such as web; all when none is named.
+    check: Option<CheckName>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Only from this site.
+    #[arg(long)]
+    site: Option<SiteName>,
+    #[command(flatten)]
+    span: Span,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GapsArgs {
+    /// Such as web; all when none is named.
+    check: Option<CheckName>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Only at this site.
+    #[arg(long)]
+    site: Option<SiteName>,
+    #[command(flatten)]
+    span: Span,
 }
 
 #[derive(Debug, Args)]
@@ -117,16 +123,28 @@ impl Span {
     }
 }
 
-pub(super) async fn run_check(home: &Path, command: CheckCommand, is_json: bool) -> Result<(), Failure> {
-    match command {
-        CheckCommand::History { check, scope, site, span, bucket } => {
-            let asked = Query { check: Some(check), site, bucket_s: bucket.bucket_s, ..span.of(about(&scope)) };
-            show::<HistoryRow>(home, &scope, (CoreVerb::ListHistory, &asked), is_json).await
-        }
-        CheckCommand::Uptime { check, scope, site, span } => {
-            let asked = Query { check, site, ..span.of(about(&scope)) };
-            show::<UptimeRow>(home, &scope, (CoreVerb::ListUptime, &asked), is_json).await
-        }
+pub(super) async fn show_history(home: &Path, args: HistoryArgs, is_json: bool) -> Result<(), Failure> {
+    let HistoryArgs { check, scope, site, span, bucket } = args;
+    let asked = Query { check: Some(check), site, bucket_s: bucket.bucket_s, ..span.of(about(&scope)) };
+    show::<HistoryRow>(home, &scope, (CoreVerb::ListHistory, &asked), is_json).await
+}
+
+pub(super) async fn show_uptime(home: &Path, args: UptimeArgs, is_json: bool) -> Result<(), Failure> {
+    let UptimeArgs { check, scope, site, span } = args;
+    let asked = Query { check, site, ..span.of(about(&scope)) };
+    show::<UptimeRow>(home, &scope, (CoreVerb::ListUptime, &asked), is_json).await
+}
+
+/// Ends with [`WARNINGS`] when there are slots that nobody accounts for.
+pub(super) async fn show_gaps(home: &Path, args: GapsArgs, is_json: bool) -> Result<(), Failure> {
+    let GapsArgs { check, scope, site, span } = args;
+    let asked = Query { check, site, ..span.of(about(&scope)) };
+    let rows: Vec<GapRow> = Session::open(home, &scope).await?.ask(CoreVerb::ListGaps, &asked).await?;
+    print_rows_or("no gaps: every slot has a measurement", &rows, is_json, now_ms())?;
+    let silent: u64 = rows.iter().filter(|row| row.kind == GapKind::Silent).map(|row| row.slots).sum();
+    match silent {
+        0 => Ok(()),
+        silent => Err(Failure::with(WARNINGS, format!("{silent} slots have neither a result nor a reason"))),
     }
 }
 

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::desk::{note, open, say, show_preview, taken_away};
 use super::exit::Failure;
+use super::member::{self, EventsArgs, HoldArgs, MemberFilter, SelectArgs, member_of, state_words};
 use super::past::{PollerHistoryArgs, show_poller_history};
 use super::show::moment;
 use super::site::would;
@@ -30,6 +31,28 @@ pub(super) enum PollerCommand {
     /// Pollers with site and when a batch of theirs was last stored, as core knows it.
     #[command(after_help = "Example:\n  bulkhead poller list --tenant acme-corp")]
     List(Scope),
+    /// Who is there, in which state since when, with how many checks of which generation; fwd is a site's leaf link.
+    #[command(
+        after_help = "Examples:\n  bulkhead poller status --tenant acme-corp\n  bulkhead poller status --state lost --state never\n  bulkhead poller status --tenant acme-corp --site oslo --name fwd --json\n\nStates: joining, ready, degraded, draining, quarantined; gone (it said so), lost (it stopped reporting), never (it has not\nreported yet), unknown (the registry cannot tell now)."
+    )]
+    Status(MemberFilter),
+    /// Some of the pollers that are ready, as services choose them.
+    #[command(
+        after_help = "Examples:\n  bulkhead poller select --tenant acme-corp --label zone=dmz --can http\n  bulkhead poller select --tenant acme-corp --pick rendezvous --key web --count 2\n  bulkhead poller select --tenant acme-corp --pick spread --key site --count 3"
+    )]
+    Select(SelectArgs),
+    /// Show who is there, and every change, until Ctrl-C.
+    #[command(after_help = "Example:\n  bulkhead poller watch --tenant acme-corp --json")]
+    Watch(MemberFilter),
+    /// What became of pollers and leaf links: who joined, ended, was lost, fenced or held.
+    #[command(after_help = "Example:\n  bulkhead poller events --tenant acme-corp --hours 2")]
+    Events(EventsArgs),
+    /// Give a poller no checks until it is released: others of its site take over.
+    #[command(after_help = "Example:\n  bulkhead poller hold acme-corp/oslo/p1 --reason \"disk is being replaced\"")]
+    Hold(HoldArgs),
+    /// Give a poller checks again.
+    #[command(after_help = "Example:\n  bulkhead poller release acme-corp/oslo/p1")]
+    Release(HoldArgs),
     /// One poller: its key, its certificates and when they expire.
     #[command(after_help = "Example:\n  bulkhead poller show acme-corp/oslo/p1 --json")]
     Show { poller: PollerPath },
@@ -266,7 +289,13 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
     match command {
         PollerCommand::List(scope) => super::query::list_pollers(home, &scope, is_json).await,
         PollerCommand::History(args) => show_poller_history(home, args, is_json).await,
-        PollerCommand::Show { poller } => show(home, &poller, is_json),
+        PollerCommand::Status(filter) => member::show_members(home, &filter, is_json).await,
+        PollerCommand::Select(args) => member::select(home, args, is_json).await,
+        PollerCommand::Watch(filter) => member::watch(home, &filter, is_json).await,
+        PollerCommand::Events(args) => member::show_events(home, &args, is_json).await,
+        PollerCommand::Hold(args) => member::hold(home, args, is_json).await,
+        PollerCommand::Release(args) => member::release(home, args, is_json).await,
+        PollerCommand::Show { poller } => show(home, &poller, is_json).await,
         PollerCommand::Add(args) => add(home, &args, is_json).await,
         PollerCommand::Rotate(args) => {
             let tenancy = open(home)?;
@@ -312,7 +341,7 @@ pub(super) async fn run_poller(home: &Path, command: PollerCommand, is_json: boo
     }
 }
 
-fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
+async fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
     let tenancy = open(home)?;
     let record = tenancy.records.get(&path.tenant).map_err(TenancyError::Record)?;
     if let Some(token) = tenancy.open_token(path)? {
@@ -333,8 +362,17 @@ fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
         |serial: &String| if revoked.contains(&serial) { format!("{serial} (revoked)") } else { serial.clone() };
     let serials: Vec<String> = poller.issued.serials.iter().map(shown).collect();
     let state = if poller.standing == Standing::Active { "active" } else { "revoked" };
+    // The rest is known here, whether the hub can be reached or not.
+    let member = member_of(home, path).await;
+    let lease = match &member {
+        Ok(Some(row)) => {
+            format!("{}, {} checks, generation {} applied", state_words(row), row.load.checks, row.applied_generation)
+        }
+        Ok(None) => "not on the registry's list".to_owned(),
+        Err(failure) => format!("not known: {}", failure.message()),
+    };
     let text = format!(
-        "poller        {path}\nstate         {state}\nkeys          {}\nbatch key     {}\ncertificates  {}\nexpires       {}",
+        "poller        {path}\nstate         {state}\nlease         {lease}\nkeys          {}\nbatch key     {}\ncertificates  {}\nexpires       {}",
         if poller.is_enrolled { "made by its machine" } else { "made here" },
         poller.batch_key,
         if serials.is_empty() { "by `bulkhead up`".to_owned() } else { serials.join(", ") },
@@ -343,7 +381,13 @@ fn show(home: &Path, path: &PollerPath, is_json: bool) -> Result<(), Failure> {
             end => moment(end * 1_000, now_ms()),
         },
     );
-    say(is_json, &text, &json!({"poller": path.to_string(), "record": poller, "revoked": revoked}))
+    say(
+        is_json,
+        &text,
+        &json!({
+            "poller": path.to_string(), "record": poller, "revoked": revoked, "member": member.ok().flatten(),
+        }),
+    )
 }
 
 #[cfg(test)]

@@ -30,20 +30,20 @@ pub(super) enum Source {
     Live,
 }
 
-struct Session {
-    bus: Bus,
-    user: UserName,
+pub(super) struct Session {
+    pub(super) bus: Bus,
+    pub(super) user: UserName,
 }
 
 impl Session {
-    async fn open(home: &Path, scope: &Scope) -> Result<Self, Failure> {
+    pub(super) async fn open(home: &Path, scope: &Scope) -> Result<Self, Failure> {
         let path = scope.profile.clone().unwrap_or_else(|| home.join("profiles").join("ops.toml"));
         let profile = Profile::read(&path).map_err(|error| Failure::invalid("profile", error))?;
         let bus = Bus::connect_admitted(&profile.bus_settings(), "bulkhead", ADMITTED_LIMIT).await?;
         Ok(Self { bus, user: profile.user })
     }
 
-    async fn ask<T: DeserializeOwned>(&self, verb: CoreVerb, asked: &Query) -> Result<Vec<T>, Failure> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, verb: CoreVerb, asked: &Query) -> Result<Vec<T>, Failure> {
         Ok(query(&self.bus, &self.user, verb, asked).await?)
     }
 }

@@ -7,7 +7,7 @@ use bulkhead_bus::payload::{
 
 use super::show::{Row, age, lasting, latency, moment, percent};
 
-fn state(outcome: Outcome, reason: Option<Reason>) -> String {
+pub(super) fn state(outcome: Outcome, reason: Option<Reason>) -> String {
     match reason {
         Some(reason) => format!("{} ({})", outcome.as_str(), reason.as_str()),
         None => outcome.as_str().to_owned(),

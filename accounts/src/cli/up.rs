@@ -71,12 +71,7 @@ fn trial_tenants() -> Result<Vec<TenantOptions>, Failure> {
 /// The services' programs, beside this one.
 pub(super) fn programs() -> Result<Programs, Failure> {
     let own = std::env::current_exe().map_err(Failure::failed)?;
-    Ok(Programs {
-        bulkhead: own.clone(),
-        core: own.with_file_name("bulkhead-core"),
-        gatekeeper: own.with_file_name("bulkhead-gatekeeper"),
-        poller: own.with_file_name("bulkhead-poller"),
-    })
+    Ok(Programs::beside(own))
 }
 
 pub(super) async fn run(home: PathBuf, args: UpArgs, is_json: bool) -> Result<(), Failure> {

@@ -212,12 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_without_a_deployment_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let programs = Programs {
-            bulkhead: folder.path().join("bulkhead"),
-            core: folder.path().join("core"),
-            gatekeeper: folder.path().join("gatekeeper"),
-            poller: folder.path().join("poller"),
-        };
+        let programs = Programs::beside(folder.path().join("bulkhead"));
         let home = folder.path().to_owned();
         let options = Options { home, areas: vec![], programs, now: OffsetDateTime::UNIX_EPOCH };
         let refused = examine(&options, &|_| {}).await.unwrap_err().to_string();

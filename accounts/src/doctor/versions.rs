@@ -118,6 +118,8 @@ async fn program_findings(programs: &Programs) -> Vec<Finding> {
         ("bulkhead-core", &programs.core),
         ("bulkhead-gatekeeper", &programs.gatekeeper),
         ("bulkhead-poller", &programs.poller),
+        ("bulkhead-registry", &programs.registry),
+        ("bulkhead-poller-dispatch", &programs.poller_dispatch),
     ] {
         let said = output_of(path, &["--version"]).await;
         let advice = format!("install {name} {OWN} as {}", path.display());
@@ -130,10 +132,14 @@ async fn running_findings(home: &Home, programs: &Programs) -> Vec<Finding> {
     let mut findings = Vec::new();
     for process in processes(home) {
         let Some(program) = process.program() else { continue };
-        let is_service = process.name == "core" || process.name.starts_with("poller-");
+        let is_service =
+            process.name == "core" || ["poller-", "registry-"].iter().any(|start| process.name.starts_with(start));
         let installed = match process.name.as_str() {
             "core" => &programs.core,
             name if name.starts_with("gatekeeper-") => &programs.gatekeeper,
+            name if name.starts_with("registry-") => &programs.registry,
+            // A poller's name says its tenant, site and own name besides.
+            "poller-dispatch-1" | "poller-dispatch-2" => &programs.poller_dispatch,
             _ => &programs.poller,
         };
         let advice = home.restart_advice();

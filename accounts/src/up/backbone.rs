@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bulkhead_bus::payload::{Query, StatusRow};
-use bulkhead_bus::{CoreVerb, Tenant, TenantSlug};
+use bulkhead_bus::payload::{MemberQuery, MemberRow, Query, StatusRow};
+use bulkhead_bus::{CoreVerb, RegistryVerb, Tenant, TenantSlug, TenantSubject};
 use bulkhead_runtime::{Bus, Chain, eventually};
 use bulkhead_store::Provisioning;
 use bulkhead_store::admin::Passwords;
@@ -15,8 +15,9 @@ use super::hub::HubServer;
 use super::layout::Layout;
 use super::platform::{Accounts, PERSON};
 use super::postgres::Postgres;
+use super::sharers::{self, Sharer, stop_sharers};
 use super::start::Starter;
-use crate::client::{ClientError, query};
+use crate::client::{ANSWER_LIMIT, ClientError, ask, query};
 use crate::hub_size::HubSize;
 use crate::profile::Profile;
 use crate::tenancy::{Links, Standing, Tenancy, ensure_gate, remember_people};
@@ -41,6 +42,7 @@ pub(super) struct Backbone {
     pub(super) hub: Vec<HubServer>,
     pub(super) gatekeepers: Vec<Gatekeeper>,
     pub(super) core: Child,
+    pub(super) sharers: Vec<Sharer>,
 }
 
 impl Starter<'_> {
@@ -109,13 +111,17 @@ impl Starter<'_> {
         let mut core = self.start_core(platform, &base.postgres, &base.passwords, &shards)?;
         while_running(vec![&mut core], core_answers(self.layout)).await?;
         self.settle_rows(&base.database, &tenants).await?;
-        Ok(Backbone { tenancy, accounts, tenants, system, links, hub, gatekeepers, core })
+        (self.announce)("starting the registry and poller-dispatch");
+        let mut sharers = self.start_sharers(platform, (&base.postgres, &base.passwords), size)?;
+        while_running(sharers::children(&mut sharers), registry_answers(self.layout)).await?;
+        Ok(Backbone { tenancy, accounts, tenants, system, links, hub, gatekeepers, core, sharers })
     }
 }
 
 impl Backbone {
     /// Ends it in order.
     pub(super) async fn stop(mut self) -> Result<(), ChildError> {
+        stop_sharers(&mut self.sharers).await?;
         self.core.stop().await?;
         stop_gatekeepers(&mut self.gatekeepers).await?;
         stop_hub(&mut self.hub).await
@@ -151,6 +157,18 @@ pub(super) async fn while_running<T, E: Into<DeploymentError>>(
             }
         }
     }
+}
+
+/// Asks the registry over the bus, as a person of the platform would.
+async fn registry_answers(layout: &Layout) -> Result<(), DeploymentError> {
+    let profile = Profile::read(&layout.profile("ops")).map_err(DeploymentError::Profile)?;
+    let subject = TenantSubject::Registry { user: profile.user.clone(), verb: RegistryVerb::ListMembers };
+    let answered = eventually("an answer of the registry", READY_LIMIT, || async {
+        let bus = Bus::connect(&profile.bus_settings(), "bulkhead up").await.map_err(|error| error.to_string())?;
+        let reply = ask::<MemberRow>(&bus, &subject, &MemberQuery::default(), ANSWER_LIMIT).await;
+        reply.map(|_| ()).map_err(|error| Chain(&error).to_string())
+    });
+    answered.await.map_err(|source| DeploymentError::NotReady("the registry is not ready".to_owned(), source))
 }
 
 /// Asks core over the bus, as a person of the platform would.

@@ -12,7 +12,6 @@ use bulkhead_store::admin::Passwords;
 
 use super::backbone::{Base, stop_hub};
 use super::child::{Child, ChildError, ChildSpec, end_leftovers};
-use super::desk::EnrolmentDesk;
 use super::gatekeepers::{Gatekeeper, stop_gatekeepers};
 use super::home::{empty, lock};
 use super::hub::{HubMaker, HubPlace, HubServer};
@@ -21,9 +20,11 @@ use super::platform::{Accounts, Platform, PlatformError};
 use super::ports::{PortError, Ports};
 use super::postgres::{Postgres, PostgresError};
 use super::rebuild::unfinished_restore;
+use super::sharers::{Sharer, stop_sharers};
 use super::site::{Site, SiteError};
 use super::start::{MadeSite, Starter, child_spec, health_ports, server_spec};
 use super::target::Target;
+use super::tended::Tended;
 use super::tools::Tools;
 use super::wanted::drop_ended;
 use crate::certificates::CertificateError;
@@ -47,12 +48,31 @@ pub struct Programs {
     pub core: PathBuf,
     pub gatekeeper: PathBuf,
     pub poller: PathBuf,
+    pub registry: PathBuf,
+    pub poller_dispatch: PathBuf,
 }
 
 impl Programs {
+    /// All of them in one folder, as they are built and installed.
+    #[must_use]
+    pub fn beside(bulkhead: PathBuf) -> Self {
+        let named = |name: &str| bulkhead.with_file_name(name);
+        Self {
+            core: named("bulkhead-core"),
+            gatekeeper: named("bulkhead-gatekeeper"),
+            poller: named("bulkhead-poller"),
+            registry: named("bulkhead-registry"),
+            poller_dispatch: named("bulkhead-poller-dispatch"),
+            bulkhead,
+        }
+    }
+
     fn check(&self) -> Result<(), DeploymentError> {
-        let Self { bulkhead, core, gatekeeper, poller } = self;
-        match [bulkhead, core, gatekeeper, poller].into_iter().find(|program| !program.is_file()) {
+        let Self { bulkhead, core, gatekeeper, poller, registry, poller_dispatch } = self;
+        match [bulkhead, core, gatekeeper, poller, registry, poller_dispatch]
+            .into_iter()
+            .find(|program| !program.is_file())
+        {
             Some(missing) => Err(DeploymentError::Program(missing.display().to_string())),
             None => Ok(()),
         }
@@ -170,12 +190,14 @@ pub struct Deployment {
     /// The servers of the hub, in the order of their numbers.
     pub hub_servers: Vec<HubServer>,
     pub gatekeepers: Vec<Gatekeeper>,
-    pub desk: EnrolmentDesk,
+    pub desk: Tended,
     pub core: Child,
+    /// The registry and poller-dispatch, with their replicas.
+    pub sharers: Vec<Sharer>,
     pub leaves: Vec<(Site, Child)>,
     pub pollers: Vec<(Site, PollerName, Child)>,
     pub passwords: Passwords,
-    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, `gatekeeper-1` and so on, and each poller as `<tenant>/<site>/<poller>`.
+    /// Who serves `/livez`, `/readyz` and `/metrics` on 127.0.0.1: `core`, `gatekeeper-1`, `registry-1` and so on, and each poller as `<tenant>/<site>/<poller>`.
     pub health_ports: Vec<(String, u16)>,
     /// How many checks there are, over all sites: pollers of one site run the same ones, and a slot is stored once.
     pub checks: usize,
@@ -235,10 +257,11 @@ impl Deployment {
             system: backbone.system,
             postgres,
             hub_servers: backbone.hub,
-            health_ports: health_ports(&ports, &backbone.gatekeepers, &sites),
+            health_ports: health_ports(&ports, (&backbone.gatekeepers, &backbone.sharers), &sites),
             gatekeepers: backbone.gatekeepers,
             desk,
             core: backbone.core,
+            sharers: backbone.sharers,
             leaves: vec![],
             pollers: vec![],
             passwords,
@@ -339,6 +362,9 @@ impl Deployment {
             notes.extend(ended.map(|end| format!("starting it again while the other one goes on: {end}")));
         }
         notes.extend(self.desk.mend().map_err(DeploymentError::Child)?);
+        for sharer in &mut self.sharers {
+            notes.extend(sharer.tended.mend().map_err(DeploymentError::Child)?);
+        }
         match self.hub_size() {
             HubSize::One => self.check_running()?,
             HubSize::Three => {
@@ -416,6 +442,7 @@ impl Deployment {
         for (_, leaf) in &mut self.leaves {
             leaf.stop().await.map_err(DeploymentError::Child)?;
         }
+        stop_sharers(&mut self.sharers).await.map_err(DeploymentError::Child)?;
         self.core.stop().await.map_err(DeploymentError::Child)?;
         stop_gatekeepers(&mut self.gatekeepers).await.map_err(DeploymentError::Child)?;
         stop_hub(&mut self.hub_servers).await.map_err(DeploymentError::Child)?;

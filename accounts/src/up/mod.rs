@@ -21,16 +21,17 @@ mod postgres;
 mod preview;
 mod rebuild;
 mod resize;
+mod sharers;
 mod site;
 mod start;
 mod target;
+mod tended;
 mod tools;
 mod wanted;
 
 pub use child::{Child, ChildSpec};
 pub use deployment::{Deployment, DeploymentError, Options, Programs, TenantOptions};
 pub(crate) use desk::DESK_PORT;
-pub use desk::EnrolmentDesk;
 pub use gatekeepers::Gatekeeper;
 pub(crate) use hub::remember_size;
 pub use hub::{HubPlace, HubServer, hub_size};

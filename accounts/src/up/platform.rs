@@ -396,6 +396,8 @@ impl Platform {
         account: &AccountKey,
     ) -> Result<Tenant, PlatformError> {
         let tenant = tenant_row(record, plan);
+        // First: who is on the list has it.
+        database.put_quota(&tenant, &plan.quota()).await.map_err(PlatformError::Rows)?;
         database.put_tenant(account, &tenant).await.map_err(PlatformError::Rows)?;
         Ok(tenant)
     }

@@ -19,7 +19,7 @@ use super::layout::Layout;
 use super::platform::{OPS, Platform, PlatformError};
 use super::ports::Ports;
 use super::postgres::Postgres;
-use super::start::{DATABASE, Starter, password};
+use super::start::{DATABASE, Starter, passwords};
 use crate::certificates::Authority;
 use crate::files::make_folder;
 use crate::hub_size::HubSize;
@@ -84,7 +84,7 @@ impl Rebuild {
         let port = ports.choose("postgres").map_err(DeploymentError::Port)?;
         let postgres = Postgres::start(layout.home(), &options.tools, port).await;
         let postgres = postgres.map_err(DeploymentError::Postgres)?;
-        let passwords = Passwords { provision: password(&layout, "provision")?, core: password(&layout, "core")? };
+        let passwords = passwords(&layout)?;
         let prepared = admin::prepare_database(&postgres.superuser_url(), &passwords).await;
         prepared.map_err(DeploymentError::Database)?;
         Ok(RebuiltDatabase { layout, postgres, options, ports, passwords, lock })

@@ -21,6 +21,7 @@ use super::platform::{CORE, Platform};
 use super::poller_settings::{BusFile, PollerPorts, PollerTold, TlsFile, write_settings};
 use super::ports::Ports;
 use super::postgres::Postgres;
+use super::sharers::Sharer;
 use super::site::{EndKeys, LeafSettings, Site, SiteMaker, SitePlace, order_for, settle_batch_key};
 use super::target::{CheckSetting, Target, checks};
 use crate::certificates::CertificateFiles;
@@ -44,7 +45,7 @@ struct CoreFile {
 }
 
 /// A password that is made once and kept.
-pub(super) fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
+fn password(layout: &Layout, role: &str) -> Result<String, DeploymentError> {
     let path = layout.secrets().join(format!("postgres-{role}.password"));
     if path.exists() {
         return read_secret(&path).map_err(DeploymentError::File);
@@ -52,6 +53,16 @@ pub(super) fn password(layout: &Layout, role: &str) -> Result<String, Deployment
     let password = Uuid::new_v4().simple().to_string();
     write_secret(&path, password.as_bytes()).map_err(DeploymentError::File)?;
     Ok(password)
+}
+
+/// Of every role that logs in.
+pub(super) fn passwords(layout: &Layout) -> Result<Passwords, DeploymentError> {
+    Ok(Passwords {
+        provision: password(layout, "provision")?,
+        core: password(layout, "core")?,
+        registry: password(layout, "registry")?,
+        dispatch: password(layout, "dispatch")?,
+    })
 }
 
 /// The settings that services and bus clients share, as a settings file spells them.
@@ -83,9 +94,13 @@ fn poller_health(site: &Site, poller: &PollerName) -> String {
     format!("health-{}/{}/{poller}", site.tenant, site.site)
 }
 
-/// Who can be asked about its health, and on which port: core, the gatekeepers, then each poller as
+/// Who can be asked about its health, and on which port: core, the gatekeepers, the registry and poller-dispatch, then each poller as
 /// `<tenant>/<site>/<poller>`.
-pub(super) fn health_ports(ports: &Ports, gatekeepers: &[Gatekeeper], sites: &[MadeSite]) -> Vec<(String, u16)> {
+pub(super) fn health_ports(
+    ports: &Ports,
+    (gatekeepers, sharers): (&[Gatekeeper], &[Sharer]),
+    sites: &[MadeSite],
+) -> Vec<(String, u16)> {
     let core = ports.chosen(CORE_HEALTH).map(|port| ("core".to_owned(), port));
     let poller = |site: &Site, poller: &PollerName| {
         let port = ports.chosen(&poller_health(site, poller))?;
@@ -93,7 +108,8 @@ pub(super) fn health_ports(ports: &Ports, gatekeepers: &[Gatekeeper], sites: &[M
     };
     let pollers = sites.iter().flat_map(|made| made.pollers.iter().filter_map(|(name, _)| poller(&made.site, name)));
     let gatekeepers = gatekeepers.iter().map(|one| (one.name.clone(), one.health_port));
-    core.into_iter().chain(gatekeepers).chain(pollers).collect()
+    let sharers = sharers.iter().map(|one| (one.name.clone(), one.health_port));
+    core.into_iter().chain(gatekeepers).chain(sharers).chain(pollers).collect()
 }
 
 /// A nats-server with its configuration.
@@ -122,8 +138,7 @@ impl Starter<'_> {
         let port = self.ports.choose("postgres").map_err(DeploymentError::Port)?;
         let postgres = Postgres::start(self.layout.home(), &self.options.tools, port).await;
         let postgres = postgres.map_err(DeploymentError::Postgres)?;
-        let passwords =
-            Passwords { provision: password(self.layout, "provision")?, core: password(self.layout, "core")? };
+        let passwords = passwords(self.layout)?;
         (self.announce)("preparing the database");
         admin::prepare_database(&postgres.superuser_url(), &passwords).await.map_err(DeploymentError::Database)?;
         let url = postgres.url("bulkhead_provision", &passwords.provision, DATABASE);

@@ -63,6 +63,9 @@ token_enum!(
         ListHistory = "list_history",
         ListUptime = "list_uptime",
         ListPollerHistory = "list_poller_history",
+        ListChecks = "list_checks",
+        ListAssignments = "list_assignments",
+        ListGaps = "list_gaps",
         ShowStatus = "show_status",
     }
 );

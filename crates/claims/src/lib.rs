@@ -38,7 +38,7 @@ pub use credentials::{Credentials, CredentialsError, credentials_text, parse_cre
 pub use generic::GenericBody;
 pub use key::{KeyKind, SeedError, SigningKey};
 pub use operator::OperatorBody;
-pub use sealing::{SealingError, SealingKey};
+pub use sealing::{SealingError, SealingKey, seal_secret};
 pub use signer::{SignError, Signer};
 pub use tags::Tags;
 pub use token::{Claims, DecodeError, decode, decode_json, encode, next_iat};

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use data_encoding::BASE64URL_NOPAD;
 use nkeys::XKey;
 use zeroize::Zeroizing;
 
@@ -75,6 +76,31 @@ impl SealingKey {
     pub fn open(&self, sealed: &[u8], from: &str) -> Result<Zeroizing<Vec<u8>>, SealingError> {
         self.key.open(sealed, &of_public(from)?).map(Zeroizing::new).map_err(|_| SealingError::Open)
     }
+
+    /// What [`seal_secret`] has sealed under this name.
+    ///
+    /// # Errors
+    /// When it was not sealed for us, was changed, or has another name.
+    pub fn open_secret(&self, name: &str, sealed: &str) -> Result<Zeroizing<String>, SealingError> {
+        let (from, bytes) = sealed.split_once('.').ok_or(SealingError::Open)?;
+        let bytes = BASE64URL_NOPAD.decode(bytes.as_bytes()).map_err(|_| SealingError::Open)?;
+        let opened = self.open(&bytes, from)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| SealingError::Open)?;
+        let value = text.split_once('\n').filter(|(named, _)| *named == name).map(|(_, value)| value);
+        value.map(|value| Zeroizing::new(value.to_owned())).ok_or(SealingError::Open)
+    }
+}
+
+/// A secret of this name for one reader: the sender's public key, a dot, and what only the reader opens. The name is sealed
+/// with it, so that whoever keeps it cannot pass it off as another one. The sender is nobody: its key is made for this and
+/// forgotten.
+///
+/// # Errors
+/// When `to` is no public X25519 key.
+pub fn seal_secret(name: &str, value: &str, to: &str) -> Result<String, SealingError> {
+    let sender = SealingKey::generate();
+    let text = Zeroizing::new(format!("{name}\n{value}"));
+    Ok(format!("{}.{}", sender.public(), BASE64URL_NOPAD.encode(&sender.seal(text.as_bytes(), to)?)))
 }
 
 #[cfg(test)]
@@ -96,6 +122,19 @@ mod tests {
         for short in 0..sealed.len() {
             assert!(two.open(&sealed[..short], one.public()).is_err());
         }
+    }
+
+    #[test]
+    fn a_secret_is_opened_by_its_reader_under_its_name_only() {
+        let (reader, other) = (SealingKey::generate(), SealingKey::generate());
+        let sealed = seal_secret("web-token", "line one\nline two", reader.public()).unwrap();
+        assert_eq!(reader.open_secret("web-token", &sealed).unwrap().as_str(), "line one\nline two");
+        assert_eq!(reader.open_secret("web", &sealed), Err(SealingError::Open), "under another name");
+        assert_eq!(other.open_secret("web-token", &sealed), Err(SealingError::Open));
+        for bad in ["", ".", "X.", &sealed[..sealed.len() - 2], &sealed.replace('.', "")] {
+            assert!(reader.open_secret("web-token", bad).is_err(), "{bad}");
+        }
+        assert!(!sealed.contains("line"));
     }
 
     #[test]

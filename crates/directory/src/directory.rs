@@ -246,6 +246,7 @@ impl Directory {
             match change {
                 Change::Account(account) => accounts.push(account.clone()),
                 Change::Pollers(tenant) => self.forget_keys(Some(*tenant)),
+                Change::Checks(_) | Change::Runs(_) => {}
             }
         }
         self.read_accounts(&accounts).await

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use bulkhead_runtime::{Stop, keep_trying};
-use bulkhead_store::{Connections, Store, StoreError, read_database_url};
+use bulkhead_store::{Connections, Service, Store, StoreError, read_database_url};
 
 /// Where a service finds the database, and how many connections it may have.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseSettings<'a> {
-    /// Our name in the database's list of connections.
-    pub service: &'static str,
+    pub service: Service,
     pub url_file: &'a Path,
     /// Of PostgreSQL itself, where a pooler stands before it.
     pub direct_url_file: Option<&'a Path>,

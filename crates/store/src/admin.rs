@@ -5,10 +5,12 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use crate::pooler::{check_own, is_poolers, marked};
+use crate::service::Service;
 use crate::store::StoreError;
 
 const DATABASE: &str = "bulkhead";
-pub(crate) const DATABASE_GRANT: &str = "grant connect on database bulkhead to bulkhead_provision, bulkhead_core";
+pub(crate) const DATABASE_GRANT: &str =
+    "grant connect on database bulkhead to bulkhead_provision, bulkhead_core, bulkhead_registry, bulkhead_dispatch";
 
 /// Makes and drops the roles of single tenants, and nothing else: the role that may do so cannot log in, and only its two
 /// functions speak for it. A name is that of a tenant's schema, so that no other role can be meant.
@@ -18,18 +20,22 @@ create or replace function provisioning.make_role(schema_name text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    role_name text := schema_name || '_core';
+    service text;
+    role_name text;
 begin
     if schema_name !~ '^tenant_[a-z0-9_]{1,40}$' then
         raise exception '% is no schema of a tenant', schema_name using errcode = 'invalid_parameter_value';
     end if;
     perform pg_advisory_xact_lock(hashtext('provisioning'));
-    if not exists (select from pg_roles where rolname = role_name) then
-        execute format('create role %I nologin noinherit', role_name);
-    end if;
-    if not pg_has_role('bulkhead_core', role_name, 'member') then
-        execute format('grant %I to bulkhead_core', role_name);
-    end if;
+    foreach service in array array['core', 'registry', 'dispatch'] loop
+        role_name := schema_name || '_' || service;
+        if not exists (select from pg_roles where rolname = role_name) then
+            execute format('create role %I nologin noinherit', role_name);
+        end if;
+        if not pg_has_role('bulkhead_' || service, role_name, 'member') then
+            execute format('grant %I to %I', role_name, 'bulkhead_' || service);
+        end if;
+    end loop;
 end
 $$;
 create or replace function provisioning.drop_role(schema_name text) returns void
@@ -40,7 +46,8 @@ begin
         raise exception '% is no schema of a tenant', schema_name using errcode = 'invalid_parameter_value';
     end if;
     perform pg_advisory_xact_lock(hashtext('provisioning'));
-    execute format('drop role if exists %I', schema_name || '_core');
+    execute format('drop role if exists %I, %I, %I',
+                   schema_name || '_core', schema_name || '_registry', schema_name || '_dispatch');
 end
 $$;
 alter function provisioning.make_role(text) owner to bulkhead_roles;
@@ -86,6 +93,8 @@ impl AdminError {
 pub struct Passwords {
     pub provision: String,
     pub core: String,
+    pub registry: String,
+    pub dispatch: String,
 }
 
 pub(crate) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> AdminError {
@@ -123,7 +132,12 @@ pub async fn ping(url: &str) -> Result<(), AdminError> {
 /// # Errors
 /// When the superuser may not, or a password is not letters and digits.
 pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Result<(), AdminError> {
-    let logins = [("bulkhead_provision", &passwords.provision), ("bulkhead_core", &passwords.core)];
+    let logins = [
+        ("bulkhead_provision", &passwords.provision),
+        (Service::Core.login(), &passwords.core),
+        (Service::Registry.login(), &passwords.registry),
+        (Service::Dispatch.login(), &passwords.dispatch),
+    ];
     // Passwords cannot be bound as parameters, so what could end the string is refused.
     let is_good = |password: &str| !password.is_empty() && password.bytes().all(|b| b.is_ascii_alphanumeric());
     if let Some((role, _)) = logins.iter().find(|(_, password)| !is_good(password)) {
@@ -152,7 +166,9 @@ pub async fn prepare_database(superuser_url: &str, passwords: &Passwords) -> Res
     // Said only once: two who say it at the same time disturb each other.
     let sql = "select has_database_privilege('public', $1, 'connect')
                    or not has_database_privilege('bulkhead_provision', $1, 'connect')
-                   or not has_database_privilege('bulkhead_core', $1, 'connect')";
+                   or not has_database_privilege('bulkhead_core', $1, 'connect')
+                   or not has_database_privilege('bulkhead_registry', $1, 'connect')
+                   or not has_database_privilege('bulkhead_dispatch', $1, 'connect')";
     let is_open: bool = sqlx::query_scalar(sql)
         .bind(DATABASE)
         .fetch_one(&mut connection)

@@ -9,10 +9,13 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::pooler::check_own;
+use crate::service::Service;
 use crate::store::{Store, StoreError, failed};
 
 const ACCOUNTS: &str = "bulkhead_account";
 const POLLERS: &str = "bulkhead_pollers";
+const CHECKS: &str = "bulkhead_checks";
+const RUNS: &str = "bulkhead_runs";
 /// How long the database may be silent before it is asked whether it is still there.
 const PROVE_EVERY: Duration = Duration::from_millis(300);
 const PROVE_LIMIT: Duration = Duration::from_secs(5);
@@ -28,6 +31,10 @@ pub enum Change {
     Account(AccountKey),
     /// The pollers of a tenant.
     Pollers(TenantId),
+    /// The checks of a tenant, or its secrets.
+    Checks(TenantId),
+    /// Runs on demand of a tenant: asked for, or ended.
+    Runs(TenantId),
 }
 
 /// A connection that listens. Once it fails it is of no use any more, and what happened meanwhile must be read.
@@ -50,7 +57,12 @@ impl Store {
         // A connection that came back by itself would hide that something may have been missed.
         listener.eager_reconnect(false);
         check_own(&mut listener).await?;
-        listener.listen_all([ACCOUNTS, POLLERS]).await.map_err(&listening)?;
+        // Nobody else does anything about the others.
+        let channels = match self.service() {
+            Service::Core | Service::Registry => vec![ACCOUNTS, POLLERS],
+            Service::Dispatch => vec![ACCOUNTS, POLLERS, CHECKS, RUNS],
+        };
+        listener.listen_all(channels).await.map_err(&listening)?;
         Ok(Changes { listener })
     }
 }
@@ -95,7 +107,13 @@ impl Changes {
 fn change_of(heard: &PgNotification) -> Option<Change> {
     match heard.channel() {
         ACCOUNTS => heard.payload().parse().ok().map(Change::Account),
-        POLLERS => heard.payload().parse::<Uuid>().ok().map(|id| Change::Pollers(TenantId::new(id))),
+        POLLERS => tenant_of(heard).map(Change::Pollers),
+        CHECKS => tenant_of(heard).map(Change::Checks),
+        RUNS => tenant_of(heard).map(Change::Runs),
         _ => None,
     }
+}
+
+fn tenant_of(heard: &PgNotification) -> Option<TenantId> {
+    heard.payload().parse::<Uuid>().ok().map(TenantId::new)
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use bulkhead_bus::{Tenant, TenantSlug};
 
+use crate::service::Service;
+
 /// The schema of all tenants that have none of their own.
 pub(crate) const SHARED: &str = "shared";
 /// How the names of schemas of one tenant begin, and of no other schema.
@@ -78,11 +80,11 @@ impl Place {
         Self { isolation, schema: isolation.schema_of(&tenant.slug) }
     }
 
-    /// The role that core becomes there; `None` where it is its own.
-    pub(crate) fn core_role(&self) -> Option<String> {
+    /// The role that a service becomes there; `None` where it is its own.
+    pub(crate) fn role_of(&self, service: Service) -> Option<String> {
         match self.isolation {
             Isolation::Shared => None,
-            Isolation::Schema => Some(format!("{}_core", self.schema)),
+            Isolation::Schema => Some(format!("{}_{}", self.schema, service.token())),
         }
     }
 

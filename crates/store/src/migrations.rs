@@ -25,7 +25,7 @@ const SCHEMAS_A_CONNECTION: usize = 100;
 /// Services refuse to start on an older schema than theirs, and so have to see which one it is. Of tenants' own schemas
 /// they see it in `platform.tenant_schema`.
 pub(crate) fn migrations_grant(schema: &str) -> String {
-    format!("grant select on {schema}._migrations to bulkhead_core")
+    format!("grant select on {schema}._migrations to bulkhead_core, bulkhead_registry, bulkhead_dispatch")
 }
 
 /// What is told of a migration while it runs.

@@ -3,6 +3,7 @@
 //! Killed at any moment, the same call goes on (docs/adr/0015).
 
 mod comparing;
+mod tables;
 
 use std::collections::BTreeSet;
 
@@ -15,14 +16,10 @@ use crate::isolation::{Isolation, Place, isolation_of};
 use crate::provisioning::{Provisioning, ProvisioningError, failed};
 use crate::schemas::CLOSE;
 use crate::tenant_rows::RESULT;
+use crate::transaction::writing_lock;
 use comparing::{compare, compare_history, same_count};
+use tables::{COMPARED, SMALL};
 
-/// Tables that are copied whole while messages are held; `result` and `dead_letter` are copied before, and what came since.
-/// What was written to them is listed in `config_change`, which so comes last: a copy is no change.
-/// Otherwise in the order in which results are stored: somebody who has not heard of the move may be at it in the other place.
-const SMALL: [&str; 5] = ["check_state", "poller_seen", "site", "poller", "config_change"];
-/// What is compared whole before the rows are said to be elsewhere; of results only what has come since their history was.
-const COMPARED: [&str; 6] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "config_change"];
 /// A transaction that stores results may have begun so long before the copy, and have said so.
 pub(crate) const WRITING_MOST_S: i32 = 180;
 
@@ -286,6 +283,9 @@ impl Mover<'_> {
         if here.map_err(&moving)?.is_none() {
             return Err(ProvisioningError::Leaves { slug: tenant.slug.clone() });
         }
+        // So has every service that writes anything but results.
+        let alone = format!("select pg_advisory_xact_lock({})", writing_lock(tenant));
+        sqlx::raw_sql(AssertSqlSafe(alone)).execute(&mut *tx).await.map_err(&moving)?;
         // What came while history was copied may be of any day.
         let since = begun.began_at - time::Duration::seconds(i64::from(WRITING_MOST_S));
         copy_results(&mut tx, tenant, from, "received_at >= greatest($2, $3)", (since, since)).await?;

@@ -17,7 +17,20 @@ use crate::transaction::TenantTx;
 const BATCH_ROWS: i64 = 5_000;
 /// Tables of a tenant's schema that are emptied in any order; results go by day, and the counters are reset.
 /// The list of changes last: removing what is configured is a change.
-const PLAIN_TABLES: [&str; 6] = ["site", "poller", "poller_seen", "check_state", "dead_letter", "config_change"];
+const PLAIN_TABLES: [&str; 12] = [
+    "site",
+    "poller",
+    "poller_seen",
+    "check_state",
+    "dead_letter",
+    "check_definition",
+    "sealed_secret",
+    "assignment",
+    "dispatch_state",
+    "run_order",
+    "member_event",
+    "config_change",
+];
 const RESULT: &str = "result";
 const COUNTERS: &str = "ingest_count";
 const UNCLAIMED: &str = "unclaimed_dead_letter";
@@ -139,6 +152,7 @@ impl Provisioning {
             return Err(ProvisioningError::RowsLeft { slug: tenant.slug.clone(), left: left.join(", ") });
         }
         self.delete(tenant, PURGE_UNCLAIMED).await?;
+        self.delete(tenant, "delete from platform.tenant_quota where tenant_id = $1").await?;
         self.delete(tenant, "delete from platform.tenant where tenant_id = $1").await.map(|_| ())
     }
 

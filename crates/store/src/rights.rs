@@ -160,7 +160,7 @@ pub(crate) const OWN_SETTINGS: &str = "
            split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1)
     from pg_db_role_setting s cross join unnest(s.setconfig) entry
     left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase
-    where (s.setrole = 0 or r.rolname in ('bulkhead_core', 'bulkhead_provision', 'bulkhead_owner'))
+    where (s.setrole = 0 or r.rolname in ('bulkhead_core', 'bulkhead_registry', 'bulkhead_dispatch', 'bulkhead_provision', 'bulkhead_owner'))
       and (s.setdatabase = 0 or d.datname = current_database()) order by 1, 2";
 
 /// What a session falls back to: what this connection has set for itself is not in it.

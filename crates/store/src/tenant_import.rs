@@ -68,7 +68,18 @@ pub struct BroughtRows {
 }
 
 /// Tables whose rows are brought, in the order in which results are stored.
-const BROUGHT: [&str; 6] = [RESULT, "dead_letter", "config_change", "check_state", "poller_seen", "ingest_count"];
+/// Who runs what is the platform's own: poller-dispatch says it anew from the checks. A secret is sealed for pollers that a copy
+/// does not have.
+const BROUGHT: [&str; 8] = [
+    RESULT,
+    "dead_letter",
+    "config_change",
+    "check_state",
+    "poller_seen",
+    "ingest_count",
+    "check_definition",
+    "member_event",
+];
 
 /// Of the machine that has the database and the one that commands.
 const CLOCKS_APART: time::Duration = time::Duration::minutes(5);
@@ -404,7 +415,8 @@ fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
         "check_state" => Some("mine.slot >= i.slot".to_owned()),
         "poller_seen" => Some("mine.last_batch_at >= i.last_batch_at".to_owned()),
         "ingest_count" => Some(pairs(&shape.columns, ">=")),
-        "config_change" => None,
+        "config_change" | "member_event" => None,
+        "check_definition" => Some("mine.revision >= i.revision".to_owned()),
         _received => since.map(|since| format!("mine.received_at >= {since}")),
     }
 }
@@ -433,8 +445,9 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     let conflict = match table {
         "check_state" => newest("slot"),
         "poller_seen" => newest("last_batch_at"),
+        "check_definition" => newest("revision"),
         // Nobody changes it: what is otherwise was changed by hand.
-        "config_change" => replaced,
+        "config_change" | "member_event" => replaced,
         "ingest_count" => {
             let greatest = |column: &String| format!("{column} = greatest(mine.{column}, excluded.{column})");
             format!("do update set {}", shape.columns.iter().map(greatest).collect::<Vec<_>>().join(", "))

@@ -16,8 +16,22 @@ use crate::provisioning::{Provisioning, ProvisioningError, failed};
 
 pub(crate) const RESULT: &str = "result";
 /// Every table of a tenant; results are the last, because there are most of them.
-pub const TENANT_TABLES: [&str; 8] =
-    ["site", "poller", "poller_seen", "check_state", "dead_letter", "ingest_count", "config_change", RESULT];
+pub const TENANT_TABLES: [&str; 14] = [
+    "site",
+    "poller",
+    "poller_seen",
+    "check_state",
+    "dead_letter",
+    "ingest_count",
+    "check_definition",
+    "sealed_secret",
+    "assignment",
+    "dispatch_state",
+    "run_order",
+    "member_event",
+    "config_change",
+    RESULT,
+];
 /// Of no use elsewhere: whose the rows are, and whether their place is open.
 const LEFT_OUT: [&str; 3] = ["tenant_id", "closed", "moved"];
 /// Text that reads the same on every server.

@@ -7,17 +7,27 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction};
 use crate::isolation::{Isolation, Place, isolation_of};
 use crate::own_pool::OwnPool;
 use crate::pooler::{Link, Pooler};
+use crate::service::Service;
 use crate::store::{StoreError, failed};
 
 /// By which connections tenants' rows are reached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Door<'a> {
     /// A service: its own role for the shared tables, and each tenant's for a schema of one's own.
-    Service { shared: &'a PgPool, own: &'a OwnPool, pooler: Pooler },
+    Service { service: Service, shared: &'a PgPool, own: &'a OwnPool, pooler: Pooler, purpose: Purpose },
     /// Provisioning: the owner of all schemas, which row security holds for as well.
     Owner(&'a PgPool),
     /// The same, and it changes what is configured: a move waits for it, or it for the move.
     Configuring(&'a PgPool),
+}
+
+/// What a service's transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Reading, or writing what a move holds back by its own means: results.
+    Serving,
+    /// Writing anything else: a move waits for it, or it for the move.
+    Writing,
 }
 
 /// Whoever looks in the wrong place is told the right one, and a move may come in between: not twice in a moment.
@@ -65,10 +75,16 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
         Door::Service { pooler, .. } => pooler,
         Door::Owner(_) | Door::Configuring(_) => Pooler::None,
     };
-    let begin = format!("begin{}; select pg_advisory_xact_lock_shared({})", pooler.settings(), place.lock_key(tenant));
+    let mut begin = format!("begin{}; ", pooler.settings());
+    if let Door::Service { purpose: Purpose::Writing, .. } = door {
+        begin.push_str(&format!("select pg_advisory_xact_lock_shared({}); ", writing_lock(tenant)));
+    }
+    begin.push_str(&format!("select pg_advisory_xact_lock_shared({})", place.lock_key(tenant)));
     let (pool, role) = match (door, isolation) {
         (Door::Service { shared, .. }, Isolation::Shared) => (shared, String::new()),
-        (Door::Service { own, .. }, Isolation::Schema) => (own.pool(), place.core_role().unwrap_or_default()),
+        (Door::Service { own, service, .. }, Isolation::Schema) => {
+            (own.pool(), place.role_of(service).unwrap_or_default())
+        }
         (Door::Owner(pool) | Door::Configuring(pool), Isolation::Shared | Isolation::Schema) => (pool, String::new()),
     };
     let mut tx = pool.begin_with(AssertSqlSafe(begin)).await.map_err(failed("begin"))?;
@@ -99,6 +115,11 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
         own.note_visit(row.get(3), &place.schema);
     }
     Ok(Entered::There(TenantTx { tx, isolation, pooler }))
+}
+
+/// What services hold while they write what is no result, and a move takes when it copies that: the two numbers of the lock.
+pub(crate) fn writing_lock(tenant: &Tenant) -> String {
+    format!("hashtext('writing'), hashtext('{}')", tenant.id.as_uuid())
 }
 
 fn check_setting(expected: &str, found: String) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::{Connections, Store, TenantTx};
+use bulkhead_store::{Connections, Service, Store, TenantTx};
 use bulkhead_testkit::database::{enterprise, onboard, tenant};
 use bulkhead_testkit::sql::{count, run};
 use bulkhead_testkit::{LIMIT, TestDatabase, eventually};
@@ -311,7 +311,7 @@ async fn start() -> (TestDatabase, Vec<Tenant>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn thousands_of_cancelled_transactions_leave_nothing_behind() {
     let (database, tenants) = start().await;
-    let store = Store::connect(&database.core_url(), "core", POOL).await.unwrap();
+    let store = Store::connect(&database.core_url(), Service::Core, POOL).await.unwrap();
     let pool = Pool::Guarded(Box::new(store.clone()));
     let seen = cancel_many(pool, &tenants, TRANSACTIONS).await;
     let superuser = tokio::sync::Mutex::new(database.superuser().await.unwrap());

@@ -4,13 +4,20 @@ use std::os::unix::fs::PermissionsExt;
 
 use bulkhead_bus::{Account, TenantState};
 use bulkhead_store::admin::{self, AdminError, Passwords};
-use bulkhead_store::{Connections, ProvisioningError, Store, StoreError, UrlError, migrate, read_database_url};
+use bulkhead_store::{
+    Connections, ProvisioningError, Service, Store, StoreError, UrlError, migrate, read_database_url,
+};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, tenant};
 use bulkhead_testkit::sql::run;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 const ONE: Connections = Connections { shared: 1, own_schemas: 1 };
+
+fn passwords(word: &str) -> Passwords {
+    let word = || word.to_owned();
+    Passwords { provision: word(), core: word(), registry: word(), dispatch: word() }
+}
 
 #[tokio::test]
 async fn preparing_and_migrating_twice_changes_nothing() {
@@ -26,22 +33,22 @@ async fn preparing_and_migrating_twice_changes_nothing() {
 #[tokio::test]
 async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     let database = TestDatabase::start_bare().await.unwrap();
-    let passwords = Passwords { provision: "secret".to_owned(), core: "secret".to_owned() };
+    let passwords = passwords("secret");
     admin::prepare_database(&database.bare_url(), &passwords).await.unwrap();
-    let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+    let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotMigrated(_)), "{refused}");
     migrate(&database.provision_url()).await.unwrap();
-    Store::connect(&database.core_url(), "core", ONE).await.unwrap();
+    Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap();
     let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "update shared._migrations set version = version + 1000").await.unwrap();
-    Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema is fine");
+    Store::connect(&database.core_url(), Service::Core, ONE).await.expect("a newer schema is fine");
     run(
         &mut superuser,
         "delete from shared._migrations where version > 1001; update shared._migrations set version = 0",
     )
     .await
     .unwrap();
-    let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+    let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
         "schema shared has version 0, and this release needs 3: run `bulkhead db migrate` first"
@@ -61,11 +68,11 @@ async fn services_refuse_a_database_whose_floor_is_above_them() {
         run(&mut superuser, &format!("update {schema}._migrations set version = 1000 where version = 3"))
             .await
             .unwrap();
-        Store::connect(&database.core_url(), "core", ONE).await.expect("a newer schema without a floor is fine");
+        Store::connect(&database.core_url(), Service::Core, ONE).await.expect("a newer schema without a floor is fine");
         run(&mut superuser, &floor(3)).await.unwrap();
-        Store::connect(&database.core_url(), "core", ONE).await.expect("this release knows what is needed");
+        Store::connect(&database.core_url(), Service::Core, ONE).await.expect("this release knows what is needed");
         run(&mut superuser, &floor(4)).await.unwrap();
-        let refused = Store::connect(&database.core_url(), "core", ONE).await.unwrap_err();
+        let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap_err();
         assert!(matches!(refused, StoreError::TooNew { found: 1000, floor: 4, known: 3, .. }), "{refused:?}");
         assert!(!refused.is_transient(), "trying again does not help");
         assert_eq!(
@@ -77,7 +84,7 @@ async fn services_refuse_a_database_whose_floor_is_above_them() {
         );
         // And below it again.
         run(&mut superuser, &floor(2)).await.unwrap();
-        Store::connect(&database.core_url(), "core", ONE).await.expect("the floor is below");
+        Store::connect(&database.core_url(), Service::Core, ONE).await.expect("the floor is below");
     }
 }
 
@@ -92,7 +99,7 @@ async fn a_migration_that_was_changed_is_refused() {
 #[tokio::test]
 async fn a_password_that_would_end_its_string_is_refused() {
     for bad in ["", "a'b", "a b", "ä"] {
-        let passwords = Passwords { provision: "secret".to_owned(), core: bad.to_owned() };
+        let passwords = Passwords { core: bad.to_owned(), ..passwords("secret") };
         let database = "postgres://nobody@127.0.0.1:1/none";
         let refused = admin::prepare_database(database, &passwords).await.unwrap_err();
         assert!(matches!(refused, AdminError::Password("bulkhead_core")), "{bad:?}: {refused}");
@@ -201,7 +208,7 @@ fn a_database_address_is_a_secret() {
 #[tokio::test]
 async fn errors_do_not_show_the_password() {
     for url in ["postgres://core:hidden@127.0.0.1:1/bulkhead", "postgres://core:hidden@127.0.0.1:x/bulkhead"] {
-        let refused = Store::connect(url, "core", ONE).await.unwrap_err();
+        let refused = Store::connect(url, Service::Core, ONE).await.unwrap_err();
         let mut shown = format!("{refused:?}");
         let mut cause: Option<&dyn std::error::Error> = Some(&refused);
         while let Some(error) = cause {

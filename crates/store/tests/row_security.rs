@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::{Connections, Store, StoreError, TenantTx};
+use bulkhead_store::{Connections, Service, Store, StoreError, TenantTx};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, batch_key, enterprise, tenant};
 use bulkhead_testkit::sql::{insert_result, refusal, run};
@@ -222,19 +222,19 @@ async fn a_privileged_role_is_refused_at_the_door() {
         Err(StoreError::Privileged { what, .. }) => what,
         other => panic!("{other:?}"),
     };
-    assert_eq!(what(Store::connect(&database.superuser_url(), "core", ONE).await), "a superuser");
+    assert_eq!(what(Store::connect(&database.superuser_url(), Service::Core, ONE).await), "a superuser");
     let mut superuser = database.superuser().await.unwrap();
     run(&mut superuser, "alter role bulkhead_core bypassrls").await.unwrap();
-    assert_eq!(what(Store::connect(&database.core_url(), "core", ONE).await), "exempt from row security");
+    assert_eq!(what(Store::connect(&database.core_url(), Service::Core, ONE).await), "exempt from row security");
     run(&mut superuser, "alter role bulkhead_core nobypassrls").await.unwrap();
     run(&mut superuser, "grant bulkhead_owner to bulkhead_core").await.unwrap();
     assert_eq!(
-        what(Store::connect(&database.core_url(), "core", ONE).await),
+        what(Store::connect(&database.core_url(), Service::Core, ONE).await),
         "a member of the role that owns the tables"
     );
     run(&mut superuser, "revoke bulkhead_owner from bulkhead_core").await.unwrap();
     run(&mut superuser, "alter table shared.site owner to bulkhead_core").await.unwrap();
-    assert_eq!(what(Store::connect(&database.core_url(), "core", ONE).await), "an owner of tables");
+    assert_eq!(what(Store::connect(&database.core_url(), Service::Core, ONE).await), "an owner of tables");
 }
 
 /// A service does not start on a database whose locks are open, and says which: each lock is a control of the start.
@@ -293,10 +293,10 @@ async fn a_service_refuses_a_database_with_an_open_lock() {
     for (open, close, expected) in locks {
         let filled = |sql: &str| sql.replace("PARTITION", &partition).replace("POLICY", policy);
         run(&mut superuser, &filled(open)).await.unwrap();
-        let refused = Store::connect(&database.core_url(), "core", ONE).await.expect_err(open);
+        let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.expect_err(open);
         assert!(refused.to_string().contains(expected), "{open}: {refused}");
         run(&mut superuser, &filled(close)).await.unwrap();
-        Store::connect(&database.core_url(), "core", ONE).await.expect(close);
+        Store::connect(&database.core_url(), Service::Core, ONE).await.expect(close);
     }
 }
 
@@ -325,7 +325,7 @@ async fn provisioning_lives_under_row_security_too() {
 #[tokio::test]
 async fn a_transaction_that_was_left_open_ends_with_its_turn() {
     let database = TestDatabase::start().await.unwrap();
-    let store = Store::connect(&database.core_url(), "core", ONE).await.unwrap();
+    let store = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap();
     let mut left = store.platform().await.unwrap();
     // As a cancelled begin leaves it: the pool knows of no transaction.
     run(&mut left.connection(), "begin; select pg_advisory_xact_lock_shared(7)").await.unwrap();

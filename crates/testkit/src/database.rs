@@ -7,7 +7,7 @@ use bulkhead_accounts::up::Postgres;
 use bulkhead_accounts::up::child::RunAs;
 use bulkhead_bus::{AccountKey, BatchKey, Tenant, TenantId, TenantState};
 use bulkhead_store::admin::{self, Passwords};
-use bulkhead_store::{Connections, Provisioning, Store};
+use bulkhead_store::{Connections, Provisioning, Service, Store};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -58,7 +58,9 @@ impl TestDatabase {
     /// # Errors
     /// When the database refuses.
     pub async fn prepare(&self) -> anyhow::Result<()> {
-        let passwords = Passwords { provision: PASSWORD.to_owned(), core: PASSWORD.to_owned() };
+        let password = || PASSWORD.to_owned();
+        let passwords =
+            Passwords { provision: password(), core: password(), registry: password(), dispatch: password() };
         admin::prepare_database(&self.bare_url(), &passwords).await?;
         Ok(bulkhead_store::migrate(&self.provision_url()).await?)
     }
@@ -82,7 +84,12 @@ impl TestDatabase {
 
     #[must_use]
     pub fn core_url(&self) -> String {
-        self.server.url("bulkhead_core", PASSWORD, DATABASE)
+        self.service_url(Service::Core)
+    }
+
+    #[must_use]
+    pub fn service_url(&self, service: Service) -> String {
+        self.server.url(service.login(), PASSWORD, DATABASE)
     }
 
     /// Who runs the server, where that is not ourselves.
@@ -108,7 +115,13 @@ impl TestDatabase {
     /// # Errors
     /// When the role may not connect.
     pub async fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::connect(&self.core_url(), "core", CONNECTIONS).await?)
+        self.store_of(Service::Core).await
+    }
+
+    /// # Errors
+    /// When the role may not connect.
+    pub async fn store_of(&self, service: Service) -> anyhow::Result<Store> {
+        Ok(Store::connect(&self.service_url(service), service, CONNECTIONS).await?)
     }
 
     /// # Errors

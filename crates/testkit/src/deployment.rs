@@ -152,12 +152,7 @@ impl TestDeployment {
             fresh: false,
             hub_servers: None,
             tools: find_test_tools()?,
-            programs: Programs {
-                bulkhead: program("bulkhead")?,
-                core: program("bulkhead-core")?,
-                gatekeeper: program("bulkhead-gatekeeper")?,
-                poller: program("bulkhead-poller")?,
-            },
+            programs: Programs::beside(program("bulkhead")?),
             tenants: tenants(lines)?,
             targets: vec![],
             leaf_urls: BTreeMap::new(),

@@ -26,7 +26,7 @@ use bulkhead_runtime::{
     Bus, BusSettings, Health, Loops, Reached, Readiness, Said, Stop, Supervisor, reach_hub, serve_health, show_hub,
     stop_on_signals,
 };
-use bulkhead_store::{Connections, Store};
+use bulkhead_store::{Connections, Service, Store};
 use tracing::info;
 
 use crate::config::Config;
@@ -114,7 +114,7 @@ impl Starting<'_> {
     async fn open_database(&mut self) -> anyhow::Result<Database> {
         let ingest = &self.config.ingest;
         let database = DatabaseSettings {
-            service: "bulkhead-core",
+            service: Service::Core,
             url_file: &self.config.database_url_file,
             direct_url_file: self.config.database_direct_url_file.as_deref(),
             connections: Connections { shared: ingest.connections, own_schemas: ingest.schema_connections },

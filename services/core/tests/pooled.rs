@@ -13,7 +13,7 @@ use bulkhead_core::commit::{Seen, Shares, Writer};
 use bulkhead_core::handlers::store::{glance_at, list_pollers, list_results, list_states};
 use bulkhead_core::store::{self, DeadLetter};
 use bulkhead_runtime::now_ms;
-use bulkhead_store::{Change, Provisioning, Store, StoreError};
+use bulkhead_store::{Change, Provisioning, Service, Store, StoreError};
 use bulkhead_testkit::database::{CONNECTIONS, account_key, onboard, tenant};
 use bulkhead_testkit::{PgBouncer, TestDatabase};
 use sqlx::postgres::PgConnectOptions;
@@ -67,7 +67,7 @@ async fn many_tenants_share_two_connections_and_never_meet() {
         onboard(&provisioning, tenant).await.unwrap();
     }
     let url = bouncer.before(&database.core_url());
-    let store = Store::connect_pooled(&url, &database.core_url(), "core", CONNECTIONS).await.unwrap();
+    let store = Store::connect_pooled(&url, &database.core_url(), Service::Core, CONNECTIONS).await.unwrap();
     let first_slot = now_ms() / 10_000 * 10_000 - 600_000;
     let mut tasks = tokio::task::JoinSet::new();
     for own in tenants.clone() {
@@ -108,7 +108,7 @@ async fn what_needs_a_session_has_one_and_commits_are_on_the_disk() {
     let acme = tenant("acme-corp");
     onboard(&provisioning, &acme).await.unwrap();
     let url = bouncer.before(&database.core_url());
-    let store = Store::connect_pooled(&url, &database.core_url(), "core", CONNECTIONS).await.unwrap();
+    let store = Store::connect_pooled(&url, &database.core_url(), Service::Core, CONNECTIONS).await.unwrap();
     assert_eq!(setting(&mut bare(&url).await, "synchronous_commit").await, "off", "as the role has it");
     let mut tx = store.begin(&acme).await.unwrap();
     let mut platform = store.platform().await.unwrap();
@@ -172,9 +172,9 @@ async fn whoever_needs_a_session_refuses_a_pooler() {
     for settings in ["", "ignore_startup_parameters = options, extra_float_digits"] {
         let Some(bouncer) = PgBouncer::start(&database, settings).await.unwrap() else { return };
         let url = bouncer.before(&database.core_url());
-        let store = Store::connect(&url, "core", CONNECTIONS).await;
+        let store = Store::connect(&url, Service::Core, CONNECTIONS).await;
         assert!(matches!(store, Err(StoreError::Pooled)), "{settings}: {store:?}");
-        let store = Store::connect_pooled(&url, &url, "core", CONNECTIONS).await;
+        let store = Store::connect_pooled(&url, &url, Service::Core, CONNECTIONS).await;
         assert!(matches!(store, Err(StoreError::Pooled)), "{settings}: {store:?}");
         let provisioning = Provisioning::connect(&bouncer.before(&database.provision_url())).await.map(drop);
         assert!(format!("{provisioning:?}").contains("Pooled"), "{settings}: {provisioning:?}");

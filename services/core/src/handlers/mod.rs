@@ -2,6 +2,7 @@
 
 pub mod history;
 pub mod ingest;
+pub mod ledger;
 pub mod live;
 pub mod query;
 pub mod store;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 
 use super::history::{Past, Turns};
+use super::ledger::store as ledger;
 use super::store;
 use crate::live_view::LiveView;
 use crate::metrics::{Metrics, add};
@@ -177,6 +178,23 @@ impl Answering {
             CoreVerb::ListHistory => look_back(Past::Check).await,
             CoreVerb::ListUptime => look_back(Past::Uptime).await,
             CoreVerb::ListPollerHistory => look_back(Past::Poller).await,
+            CoreVerb::ListGaps => look_back(Past::Gaps).await,
+            CoreVerb::ListChecks => {
+                let mut rows = Vec::new();
+                for (_, tenant) in own {
+                    let mut tx = self.store.begin(tenant).await?;
+                    rows.extend(ledger::list_checks(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
+                }
+                Ok(self.answer_rows(rows))
+            }
+            CoreVerb::ListAssignments => {
+                let mut rows = Vec::new();
+                for (_, tenant) in own {
+                    let mut tx = self.store.begin(tenant).await?;
+                    rows.extend(ledger::list_assignments(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
+                }
+                Ok(self.answer_rows(rows))
+            }
             CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked).await)),
             CoreVerb::ShowStatus => {
                 let mut rows = Vec::new();

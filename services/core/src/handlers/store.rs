@@ -13,7 +13,7 @@ use crate::store::{failed, parsed, unreadable, utc};
 /// The first and the last moment that a question may name: 1970 to 9999.
 pub(super) const ASKED_MS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_000;
 
-pub(super) fn unix_ms(time: OffsetDateTime) -> i64 {
+pub(crate) fn unix_ms(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 

@@ -18,13 +18,26 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// How much `node` wants `key`; a weight of twice as much wins twice as often.
+/// Strictly between 0 and 1.
 #[expect(clippy::cast_precision_loss, reason = "52 bits of a hash are plenty")]
-pub(super) fn score(key: u64, node: u64, weight: u32) -> f64 {
+fn unit(key: u64, node: u64) -> f64 {
     let bits = mix(key ^ node.rotate_left(32)) >> 12;
-    // Strictly between 0 and 1.
-    let unit = (bits as f64 + 0.5) / (1_u64 << 52) as f64;
-    f64::from(weight.max(1)) / -unit.ln()
+    (bits as f64 + 0.5) / (1_u64 << 52) as f64
+}
+
+/// How much `node` wants `key`; a weight of twice as much wins twice as often.
+pub(super) fn score(key: u64, node: u64, weight: u32) -> f64 {
+    f64::from(weight) / -unit(key, node).ln()
+}
+
+/// As [`score`], where it may be more than `least`: most nodes are told apart without a logarithm.
+pub(super) fn score_above(least: f64, key: u64, node: u64, weight: u32) -> Option<f64> {
+    let (unit, weight) = (unit(key, node), f64::from(weight));
+    // -ln(u) is never less than 1 - u.
+    if weight < least * (1.0 - unit) {
+        return None;
+    }
+    Some(weight / -unit.ln()).filter(|score| *score > least)
 }
 
 /// The first `count` of `nodes` for `key`, as long as they are there the same ones.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bulkhead_bus::{PollerName, SiteName};
 
-use super::rendezvous::{hash_parts, score};
+use super::rendezvous::{hash_parts, score, score_above};
 use super::{BOUND_PERCENT, Kinds, Labels, Member, Situation, Standing, Wanted};
 
 /// Each round takes load from whoever is over the bound, so that there is an end; this is far beyond it.
@@ -240,10 +240,13 @@ impl<'a> Site<'a> {
     }
 
     fn best(&self, bundle: usize, may: impl Fn(&Node<'a>) -> bool) -> Option<usize> {
-        let own = &self.bundles[bundle];
-        let able = (0..self.nodes.len()).filter(|node| self.is_able(bundle, *node) && may(&self.nodes[*node]));
-        let scored = able.map(|node| (self.score(own, node), node));
-        scored.max_by(|(one, a), (other, b)| one.total_cmp(other).then(b.cmp(a))).map(|(_, node)| node)
+        let (hash, able) = (self.bundles[bundle].hash, &self.able[self.bundles[bundle].need]);
+        let mut best = None;
+        for (place, node) in self.nodes.iter().enumerate().filter(|(place, node)| able[*place] && may(node)) {
+            let least = best.map_or(0.0, |(score, _)| score);
+            best = score_above(least, hash, node.hash, node.weight()).map(|score| (score, place)).or(best);
+        }
+        best.map(|(_, place)| place)
     }
 
     fn taker(&self, bundle: usize) -> Option<usize> {

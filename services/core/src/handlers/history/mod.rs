@@ -7,13 +7,14 @@ pub mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, Query, ReplyError};
+use bulkhead_bus::payload::{ErrorCode, GapRow, LIST_LIMIT_MAX, Query, ReplyError};
 use bulkhead_bus::{CheckName, PollerName, SiteName, Tenant};
 use bulkhead_runtime::{now_ms, refused};
-use bulkhead_store::StoreError;
+use bulkhead_store::TenantTx;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::window::{Buckets, Window};
+use super::ledger::{self, Ledger};
 use super::query::{Answering, Unanswered};
 
 /// Of the store's connections others need some.
@@ -30,6 +31,7 @@ pub(super) enum Past {
     Check,
     Uptime,
     Poller,
+    Gaps,
 }
 
 /// Who may look back now.
@@ -67,6 +69,7 @@ enum Asked<'a> {
     Check { check: &'a CheckName, buckets: Buckets },
     Uptime { window: Window },
     Poller { site: &'a SiteName, poller: &'a PollerName, buckets: Buckets },
+    Gaps { window: Window },
 }
 
 impl<'a> Asked<'a> {
@@ -80,6 +83,7 @@ impl<'a> Asked<'a> {
                 Ok(Self::Check { check, buckets: buckets()? })
             }
             Past::Uptime => Ok(Self::Uptime { window: Window::of(asked, now_ms).map_err(|error| invalid(&error))? }),
+            Past::Gaps => Ok(Self::Gaps { window: Window::of(asked, now_ms).map_err(|error| invalid(&error))? }),
             Past::Poller => {
                 let named = asked.site.as_ref().zip(asked.poller.as_ref());
                 let (site, poller) =
@@ -105,12 +109,12 @@ impl Answering {
             return Err(refused(ErrorCode::Invalid, problem).into());
         };
         let _turn = self.turns.take().await?;
-        self.past(tenant, asked, &question, now_ms).await.map_err(|failure| {
-            if store::is_cancelled(&failure) {
+        self.past(tenant, asked, &question, now_ms).await.map_err(|unanswered| match unanswered {
+            Unanswered::Failed(failure) if store::is_cancelled(&failure) => {
                 let problem = "this takes longer than anybody waits for it: ask for a shorter window, or for one site";
-                return refused(ErrorCode::Invalid, problem).into();
+                refused(ErrorCode::Invalid, problem).into()
             }
-            failure.into()
+            Unanswered::Failed(_) | Unanswered::Refused(_) => unanswered,
         })
     }
 
@@ -120,7 +124,7 @@ impl Answering {
         asked: &Query,
         question: &Asked<'_>,
         now_ms: i64,
-    ) -> Result<Vec<u8>, StoreError> {
+    ) -> Result<Vec<u8>, Unanswered> {
         let limit = asked.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIST_LIMIT_MAX) as usize;
         let mut tx = self.store.begin(tenant).await?;
         store::limit_time(&mut tx).await?;
@@ -136,8 +140,44 @@ impl Answering {
                 let of = (site, poller);
                 Ok(self.answer_rows(store::list_poller_history(&mut tx, tenant, of, buckets, limit).await?))
             }
+            Asked::Gaps { window } => {
+                let mut gaps = list_gaps(&mut tx, tenant, asked, (window, now_ms)).await?;
+                gaps.sort_by_key(|gap| std::cmp::Reverse(gap.last_slot_ms));
+                gaps.truncate(limit);
+                Ok(self.answer_rows(gaps))
+            }
         }
     }
+}
+
+/// Slots without a measurement, and what became of them.
+async fn list_gaps(
+    tx: &mut TenantTx,
+    tenant: &Tenant,
+    asked: &Query,
+    (window, now_ms): (Window, i64),
+) -> Result<Vec<GapRow>, Unanswered> {
+    let too_much = |what: String| {
+        refused(ErrorCode::Invalid, format!("{what}: ask for a shorter window, for one check or for one site"))
+    };
+    let bounds = (window.since_ms, window.until_ms.min(now_ms));
+    let spans = ledger::store::list_spans(tx, tenant, asked, bounds).await?;
+    if spans.len() > ledger::store::SPANS_MOST {
+        return Err(too_much(format!("more than {} times of checks are asked about", ledger::store::SPANS_MOST)).into());
+    }
+    let slots = spans.iter().enumerate();
+    let slots: Vec<_> =
+        slots.filter_map(|(number, span)| Some((number, span, span.slots(bounds.0, bounds.1)?))).collect();
+    let count: i64 = slots.iter().map(|(_, _, slots)| slots.count()).sum();
+    if count > ledger::SLOTS_MOST {
+        return Err(too_much(format!("{count} slots are asked about, and {} is the most", ledger::SLOTS_MOST)).into());
+    }
+    let empty = ledger::store::list_empty(tx, tenant, &slots).await?;
+    if i64::try_from(empty.len()).unwrap_or(i64::MAX) >= ledger::store::EMPTY_MOST {
+        return Err(too_much(format!("{} slots or more have no measurement", ledger::store::EMPTY_MOST)).into());
+    }
+    let absences = ledger::store::list_absences(tx, tenant, asked, bounds).await?;
+    Ok(Ledger { spans: &spans, absences: &absences, now_ms }.gaps(&tenant.slug, &empty))
 }
 
 #[cfg(test)]
