@@ -22,6 +22,27 @@ create table dispatch_leader (
 );
 insert into dispatch_leader (epoch, holder, until) values (0, '', now());
 
+-- As it was, and run as the owner: checks are written by a service, whose role neither reads the platform's tables from a schema of
+-- one tenant nor writes what lists its changes.
+create or replace function note_config_change() returns trigger
+language plpgsql security definer set search_path = platform, pg_temp
+as $$
+declare
+    owner_id uuid := coalesce(new.tenant_id, old.tenant_id);
+begin
+    if (select plan in ('pro', 'enterprise') from tenant where tenant_id = owner_id) then
+        execute format(
+            'insert into %I.config_change (tenant_id, table_name, act, changed_by, was, is_now)
+             values ($1, $2, $3, $4, $5, $6)', tg_table_schema)
+        using owner_id, tg_table_name, lower(tg_op),
+              coalesce(nullif(current_setting('app.changed_by', true), ''), session_user),
+              case when tg_op <> 'INSERT' then to_jsonb(old) end,
+              case when tg_op <> 'DELETE' then to_jsonb(new) end;
+    end if;
+    return null;
+end
+$$;
+
 grant usage on schema platform to bulkhead_registry, bulkhead_dispatch;
 grant select on tenant, platform_account, tenant_schema, schema_floor to bulkhead_registry, bulkhead_dispatch;
 grant select on tenant_quota to bulkhead_dispatch, bulkhead_core;

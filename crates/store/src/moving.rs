@@ -24,7 +24,7 @@ use tables::{COMPARED, SMALL};
 pub(crate) const WRITING_MOST_S: i32 = 180;
 
 /// Whoever was killed may be at its last statement, and readers may take so long.
-const LOCK_LIMIT_S: u32 = 120;
+pub(crate) const LOCK_LIMIT_S: u32 = 120;
 pub(crate) const OPEN_SHARED: &str =
     "update ingest_count set closed = false, moved = false where tenant_id = $1 and moved
     and exists (select from platform.tenant t where t.tenant_id = $1 and isolation = 'shared')";

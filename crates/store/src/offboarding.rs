@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use bulkhead_bus::{Tenant, TenantState};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection};
 use time::OffsetDateTime;
 
 use crate::isolation::Isolation;
+use crate::moving::LOCK_LIMIT_S;
 use crate::provisioning::{Provisioning, ProvisioningError, failed};
 use crate::store::{READ_TENANT, tenant_of_row};
-use crate::transaction::TenantTx;
+use crate::transaction::{TenantTx, writing_lock};
 
 /// Rows of one transaction of a purge.
 const BATCH_ROWS: i64 = 5_000;
@@ -39,7 +40,7 @@ const UNCLAIMED: &str = "unclaimed_dead_letter";
 pub type RowCounts = BTreeMap<&'static str, u64>;
 
 impl Provisioning {
-    /// Brings a tenant into a state. When this returns, whoever writes results goes by it: transactions under way have
+    /// Brings a tenant into a state. When this returns, whoever writes for it goes by it: transactions under way have
     /// ended, and later ones store nothing for a tenant that leaves.
     ///
     /// # Errors
@@ -69,7 +70,19 @@ impl Provisioning {
         let row = row.ok_or_else(|| ProvisioningError::NoTenant { slug: tenant.slug.clone() })?;
         let (_, changed) = tenant_of_row(&row).map_err(ProvisioningError::Store)?;
         tx.commit().await.map_err(ProvisioningError::Store)?;
+        if !state.is_open() {
+            self.wait_for_writers(tenant).await?;
+        }
         Ok(changed)
+    }
+
+    /// For those whom the counters do not stop: whoever of them comes now finds the tenant closed.
+    async fn wait_for_writers(&self, tenant: &Tenant) -> Result<(), ProvisioningError> {
+        let waiting = failed("wait for those who write for a tenant");
+        let mut connection = self.alone().await?;
+        let sql = format!("set lock_timeout to '{LOCK_LIMIT_S}s'; select pg_advisory_lock({})", writing_lock(tenant));
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(&waiting)?;
+        connection.close().await.map_err(waiting)
     }
 
     /// How many rows a tenant has, by table.

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_core_needs_is_expected() {
+    fn what_services_need_is_expected() {
         let expected = shown(&expected(&["tenant_acme_corp".to_owned()]));
         for right in [
             "bulkhead_core CONNECT database bulkhead",
@@ -212,10 +212,20 @@ mod tests {
             "tenant_acme_corp_core USAGE schema tenant_acme_corp",
             "tenant_acme_corp_core INSERT tenant_acme_corp.result",
             "tenant_acme_corp_core EXECUTE function tenant_acme_corp.ensure_result_partition(date)",
+            "bulkhead_registry CONNECT database bulkhead",
+            "bulkhead_registry SELECT platform._migrations",
+            "bulkhead_registry INSERT shared.member_event",
+            "tenant_acme_corp_registry INSERT tenant_acme_corp.member_event",
+            "bulkhead_dispatch UPDATE platform.dispatch_leader",
+            "bulkhead_dispatch DELETE shared.check_definition",
+            "tenant_acme_corp_dispatch USAGE schema tenant_acme_corp",
+            "tenant_acme_corp_dispatch UPDATE tenant_acme_corp.run_order",
         ] {
             assert!(expected.iter().any(|one| one == right), "{right} is not in {expected:#?}");
         }
-        assert!(!expected.iter().any(|one| one.starts_with("bulkhead_core") && one.contains("tenant_acme_corp")));
-        assert!(!expected.iter().any(|one| one.contains("PUBLIC") || one.contains("DELETE")), "{expected:#?}");
+        assert!(!expected.iter().any(|one| one.starts_with("bulkhead_") && one.contains(" tenant_acme_corp")));
+        let deletes: Vec<&String> = expected.iter().filter(|one| one.contains("DELETE")).collect();
+        assert!(deletes.len() == 4 && deletes.iter().all(|one| one.contains("_dispatch ")), "{deletes:#?}");
+        assert!(!expected.iter().any(|one| one.contains("PUBLIC")), "{expected:#?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Who asks the database: each service has a role of its own, and in a schema of one tenant one for that tenant.
 
 /// A service with a role in the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     Core,
     Registry,
@@ -22,7 +22,8 @@ impl Service {
     }
 
     /// The end of its role's name in a schema of one tenant.
-    pub(crate) fn token(self) -> &'static str {
+    #[must_use]
+    pub fn token(self) -> &'static str {
         match self {
             Self::Core => "core",
             Self::Registry => "registry",

@@ -205,7 +205,7 @@ impl Store {
     /// The same, to write anything but results: it waits for a move of the tenant's rows, or a move for it.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the tenant leaves, or the database does not answer.
     pub async fn begin_writing(&self, tenant: &Tenant) -> Result<TenantTx, StoreError> {
         begin(self.door(Purpose::Writing), tenant).await
     }

@@ -337,7 +337,7 @@ impl Importer<'_> {
     /// What the plan keeps no longer would go again within the hour.
     async fn drop_too_old(&mut self) -> Result<BTreeMap<String, u64>, ProvisioningError> {
         let mut gone = BTreeMap::new();
-        for (table, column) in [(RESULT, "slot"), ("dead_letter", "received_at")] {
+        for (table, column) in [(RESULT, "slot"), ("dead_letter", "received_at"), ("member_event", "at")] {
             let sql = format!(
                 "delete from incoming_{table} where {column} < now() - make_interval(days => {})",
                 self.tenant.retention_days
@@ -415,8 +415,11 @@ fn newer(shape: &Shape, since: Option<&str>) -> Option<String> {
         "check_state" => Some("mine.slot >= i.slot".to_owned()),
         "poller_seen" => Some("mine.last_batch_at >= i.last_batch_at".to_owned()),
         "ingest_count" => Some(pairs(&shape.columns, ">=")),
-        "config_change" | "member_event" => None,
-        "check_definition" => Some("mine.revision >= i.revision".to_owned()),
+        "config_change" => None,
+        // One that was removed and made again has a revision that is not greater.
+        "check_definition" => Some("(mine.changed_at, mine.revision) >= (i.changed_at, i.revision)".to_owned()),
+        // Revisions of leases begin again with a new hub: what was told since stands.
+        "member_event" => Some("true".to_owned()),
         _received => since.map(|since| format!("mine.received_at >= {since}")),
     }
 }
@@ -441,13 +444,16 @@ fn put(shape: &Shape, tenant: &Tenant) -> String {
     let all = shape.columns.iter().filter(|one| !shape.key.contains(one));
     let all: Vec<String> = all.map(|one| format!("{one} = excluded.{one}")).collect();
     let replaced = format!("do update set {}", all.join(", "));
-    let newest = |column: &str| format!("{replaced} where mine.{column} < excluded.{column}");
+    let newest = |columns: &[&str]| {
+        let of = |row: &str| columns.iter().map(|column| format!("{row}.{column}")).collect::<Vec<_>>().join(", ");
+        format!("{replaced} where ({}) < ({})", of("mine"), of("excluded"))
+    };
     let conflict = match table {
-        "check_state" => newest("slot"),
-        "poller_seen" => newest("last_batch_at"),
-        "check_definition" => newest("revision"),
+        "check_state" => newest(&["slot"]),
+        "poller_seen" => newest(&["last_batch_at"]),
+        "check_definition" => newest(&["changed_at", "revision"]),
         // Nobody changes it: what is otherwise was changed by hand.
-        "config_change" | "member_event" => replaced,
+        "config_change" => replaced,
         "ingest_count" => {
             let greatest = |column: &String| format!("{column} = greatest(mine.{column}, excluded.{column})");
             format!("do update set {}", shape.columns.iter().map(greatest).collect::<Vec<_>>().join(", "))

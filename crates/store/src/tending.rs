@@ -23,8 +23,8 @@ impl TenantTx {
         }
     }
 
-    /// Removes up to `most` results, and as many dead letters, that the tenant's plan keeps no longer; the larger number of
-    /// both.
+    /// Removes up to `most` results, and as many dead letters, assignments that ended, runs on demand and events of members,
+    /// that the tenant's plan keeps no longer; the largest number of them.
     ///
     /// # Errors
     /// When the database refuses.

@@ -1,7 +1,7 @@
 //! The transaction that names its tenant first. It goes where the tenant's rows are, whatever whoever begins it believes:
 //! the database says so, in the transaction.
 
-use bulkhead_bus::Tenant;
+use bulkhead_bus::{Tenant, TenantState};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction};
 
 use crate::isolation::{Isolation, Place, isolation_of};
@@ -50,9 +50,10 @@ enum Entered {
 
 /// Names the tenant and goes where its rows are, if that is where `$2` says: the role is only taken where it exists.
 const ENTER: &str = "
-    select set_config('app.tenant_id', $1::text, true), set_config('search_path', $2, true), t.isolation, pg_backend_pid(),
+    select set_config('app.tenant_id', $1::text, true), set_config('search_path', $2, true), t.isolation, pg_backend_pid(), t.state,
            case when t.isolation = 'schema' and $3 <> '' then set_config('role', $3, true) end
-    from (select (select isolation from platform.tenant where tenant_id = $1::text::uuid)) t (isolation)";
+    from (select 1) nobody left join (
+        select isolation, state from platform.tenant where tenant_id = $1::text::uuid) t on true";
 
 /// A transaction in which only `tenant`'s rows exist.
 pub(crate) async fn begin(door: Door<'_>, tenant: &Tenant) -> Result<TenantTx, StoreError> {
@@ -111,13 +112,18 @@ async fn enter(door: Door<'_>, tenant: &Tenant, isolation: Isolation) -> Result<
     if found != isolation {
         return Ok(Entered::Elsewhere(found));
     }
+    let is_open = row.get::<Option<&str>, _>(4).is_some_and(|state| state.parse().is_ok_and(TenantState::is_open));
+    if let (Door::Service { purpose: Purpose::Writing, .. }, false) = (door, is_open) {
+        return Err(StoreError::TenantClosed { slug: tenant.slug.clone() });
+    }
     if let (Door::Service { own, pooler: Pooler::None, .. }, Isolation::Schema) = (door, isolation) {
         own.note_visit(row.get(3), &place.schema);
     }
     Ok(Entered::There(TenantTx { tx, isolation, pooler }))
 }
 
-/// What services hold while they write what is no result, and a move takes when it copies that: the two numbers of the lock.
+/// What services hold while they write what is no result, and a move takes when it copies that, as does whoever closes the tenant:
+/// the two numbers of the lock.
 pub(crate) fn writing_lock(tenant: &Tenant) -> String {
     format!("hashtext('writing'), hashtext('{}')", tenant.id.as_uuid())
 }

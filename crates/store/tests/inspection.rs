@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::Inspection;
 use bulkhead_store::inspection::{DeadLetters, TableState};
 use bulkhead_store::rights::{Right, Rights};
+use bulkhead_store::{Inspection, TENANT_TABLES};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, tenant};
 use bulkhead_testkit::sql::run;
@@ -33,16 +33,33 @@ async fn versions_clock_schemas_and_roles_are_seen() {
     run(&mut superuser, "update shared._migrations set checksum = '\\x00'").await.unwrap();
     run(&mut superuser, "delete from platform._migrations").await.unwrap();
     let schemas = inspection.schemas().await.unwrap();
-    assert_eq!((schemas[0].applied.len(), schemas[1].changed.len()), (0, 3), "{schemas:?}");
+    assert_eq!((schemas[0].applied.len(), schemas[1].changed.len()), (0, 4), "{schemas:?}");
 
     let roles = inspection.roles().await.unwrap();
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
-    assert_eq!(names, ["bulkhead_core", "bulkhead_owner", "bulkhead_provision", "bulkhead_roles"]);
+    assert_eq!(
+        names,
+        [
+            "bulkhead_core",
+            "bulkhead_dispatch",
+            "bulkhead_owner",
+            "bulkhead_provision",
+            "bulkhead_registry",
+            "bulkhead_roles"
+        ]
+    );
     let powers: Vec<&[&str]> = roles.iter().map(|role| &role.powers[..]).collect();
-    assert_eq!(powers, [&[][..], &[], &[], &["createrole"]]);
-    assert_eq!(roles.iter().map(|role| role.owns_tables).collect::<Vec<_>>(), [false, true, false, false]);
-    assert_eq!(roles.iter().map(|role| role.is_member_of_owner).collect::<Vec<_>>(), [false, false, true, false]);
-    assert!(roles[0].hindrances.is_empty() && roles[2].hindrances.is_empty(), "{roles:?}");
+    assert_eq!(powers, [&[][..], &[], &[], &[], &[], &["createrole"]]);
+    assert_eq!(
+        roles.iter().map(|role| role.owns_tables).collect::<Vec<_>>(),
+        [false, false, true, false, false, false]
+    );
+    assert_eq!(
+        roles.iter().map(|role| role.is_member_of_owner).collect::<Vec<_>>(),
+        [false, false, false, true, false, false]
+    );
+    let hindered: Vec<&str> = roles.iter().filter(|role| !role.hindrances.is_empty()).map(|role| &*role.name).collect();
+    assert_eq!(hindered, ["bulkhead_owner", "bulkhead_roles"]);
     run(&mut superuser, "alter role bulkhead_core bypassrls createdb nologin connection limit 1").await.unwrap();
     let core = &inspection.roles().await.unwrap()[0];
     assert_eq!(core.powers, ["bypassrls", "createdb"]);
@@ -107,7 +124,7 @@ async fn row_security_policies_and_grants_are_seen_of_tables_and_partitions() {
     run(&mut superuser, "set search_path to shared; select ensure_result_partition(current_date)").await.unwrap();
     let tables = inspection.tenant_tables().await.unwrap();
     let of_tenants: Vec<&TableState> = tables.iter().filter(|table| table.has_tenant).collect();
-    assert_eq!(of_tenants.len(), 9, "eight tables and a partition: {tables:?}");
+    assert_eq!(of_tenants.len(), TENANT_TABLES.len() + 1, "and a partition: {tables:?}");
     assert!(of_tenants.iter().all(|table| table.is_secured && table.is_forced));
     assert!(of_tenants.iter().all(|table| table.policies.len() == usize::from(!table.is_partition)));
 

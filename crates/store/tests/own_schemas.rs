@@ -4,14 +4,26 @@
 
 use bulkhead_bus::{Tenant, TenantState};
 use bulkhead_store::inspection::Inspection;
-use bulkhead_store::{Isolation, Provisioning, ProvisioningError, SCHEMAS_MOST, Store, StoreError};
+use bulkhead_store::{Isolation, Provisioning, ProvisioningError, SCHEMAS_MOST, Store, StoreError, TENANT_TABLES};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, enterprise, onboard, tenant};
 use bulkhead_testkit::sql::{count, insert_result, refusal, run};
 
-/// Every table of a tenant's schema.
-const TABLES: [&str; 8] =
-    ["site", "poller", "poller_seen", "result", "check_state", "dead_letter", "ingest_count", "config_change"];
+/// Tables of a tenant's schema that core reads.
+const TABLES: [&str; 12] = [
+    "site",
+    "poller",
+    "poller_seen",
+    "result",
+    "check_state",
+    "dead_letter",
+    "ingest_count",
+    "config_change",
+    "check_definition",
+    "assignment",
+    "dispatch_state",
+    "member_event",
+];
 
 struct World {
     database: TestDatabase,
@@ -159,7 +171,7 @@ async fn what_is_granted_in_every_schema_is_what_should_be() {
     assert_eq!(rights.expected, rights.found);
     let tables = inspection.tenant_tables().await.unwrap();
     let own = tables.iter().filter(|table| table.name.starts_with("tenant_acme_corp.") && table.has_tenant);
-    assert_eq!(own.clone().count(), TABLES.len() + 1, "and a partition");
+    assert_eq!(own.clone().count(), TENANT_TABLES.len() + 1, "and a partition");
     assert!(own.clone().all(|table| table.is_secured && table.is_forced && table.owner == "bulkhead_owner"));
     assert!(own.clone().all(|table| table.policies.len() == usize::from(!table.is_partition)));
     let mut superuser = database.superuser().await.unwrap();
@@ -208,7 +220,7 @@ async fn one_schema_more_than_a_database_holds_is_refused_with_the_way_out() {
     let mut superuser = database.superuser().await.unwrap();
     let fill = format!(
         "insert into platform.tenant_schema (tenant_id, schema, version)
-         select gen_random_uuid(), 'tenant_x' || n, 3 from generate_series(1, {SCHEMAS_MOST} - 2) n"
+         select gen_random_uuid(), 'tenant_x' || n, 4 from generate_series(1, {SCHEMAS_MOST} - 2) n"
     );
     run(&mut superuser, &fill).await.unwrap();
     let late = enterprise("too-late");
@@ -229,7 +241,9 @@ async fn a_schema_that_was_half_made_is_completed() {
     let mut superuser = database.superuser().await.unwrap();
     // As kills leave it: before its version is noted, and before anything but its place is.
     let key = account_key();
-    for cut in ["select 1", "drop schema tenant_acme_corp cascade; drop role tenant_acme_corp_core"] {
+    for cut in
+        ["select 1", "drop schema tenant_acme_corp cascade; drop role tenant_acme_corp_core, tenant_acme_corp_dispatch"]
+    {
         run(
             &mut superuser,
             &format!("{cut}; update platform.tenant_schema set version = 0; delete from platform.tenant"),
@@ -238,7 +252,7 @@ async fn a_schema_that_was_half_made_is_completed() {
         .unwrap();
         provisioning.put_tenant(&key, &acme).await.unwrap();
         provisioning.put_tenant(&key, &acme).await.unwrap();
-        assert_eq!(count(&mut superuser, "select version from platform.tenant_schema").await, 3);
+        assert_eq!(count(&mut superuser, "select version from platform.tenant_schema").await, 4);
         assert_eq!(database.store().await.unwrap().begin(&acme).await.unwrap().isolation(), Isolation::Schema);
     }
     // Another tenant cannot have that schema, whatever it is called.

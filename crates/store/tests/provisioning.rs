@@ -51,7 +51,7 @@ async fn services_refuse_a_database_that_is_not_migrated_or_older() {
     let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "schema shared has version 0, and this release needs 3: run `bulkhead db migrate` first"
+        "schema shared has version 0, and this release needs 4: run `bulkhead db migrate` first"
     );
 }
 
@@ -65,20 +65,20 @@ async fn services_refuse_a_database_whose_floor_is_above_them() {
             format!("update platform.schema_floor set oldest_reader = {version} where migrations = '{migrations}'")
         };
         // A newer migration alone only adds.
-        run(&mut superuser, &format!("update {schema}._migrations set version = 1000 where version = 3"))
+        run(&mut superuser, &format!("update {schema}._migrations set version = 1000 where version = 4"))
             .await
             .unwrap();
         Store::connect(&database.core_url(), Service::Core, ONE).await.expect("a newer schema without a floor is fine");
-        run(&mut superuser, &floor(3)).await.unwrap();
-        Store::connect(&database.core_url(), Service::Core, ONE).await.expect("this release knows what is needed");
         run(&mut superuser, &floor(4)).await.unwrap();
+        Store::connect(&database.core_url(), Service::Core, ONE).await.expect("this release knows what is needed");
+        run(&mut superuser, &floor(5)).await.unwrap();
         let refused = Store::connect(&database.core_url(), Service::Core, ONE).await.unwrap_err();
-        assert!(matches!(refused, StoreError::TooNew { found: 1000, floor: 4, known: 3, .. }), "{refused:?}");
+        assert!(matches!(refused, StoreError::TooNew { found: 1000, floor: 5, known: 4, .. }), "{refused:?}");
         assert!(!refused.is_transient(), "trying again does not help");
         assert_eq!(
             refused.to_string(),
             format!(
-                "schema {schema} has version 1000, which needs services that know 4 at least, and this release knows 3: \
+                "schema {schema} has version 1000, which needs services that know 5 at least, and this release knows 4: \
                  run a newer release"
             )
         );

@@ -151,7 +151,15 @@ impl TestDatabase {
     /// # Errors
     /// When the database does not answer.
     pub async fn bare_core(&self) -> anyhow::Result<PgConnection> {
-        Ok(PgConnection::connect(&self.core_url()).await?)
+        self.bare(Service::Core).await
+    }
+
+    /// A connection as a service's role, without any of the store's care.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn bare(&self, service: Service) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.service_url(service)).await?)
     }
 }
 

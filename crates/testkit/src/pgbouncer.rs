@@ -100,8 +100,8 @@ fn lay_out(
         }
     }
     let (users, config) = (folder.join("users"), folder.join("pgbouncer.ini"));
-    let passwords =
-        ["bulkhead_core", "bulkhead_provision"].map(|role| format!("\"{role}\" \"{}\"\n", database.password()));
+    let passwords = ["bulkhead_core", "bulkhead_registry", "bulkhead_dispatch", "bulkhead_provision"]
+        .map(|role| format!("\"{role}\" \"{}\"\n", database.password()));
     fs::write(&users, passwords.concat()).context("write users")?;
     let text = format!(
         "[databases]\nbulkhead = host=127.0.0.1 port={} dbname=bulkhead\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\

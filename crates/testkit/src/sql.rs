@@ -39,3 +39,25 @@ pub fn insert_result(tenant: &Tenant, table: &str) -> String {
         tenant.id.as_uuid()
     )
 }
+
+/// One row of `tenant` in each table of checks and members, in `schema`; the check is called `name`. Its session names the tenant
+/// from there on: the list of changes is written under row security.
+#[must_use]
+pub fn insert_checks(tenant: &Tenant, schema: &str, name: &str) -> String {
+    let id = tenant.id.as_uuid();
+    format!(
+        r#"select set_config('app.tenant_id', '{id}', false);
+           insert into {schema}.check_definition (tenant_id, name, kind, definition)
+           values ('{id}', '{name}', 'tcp', '{{"target": "127.0.0.1:80", "note": "a,\"b\""}}');
+           insert into {schema}.assignment (tenant_id, check_name, vantage, generation, poller, definition, revision, interval_ms, from_ms)
+           values ('{id}', '{name}', 'oslo', 1, 'p1', '{{}}', 1, 10000, 0);
+           insert into {schema}.dispatch_state (tenant_id, generation, epoch, lease_revision, weights)
+           values ('{id}', 1, 1, 1, '{{"oslo/p1": 8}}') on conflict do nothing;
+           insert into {schema}.run_order (tenant_id, id, site, poller, definition, asked_by, deadline)
+           values ('{id}', md5('{name}')::uuid, 'oslo', 'p1', '{{}}', 'ann', now());
+           insert into {schema}.sealed_secret (tenant_id, name, site, poller, sealing_key, sealed, set_by)
+           values ('{id}', '{name}', 'oslo', 'p1', 'key', 'text', 'ann');
+           insert into {schema}.member_event (tenant_id, site, name, revision, event)
+           values ('{id}', 'oslo', '{name}', 1, 'joined')"#
+    )
+}

@@ -11,7 +11,7 @@ use crate::tenant_rows::count;
 type IsKnown = fn(&str) -> bool;
 
 /// Columns of words and names.
-const WORDS: [(&str, &str, IsKnown); 14] = [
+const WORDS: [(&str, &str, IsKnown); 17] = [
     ("result", "outcome", is_word::<Outcome>),
     ("result", "kind", is_word::<CheckKind>),
     ("result", "reason", is_word::<Reason>),
@@ -26,9 +26,12 @@ const WORDS: [(&str, &str, IsKnown); 14] = [
     ("check_state", "poller", is_name::<PollerName>),
     ("poller_seen", "site", is_name::<SiteName>),
     ("poller_seen", "poller", is_name::<PollerName>),
+    ("check_definition", "name", is_name::<CheckName>),
+    ("check_definition", "kind", is_word::<CheckKind>),
+    ("member_event", "site", is_name::<SiteName>),
 ];
 /// What holds for every row.
-const RULES: [(&str, &str); 5] = [
+const RULES: [(&str, &str); 7] = [
     (
         "result",
         "isfinite(slot) and isfinite(started_at) and isfinite(received_at) and revision >= 0
@@ -37,6 +40,11 @@ const RULES: [(&str, &str); 5] = [
     ("check_state", "isfinite(slot) and isfinite(since) and coalesce(latency_us between 0 and 4294967295, true)"),
     ("poller_seen", "isfinite(last_batch_at)"),
     ("dead_letter", "isfinite(received_at) and delivered >= 0"),
+    (
+        "check_definition",
+        "isfinite(created_at) and isfinite(changed_at) and revision >= 1 and jsonb_typeof(definition) = 'object'",
+    ),
+    ("member_event", "isfinite(at) and revision >= 0"),
     ("ingest_count", "least(batches, results, replaced, duplicates, dead_letters) >= 0"),
 ];
 

@@ -1,12 +1,12 @@
 //! Each cell of the matrix: a statement that is made, what comes of it, and what must come of it.
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::Store;
+use bulkhead_store::Service;
 use bulkhead_testkit::sql::run;
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
-use crate::table::{Kind, Table, core_role};
+use crate::table::{Kind, Table, role_of};
 use crate::world::World;
 
 /// Whom a statement names before it looks at the rows of a table's owner.
@@ -25,7 +25,7 @@ impl Who {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
     /// As its login role, or as the role that it becomes for a schema of one tenant.
-    Core,
+    Service(Service),
     /// For whom grants do not count.
     Owner,
 }
@@ -108,9 +108,9 @@ fn by_policy(table: &Table, kind: Kind, who: Who) -> Expected {
     }
 }
 
-/// What must come of it for core, where it is as the role that has `table`'s rights.
-fn for_core(table: &Table, kind: Kind, who: Who) -> Expected {
-    let has_rights = kind.needs().iter().all(|needed| table.rights.contains(*needed));
+/// What must come of it for a service, where it is as the role that has `table`'s rights.
+fn for_service(service: Service, table: &Table, kind: Kind, who: Who) -> Expected {
+    let has_rights = kind.needs().iter().all(|needed| table.rights(service).contains(*needed));
     if has_rights { by_policy(table, kind, who) } else { DENIED }
 }
 
@@ -202,17 +202,18 @@ pub(crate) async fn check_raw(
     (door, who): (Door, Who),
 ) {
     let (owner, other) = world.owners(table);
-    let (named, role) = match (who, door) {
-        (Who::Nobody, Door::Core) => (None, core_role(&table.schema)),
-        (Who::Other, Door::Core) => (Some(other), core_role(&table.schema)),
-        (Who::Own, Door::Core) => (Some(owner), core_role(&table.schema)),
-        (Who::Nobody, Door::Owner) => (None, "bulkhead_owner".to_owned()),
-        (Who::Other, Door::Owner) => (Some(other), "bulkhead_owner".to_owned()),
-        (Who::Own, Door::Owner) => (Some(owner), "bulkhead_owner".to_owned()),
+    let named = match who {
+        Who::Nobody => None,
+        Who::Other => Some(other),
+        Who::Own => Some(owner),
+    };
+    let role = match door {
+        Door::Service(service) => role_of(service, &table.schema),
+        Door::Owner => "bulkhead_owner".to_owned(),
     };
     for kind in Kind::ALL {
         let expected = match door {
-            Door::Core => for_core(table, kind, who),
+            Door::Service(service) => for_service(service, table, kind, who),
             // It may, as whoever owns a table always may, and nobody logs in as it.
             Door::Owner if kind == Kind::Truncate => continue,
             // A partition has no policy, and what no policy lets through is not there, whoever is named.
@@ -230,43 +231,57 @@ pub(crate) async fn check_raw(
 }
 
 /// Every kind of statement about one table in a transaction of the store for `from`, which gets at it in that `way`.
-pub(crate) async fn check_tx(report: &mut Report, world: &World, table: &Table, (from, way): (&Tenant, Way)) {
+pub(crate) async fn check_tx(
+    report: &mut Report,
+    world: &World,
+    table: &Table,
+    (service, from, way): (Service, &Tenant, Way),
+) {
     let (owner, _) = world.owners(table);
     let is_there = world.schema_of(from) == table.schema;
     let who = if from.id == owner.id { Who::Own } else { Who::Other };
     for kind in Kind::ALL {
         let expected = match way {
-            Way::Name | Way::SearchPath | Way::Role if is_there => for_core(table, kind, who),
-            // Core's login may become each of these roles, and so may whoever has got core to say it: the second lock is what
-            // is left, and holds.
-            Way::Role => for_core(table, kind, Who::Other),
+            Way::Name | Way::SearchPath | Way::Role if is_there => for_service(service, table, kind, who),
+            // Its login may become each of these roles, and so may whoever has got the service to say it: the second lock is
+            // what is left, and holds.
+            Way::Role => for_service(service, table, kind, Who::Other),
             Way::Name => DENIED,
             Way::SearchPath => NOT_FOUND,
         };
-        let mut tx = world.store.begin(from).await.unwrap();
+        let mut tx = world.store(service).begin(from).await.unwrap();
         let bare = table.name.trim_start_matches(&table.schema).trim_start_matches('.');
         let (said, name) = match way {
             Way::Name => (String::new(), table.name.as_str()),
             Way::SearchPath => (format!("set local search_path = {}", table.schema), bare),
             Way::Role if table.schema == "shared" => ("reset role".to_owned(), table.name.as_str()),
-            Way::Role => (format!("set local role {}", core_role(&table.schema)), table.name.as_str()),
+            Way::Role => (format!("set local role {}", role_of(service, &table.schema)), table.name.as_str()),
         };
         run(&mut tx.connection(), &said).await.unwrap();
         let sql = kind.sql(table, name, owner, Some(from));
         let outcome = attempt(&mut tx.connection(), kind, &sql, owner).await;
-        report.note(table, &format!("{kind:?} by {way:?} in a transaction of {}", from.slug), expected, &outcome);
+        report.note(
+            table,
+            &format!("{kind:?} of {service:?} by {way:?} in a transaction of {}", from.slug),
+            expected,
+            &outcome,
+        );
     }
 }
 
 /// Every kind of statement about one table on a connection on which nobody has named a tenant.
-pub(crate) async fn check_unnamed(report: &mut Report, connection: &mut PgConnection, world: &World, tables: &[Table]) {
-    for table in tables {
-        check_raw(report, connection, world, table, (Door::Core, Who::Nobody)).await;
+pub(crate) async fn check_unnamed(
+    report: &mut Report,
+    (service, connection): (Service, &mut PgConnection),
+    world: &World,
+) {
+    for table in &world.tables {
+        check_raw(report, connection, world, table, (Door::Service(service), Who::Nobody)).await;
     }
 }
 
 /// What a connection of the store for no tenant's tables makes of tables of tenants, after one was named on it.
-pub(crate) async fn check_platform_connection(report: &mut Report, world: &World, store: &Store, tables: &[Table]) {
-    let mut connection = store.platform().await.unwrap();
-    check_unnamed(report, &mut connection.connection(), world, tables).await;
+pub(crate) async fn check_platform_connection(report: &mut Report, world: &World, service: Service) {
+    let mut connection = world.store(service).platform().await.unwrap();
+    check_unnamed(report, (service, &mut connection.connection()), world).await;
 }

@@ -9,7 +9,7 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use bulkhead_store::Inspection;
+use bulkhead_store::{Inspection, Service, TENANT_TABLES};
 use bulkhead_testkit::sql::{count, refusal, run};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Row};
@@ -18,9 +18,6 @@ use cells::{Report, Way, check_platform_connection, check_unnamed};
 use table::{Kind, Table};
 use world::World;
 
-/// At least these are there, in each place.
-const KNOWN: [&str; 8] =
-    ["check_state", "config_change", "dead_letter", "ingest_count", "poller", "poller_seen", "result", "site"];
 const PLACES: [&str; 3] = ["shared", "tenant_big_bank", "tenant_cargo_line"];
 
 #[tokio::test]
@@ -28,22 +25,30 @@ async fn every_table_times_every_statement_times_everybody() {
     let world = World::start().await;
     let names: BTreeSet<&str> = world.tables.iter().map(|table| table.name.as_str()).collect();
     for place in PLACES {
-        for known in KNOWN {
+        for known in TENANT_TABLES {
             assert!(names.contains(&*format!("{place}.{known}")), "{place}.{known} is not in {names:?}");
         }
         let partitions = world.tables.iter().filter(|table| table.schema == place && table.is_partition).count();
         assert!(partitions >= 1, "{place} has no partition to look at");
     }
-    // Nothing but what is told apart by the policy may be done by core, whatever a migration grants.
-    let rights: BTreeSet<&str> = world.tables.iter().flat_map(|table| &table.rights).map(String::as_str).collect();
-    assert_eq!(rights, BTreeSet::from(["INSERT", "SELECT", "UPDATE"]));
+    // Nothing but what is told apart by the policy may be done by a service, whatever a migration grants.
+    for (service, expected) in [
+        (Service::Core, &["INSERT", "SELECT", "UPDATE"][..]),
+        (Service::Registry, &["INSERT", "SELECT"]),
+        (Service::Dispatch, &["DELETE", "INSERT", "SELECT", "UPDATE"]),
+    ] {
+        let rights: BTreeSet<&str> =
+            world.tables.iter().flat_map(|table| table.rights(service)).map(String::as_str).collect();
+        assert_eq!(rights, expected.iter().copied().collect(), "{service:?}");
+    }
     let mut report = Report::default();
     for table in &world.tables {
         world.check(&mut report, table, &Way::ALL).await;
     }
     assert_eq!(report.violations, Vec::<String>::new());
-    // Core and its owner name three each, the owner truncates nothing, and four tenants go every way.
-    let expected = world.tables.len() * (3 * (2 * Kind::ALL.len() - 1) + 4 * Way::ALL.len() * Kind::ALL.len());
+    // Services and the owner name three each, the owner truncates nothing, and four tenants go every way in each service.
+    let (kinds, services) = (Kind::ALL.len(), Service::ALL.len());
+    let expected = world.tables.len() * (3 * ((services + 1) * kinds - 1) + services * 4 * Way::ALL.len() * kinds);
     assert_eq!(report.cells, expected);
 }
 
@@ -52,33 +57,35 @@ async fn every_table_times_every_statement_times_everybody() {
 async fn a_connection_that_comes_back_has_named_nobody() {
     let world = World::start().await;
     for (how, is_committed) in [("committed", true), ("dropped", false)] {
-        for tenant in &world.tenants {
-            let tx = world.store.begin(tenant).await.unwrap();
-            if is_committed {
-                tx.commit().await.unwrap();
+        for service in Service::ALL {
+            for tenant in &world.tenants {
+                let tx = world.store(service).begin(tenant).await.unwrap();
+                if is_committed {
+                    tx.commit().await.unwrap();
+                }
             }
+            let mut report = Report::default();
+            check_platform_connection(&mut report, &world, service).await;
+            assert_eq!(report.violations, Vec::<String>::new(), "{how} of {service:?}");
         }
-        let mut report = Report::default();
-        check_platform_connection(&mut report, &world, &world.store, &world.tables).await;
-        assert_eq!(report.violations, Vec::<String>::new(), "{how}");
     }
     // Whoever forgets LOCAL on a connection of ours has done so for nobody else.
     let set = format!("set app.tenant_id = '{}'", world.tenants[0].id.as_uuid());
     let mut held = Vec::new();
     for _ in 0..bulkhead_testkit::database::CONNECTIONS.shared {
-        let mut connection = world.store.platform().await.unwrap();
+        let mut connection = world.store(Service::Core).platform().await.unwrap();
         run(&mut connection.connection(), &set).await.unwrap();
         held.push(connection);
     }
     drop(held);
     let mut report = Report::default();
-    check_platform_connection(&mut report, &world, &world.store, &world.tables).await;
+    check_platform_connection(&mut report, &world, Service::Core).await;
     assert_eq!(report.violations, Vec::<String>::new());
     // Control: the same on a pool that takes no care.
     let naive = PgPoolOptions::new().max_connections(1).connect(&world.database.core_url()).await.unwrap();
     run(&mut naive.acquire().await.unwrap(), &set).await.unwrap();
     let mut report = Report::default();
-    check_unnamed(&mut report, &mut naive.acquire().await.unwrap(), &world, &world.tables).await;
+    check_unnamed(&mut report, (Service::Core, &mut naive.acquire().await.unwrap()), &world).await;
     for table in world.parents() {
         let is_seen = report.violations.iter().any(|line| line.starts_with(&format!("{}: Select ", table.name)));
         assert!(is_seen, "{} is not in {:?}", table.name, report.violations);
@@ -105,7 +112,7 @@ async fn control_a_policy_that_lets_all_through_is_seen() {
 
 #[tokio::test]
 async fn control_a_policy_that_takes_all_rows_is_seen() {
-    // Of what core only reads, the owner's statements are those that write; and the list of changes, which a trigger keeps,
+    // Of what services only read, the owner's statements are those that write; and the list of changes, which a trigger keeps,
     // would refuse a row of somebody else as well.
     let open = |table: &Table| {
         format!("alter policy tenant on {0} with check (true); alter table {0} disable trigger user", table.name)
@@ -134,10 +141,13 @@ async fn control_a_right_too_many_is_seen() {
     let mut superuser = world.database.superuser().await.unwrap();
     let partitions: Vec<&Table> = world.tables.iter().filter(|table| table.is_partition).collect();
     let others = ["shared.site", "tenant_big_bank.site"].map(|name| world.table(name));
-    for table in partitions.into_iter().chain(others) {
-        let role = table::core_role(&table.schema);
+    let tables: Vec<&Table> = partitions.into_iter().chain(others).collect();
+    for (service, table) in
+        Service::ALL.into_iter().flat_map(|service| tables.iter().map(move |table| (service, *table)))
+    {
+        let role = table::role_of(service, &table.schema);
         for privilege in ["select", "insert", "delete", "truncate"] {
-            if table.rights.contains(&privilege.to_uppercase()) {
+            if table.rights(service).contains(&privilege.to_uppercase()) {
                 continue;
             }
             run(&mut superuser, &format!("grant {privilege}, select on {} to {role}", table.name)).await.unwrap();
@@ -145,7 +155,7 @@ async fn control_a_right_too_many_is_seen() {
             world.check(&mut report, table, &[Way::Name]).await;
             assert!(report.blames(&table.name), "{privilege}: {:?}", report.violations);
             run(&mut superuser, &format!("revoke {privilege} on {} from {role}", table.name)).await.unwrap();
-            if table.rights.is_empty() {
+            if table.rights(service).is_empty() {
                 run(&mut superuser, &format!("revoke select on {} from {role}", table.name)).await.unwrap();
             }
         }
@@ -155,8 +165,12 @@ async fn control_a_right_too_many_is_seen() {
     }
 }
 
-/// What core may do with the tables of the platform, tried, beside what it should.
-async fn platform_violations(world: &World, expected: &BTreeSet<(String, String)>) -> (usize, Vec<String>) {
+/// What a service may do with the tables of the platform, tried, beside what it should.
+async fn platform_violations(
+    world: &World,
+    service: Service,
+    expected: &BTreeSet<(String, String)>,
+) -> (usize, Vec<String>) {
     let mut superuser = world.database.superuser().await.unwrap();
     let sql = "select 'platform.' || c.relname, min(a.attname)::text from pg_class c
                join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -174,9 +188,9 @@ async fn platform_violations(world: &World, expected: &BTreeSet<(String, String)
         ] {
             let is_granted = expected.contains(&(table.clone(), privilege.to_owned()));
             // As its login, and from within a transaction of either strategy.
-            let mut bare = world.database.bare_core().await.unwrap();
-            let mut shared = world.store.begin(&world.tenants[0]).await.unwrap();
-            let mut own = world.store.begin(&world.tenants[2]).await.unwrap();
+            let mut bare = world.database.bare(service).await.unwrap();
+            let mut shared = world.store(service).begin(&world.tenants[0]).await.unwrap();
+            let mut own = world.store(service).begin(&world.tenants[2]).await.unwrap();
             for (door, connection, is_granted) in [
                 ("login", &mut bare, is_granted),
                 ("shared", &mut shared.connection(), is_granted),
@@ -197,42 +211,62 @@ async fn platform_violations(world: &World, expected: &BTreeSet<(String, String)
 }
 
 #[tokio::test]
-async fn core_writes_no_table_of_another_service() {
+async fn a_service_writes_no_table_of_another() {
     let world = World::start().await;
     let inspection = Inspection::connect(&world.database.provision_url()).await.unwrap();
-    let rights = inspection.rights().await.unwrap().expected.into_iter();
-    let of_core = rights.filter(|right| right.role == "bulkhead_core").map(|right| (right.object, right.privilege));
-    let expected: BTreeSet<(String, String)> = of_core.filter(|(object, _)| object.starts_with("platform.")).collect();
-    let written: Vec<_> = expected.iter().filter(|(_, privilege)| privilege != "SELECT").collect();
-    assert_eq!(written, [&("platform.unclaimed_dead_letter".to_owned(), "INSERT".to_owned())]);
-    let (cells, violations) = platform_violations(&world, &expected).await;
-    assert_eq!(violations, Vec::<String>::new());
-    assert!(cells >= 7 * 5 * 3, "{cells}");
-    // Control: a right too many.
+    let rights = inspection.rights().await.unwrap().expected;
     let mut superuser = world.database.superuser().await.unwrap();
-    run(&mut superuser, "grant update on platform.tenant to bulkhead_core").await.unwrap();
-    let (_, violations) = platform_violations(&world, &expected).await;
-    assert!(!violations.is_empty() && violations.iter().all(|line| line.starts_with("update platform.tenant ")));
+    for (service, writes) in [
+        (Service::Core, &[("platform.unclaimed_dead_letter", "INSERT")][..]),
+        (Service::Registry, &[]),
+        (Service::Dispatch, &[("platform.dispatch_leader", "UPDATE")]),
+    ] {
+        let of_service = rights.iter().filter(|right| right.role == service.login());
+        let of_platform = of_service.filter(|right| right.object.starts_with("platform."));
+        let expected: BTreeSet<(String, String)> =
+            of_platform.map(|right| (right.object.clone(), right.privilege.clone())).collect();
+        let pairs = expected.iter().map(|(object, privilege)| (&**object, &**privilege));
+        assert_eq!(pairs.filter(|(_, privilege)| *privilege != "SELECT").collect::<Vec<_>>(), writes);
+        let (cells, violations) = platform_violations(&world, service, &expected).await;
+        assert_eq!(violations, Vec::<String>::new(), "{service:?}");
+        assert!(cells >= 9 * 5 * 3, "{cells}");
+        // Control: a right too many.
+        let role = service.login();
+        run(&mut superuser, &format!("grant update on platform.tenant to {role}")).await.unwrap();
+        let (_, violations) = platform_violations(&world, service, &expected).await;
+        assert!(!violations.is_empty() && violations.iter().all(|line| line.starts_with("update platform.tenant ")));
+    }
 }
 
-/// Whoever makes core say what it likes becomes nobody who sees more, and names another tenant at most: the policy is a lock
+/// Whoever makes a service say what it likes becomes nobody who sees more, and names another tenant at most: the policy is a lock
 /// against what is forgotten, and no sandbox.
 #[tokio::test]
-async fn no_role_that_core_may_become_sees_more_than_the_tenant_that_is_named() {
+async fn no_role_that_a_service_may_become_sees_more_than_the_tenant_that_is_named() {
     let world = World::start().await;
-    let mut core = world.database.bare_core().await.unwrap();
+    for service in Service::ALL {
+        check_roles_of(&world, service).await;
+    }
+}
+
+async fn check_roles_of(world: &World, service: Service) {
+    let mut bare = world.database.bare(service).await.unwrap();
     let sql = "select r.rolname::text from pg_roles r where r.rolname !~ '^pg_' order by 1";
-    let roles: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut core).await.unwrap();
+    let roles: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut bare).await.unwrap();
     let mut became = BTreeSet::new();
     for role in &roles {
         for tenant in &world.tenants {
-            let mut tx = world.store.begin(tenant).await.unwrap();
+            let mut tx = world.store(service).begin(tenant).await.unwrap();
             match run(&mut tx.connection(), &format!("set local role {role}")).await {
                 Ok(_) => became.insert(role.as_str()),
                 Err(_) => continue,
             };
             for table in world.parents() {
-                let may = format!("select has_schema_privilege('{}', 'usage')::int::int8", table.schema);
+                let may = format!(
+                    "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where n.nspname || '.' || c.relname = '{}'
+                       and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')",
+                    table.name
+                );
                 if count(&mut tx.connection(), &may).await == 0 {
                     continue;
                 }
@@ -243,8 +277,9 @@ async fn no_role_that_core_may_become_sees_more_than_the_tenant_that_is_named() 
             }
         }
     }
-    assert_eq!(became, BTreeSet::from(["bulkhead_core", "tenant_big_bank_core", "tenant_cargo_line_core"]));
+    let own = PLACES.map(|place| table::role_of(service, place));
+    assert_eq!(became, own.iter().map(String::as_str).collect());
     for sql in ["set role bulkhead_owner", "set session authorization bulkhead_admin", "set role bulkhead_provision"] {
-        assert_eq!(refusal(&mut core, sql).await, "42501", "{sql}");
+        assert_eq!(refusal(&mut bare, sql).await, "42501", "{sql}");
     }
 }

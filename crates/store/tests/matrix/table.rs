@@ -1,12 +1,13 @@
 //! The tables that carry a tenant's id, as the catalogue has them, and each kind of statement about one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_bus::Tenant;
+use bulkhead_store::Service;
 use bulkhead_store::rights::Right;
 use sqlx::{PgConnection, Row};
 
-/// Where it is, and what core may do with it.
+/// Where it is, and what services may do with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) schema: String,
@@ -19,8 +20,8 @@ pub(crate) struct Table {
     key: Vec<String>,
     /// A moment that has a partition, also when midnight has come in between.
     day: String,
-    /// What the migrations grant to the role that core is there.
-    pub(crate) rights: BTreeSet<String>,
+    /// What the migrations grant to the role that each service is there.
+    rights: BTreeMap<Service, BTreeSet<String>>,
 }
 
 const TABLES: &str = "
@@ -46,8 +47,12 @@ pub(crate) async fn tenant_tables(superuser: &mut PgConnection, expected: &BTree
     let table = |row: &sqlx::postgres::PgRow| {
         let schema: String = row.get(0);
         let name = format!("{schema}.{}", row.get::<&str, _>(1));
-        let granted = expected.iter().filter(|right| right.object == name && right.role == core_role(&schema));
-        let rights = granted.map(|right| right.privilege.clone()).collect();
+        let granted = |service: Service| {
+            let role = role_of(service, &schema);
+            let granted = expected.iter().filter(|right| right.object == name && right.role == role);
+            (service, granted.map(|right| right.privilege.clone()).collect())
+        };
+        let rights = Service::ALL.into_iter().map(granted).collect();
         let columns = row.get::<Vec<String>, _>(3).into_iter().zip(row.get::<Vec<String>, _>(4)).collect();
         Table {
             name,
@@ -63,9 +68,9 @@ pub(crate) async fn tenant_tables(superuser: &mut PgConnection, expected: &BTree
     rows.iter().map(table).collect()
 }
 
-/// The role that core is where a table is.
-pub(crate) fn core_role(schema: &str) -> String {
-    if schema == "shared" { "bulkhead_core".to_owned() } else { format!("{schema}_core") }
+/// The role that a service is where a table is.
+pub(crate) fn role_of(service: Service, schema: &str) -> String {
+    if schema == "shared" { service.login().to_owned() } else { format!("{schema}_{}", service.token()) }
 }
 
 /// A kind of statement about the rows of one tenant.
@@ -170,11 +175,13 @@ impl Table {
             ("tenant_id", _) => format!("'{id}'"),
             // What a check or an index over all tenants asks for.
             ("act", _) => "'insert'".to_owned(),
+            ("event", _) => "'joined'".to_owned(),
             ("batch_key", _) => format!("'{mark}-{id}'"),
             (_, "text") => format!("'{mark}'"),
             (_, "uuid") => format!("md5('{mark}')::uuid"),
             (_, "bytea") => format!("'{mark}'::bytea"),
             (_, "boolean") => "false".to_owned(),
+            (_, "jsonb") => "'{}'".to_owned(),
             (_, "bigint" | "integer") => "0".to_owned(),
             (_, "timestamp with time zone") => format!("'{}'", self.day),
             other => panic!("{}: say here what a row has in {other:?}", self.name),
@@ -184,6 +191,10 @@ impl Table {
 
     pub(crate) fn insert(&self, name: &str, owner: &Tenant, mark: &str) -> String {
         format!("insert into {name} ({}) values ({})", self.column_list(), self.values(owner, mark))
+    }
+
+    pub(crate) fn rights(&self, service: Service) -> &BTreeSet<String> {
+        &self.rights[&service]
     }
 
     /// Whether a tenant has one row at most.

@@ -1,7 +1,7 @@
 //! Tenants of both strategies, each with a row in every table of its place, and a row of somebody else beside it.
 
 use bulkhead_bus::Tenant;
-use bulkhead_store::{Inspection, Store};
+use bulkhead_store::{Inspection, Service, Store};
 use bulkhead_testkit::TestDatabase;
 use bulkhead_testkit::database::{account_key, enterprise, tenant};
 use bulkhead_testkit::sql::run;
@@ -12,7 +12,7 @@ use crate::table::{Table, tenant_tables};
 
 pub(crate) struct World {
     pub(crate) database: TestDatabase,
-    pub(crate) store: Store,
+    stores: Vec<(Service, Store)>,
     /// Two in the shared tables, and two with a schema each.
     pub(crate) tenants: [Tenant; 4],
     /// Those of every place, with their partitions.
@@ -23,11 +23,11 @@ impl World {
     pub(crate) async fn start() -> Self {
         let database = TestDatabase::start().await.unwrap();
         let provisioning = database.provisioning().await.unwrap();
-        let store = database.store().await.unwrap();
+        let core = database.store().await.unwrap();
         let tenants = [tenant("acme-corp"), tenant("xyz-inc"), enterprise("big-bank"), enterprise("cargo-line")];
         for tenant in &tenants {
             provisioning.put_tenant(&account_key(), tenant).await.unwrap();
-            let mut tx = store.begin(tenant).await.unwrap();
+            let mut tx = core.begin(tenant).await.unwrap();
             run(&mut tx.connection(), "select ensure_result_partition(current_date)").await.unwrap();
             tx.commit().await.unwrap();
         }
@@ -35,7 +35,11 @@ impl World {
         let rights = inspection.rights().await.unwrap();
         let mut superuser = database.superuser().await.unwrap();
         let tables = tenant_tables(&mut superuser, &rights.expected).await;
-        let world = Self { database, store, tenants, tables };
+        let mut stores = vec![(Service::Core, core)];
+        for service in [Service::Registry, Service::Dispatch] {
+            stores.push((service, database.store_of(service).await.unwrap()));
+        }
+        let world = Self { database, stores, tenants, tables };
         for table in world.parents() {
             let (owner, other) = world.owners(table);
             for tenant in [owner, other] {
@@ -43,6 +47,10 @@ impl World {
             }
         }
         world
+    }
+
+    pub(crate) fn store(&self, service: Service) -> &Store {
+        self.stores.iter().find(|(known, _)| *known == service).map(|(_, store)| store).unwrap()
     }
 
     pub(crate) fn parents(&self) -> impl Iterator<Item = &Table> {
@@ -77,17 +85,22 @@ impl World {
         PgConnection::connect(&self.database.provision_url()).await.unwrap()
     }
 
-    /// One table against everybody: core and the owner without the store's care, and every tenant's transaction in each of `ways`.
+    /// One table against everybody: services and the owner without the store's care, and every tenant's transaction of each service
+    /// in each of `ways`.
     pub(crate) async fn check(&self, report: &mut Report, table: &Table, ways: &[Way]) {
-        let mut core = self.database.bare_core().await.unwrap();
         let mut provision = self.provision().await;
         for who in Who::ALL {
-            check_raw(report, &mut core, self, table, (Door::Core, who)).await;
             check_raw(report, &mut provision, self, table, (Door::Owner, who)).await;
         }
-        for from in &self.tenants {
-            for way in ways {
-                check_tx(report, self, table, (from, *way)).await;
+        for service in Service::ALL {
+            let mut bare = self.database.bare(service).await.unwrap();
+            for who in Who::ALL {
+                check_raw(report, &mut bare, self, table, (Door::Service(service), who)).await;
+            }
+            for from in &self.tenants {
+                for way in ways {
+                    check_tx(report, self, table, (service, from, *way)).await;
+                }
             }
         }
     }
