@@ -206,11 +206,9 @@ impl Making<'_> {
                 owed_from_ms: Some((renewed_ms - OWED_BEFORE_MS).max(row.from_ms)),
                 because: Because::PollerLost,
             },
-            Some(Departure::Gone { at_ms }) => Border {
-                at_ms: at(BEGIN_MS),
-                owed_from_ms: Some((*at_ms).max(row.from_ms)),
-                because: Because::Moved,
-            },
+            Some(Departure::Gone { at_ms }) => {
+                Border { at_ms: at(BEGIN_MS), owed_from_ms: Some((*at_ms).max(row.from_ms)), because: Because::Moved }
+            }
             None => Border { at_ms: at(HAND_OVER_MS), owed_from_ms: None, because: Because::Moved },
         }
     }
@@ -242,18 +240,37 @@ mod tests {
     fn open(poller: Option<&str>, from_ms: i64) -> Open {
         let probe = Some(configured("web", 1).definition.probe);
         let (check, site) = ("web".parse().unwrap(), "oslo".parse().unwrap());
-        Open { check, site, generation: 4, poller: poller.map(|name| name.parse().unwrap()), probe, revision: 1, from_ms }
+        Open {
+            check,
+            site,
+            generation: 4,
+            poller: poller.map(|name| name.parse().unwrap()),
+            probe,
+            revision: 1,
+            from_ms,
+        }
     }
 
-    fn made(now: Option<Configured>, row: Option<Open>, next: Option<Option<&str>>, departure: Option<Departure>) -> Turn {
+    fn made(
+        now: Option<Configured>,
+        row: Option<Open>,
+        next: Option<Option<&str>>,
+        departure: Option<Departure>,
+    ) -> Turn {
         let configured = now.into_iter().map(|now| ("web".parse().unwrap(), now)).collect();
-        let seat = |next: Option<&str>| {
-            BTreeMap::from([("oslo".parse().unwrap(), next.map(|name| name.parse().unwrap()))])
-        };
+        let seat =
+            |next: Option<&str>| BTreeMap::from([("oslo".parse().unwrap(), next.map(|name| name.parse().unwrap()))]);
         let placement = next.map(|next| ("web".parse().unwrap(), seat(next))).into_iter().collect();
-        let departures = departure.map(|how| (("oslo".parse().unwrap(), "p1".parse().unwrap()), how)).into_iter().collect();
+        let departures =
+            departure.map(|how| (("oslo".parse().unwrap(), "p1".parse().unwrap()), how)).into_iter().collect();
         let open: Vec<Open> = row.into_iter().collect();
-        turn(&Making { configured: &configured, open: &open, placement: &placement, departures: &departures, now_ms: NOW })
+        turn(&Making {
+            configured: &configured,
+            open: &open,
+            placement: &placement,
+            departures: &departures,
+            now_ms: NOW,
+        })
     }
 
     fn check(turn: &Turn, expected: (Option<(Because, i64)>, Option<(i64, Option<i64>)>), concerned: usize) {
