@@ -13,7 +13,7 @@ use crate::question::{
     stored_message, stream_info, stream_restore, stream_snapshot,
 };
 use crate::stream::StreamName;
-use crate::table::{Role, SUBJECTS, SubjectRow, Way};
+use crate::table::{ASKER_INBOX, Role, SUBJECTS, SubjectRow, Way};
 use crate::{PollerName, SiteName};
 
 /// What a user may publish and subscribe. An empty list means deny everything, never the account's default.
@@ -210,6 +210,7 @@ fn add_row(role: Role, row: &SubjectRow, permissions: &mut Permissions) {
                 permissions.publish.extend(in_core.map(|pattern| templated(role, &pattern)));
             } else if receives {
                 permissions.subscribe.extend(in_core.map(|pattern| templated(role, &pattern)));
+                permissions.publish.push(format!("{ASKER_INBOX}.>"));
             }
         }
         Way::Event => {

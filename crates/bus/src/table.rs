@@ -149,6 +149,9 @@ impl Head {
     }
 }
 
+/// Where the one service that asks others within CORE hears their answers: no import has made the reply subject there.
+pub const ASKER_INBOX: &str = "_INBOX_poller-dispatch";
+
 /// How a subject travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {

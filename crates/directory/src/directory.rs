@@ -25,6 +25,8 @@ const KEYS_LIVE: Duration = Duration::from_secs(1);
 const KEYS_KEPT: Duration = Duration::from_secs(60);
 /// How long the last word of the database holds: a revoked poller is refused within this time, whatever breaks.
 const HEARD_LIVE: Duration = Duration::from_secs(1);
+/// How long a database that did not answer is not asked by what cannot wait.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 #[derive(Clone)]
@@ -45,6 +47,10 @@ pub struct Directory {
 struct Known {
     snapshot: RwLock<Arc<TenantSnapshot>>,
     keys: RwLock<HashMap<TenantId, Keys>>,
+    /// What was last read of each tenant's keys and not heard to have changed since, however old.
+    last_keys: RwLock<HashMap<TenantId, Arc<BatchKeys>>>,
+    /// Until when nobody who cannot wait asks a database that did not answer.
+    away_until: RwLock<Option<Instant>>,
     /// How often keys were forgotten: what was being read meanwhile may be older than the change.
     forgotten: AtomicU64,
     /// When the database last said what changed, or that nothing did.
@@ -142,6 +148,25 @@ impl Directory {
         self.keys_of_age(tenant, KEYS_LIVE).await
     }
 
+    /// As [`Self::batch_keys`], for what must go on while the database is away: after `patience` it goes by what was last read
+    /// and not heard to have changed since.
+    ///
+    /// # Errors
+    /// When nothing was read yet, or the database refuses.
+    pub async fn keys_or_last(&self, tenant: &Tenant, patience: Duration) -> Result<Arc<BatchKeys>, StoreError> {
+        let last = self.known.last_keys.read().expect("no holder panics").get(&tenant.id).cloned();
+        let away_until = *self.known.away_until.read().expect("no holder panics");
+        if let Some(last) = last.as_ref().filter(|_| away_until.is_some_and(|until| Instant::now() < until)) {
+            return Ok(Arc::clone(last));
+        }
+        let failure = match within("read batch keys", patience, self.batch_keys(tenant)).await {
+            Err(failure) if failure.is_transient() => failure,
+            answered => return answered,
+        };
+        *self.known.away_until.write().expect("no holder panics") = Some(Instant::now() + ASK_AGAIN);
+        last.ok_or(failure)
+    }
+
     async fn keys_of_age(&self, tenant: &Tenant, age_max: Duration) -> Result<Arc<BatchKeys>, StoreError> {
         let known = self.known.keys.read().expect("no holder panics").get(&tenant.id).cloned();
         if let Some(known) = known.filter(|known| known.read.elapsed() < age_max) {
@@ -160,6 +185,7 @@ impl Directory {
         let mut known = self.known.keys.write().expect("no holder panics");
         if self.known.forgotten.load(Ordering::SeqCst) == forgotten {
             known.insert(tenant.id, Keys { read: read_at, keys: Arc::clone(&keys) });
+            self.known.last_keys.write().expect("no holder panics").insert(tenant.id, Arc::clone(&keys));
         }
         Ok(keys)
     }
@@ -178,7 +204,10 @@ impl Directory {
         let mut keys = self.known.keys.write().expect("no holder panics");
         self.known.forgotten.fetch_add(1, Ordering::SeqCst);
         match of {
-            Some(tenant) => drop(keys.remove(&tenant)),
+            Some(tenant) => {
+                keys.remove(&tenant);
+                self.known.last_keys.write().expect("no holder panics").remove(&tenant);
+            }
             None => keys.clear(),
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::client::PublishErrorKind;
+use bulkhead_bus::table::ASKER_INBOX;
+use bulkhead_bus::{CoreSubject, TenantSubject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -75,6 +77,14 @@ impl Listener {
     }
 }
 
+fn is_of_service(subject: &str) -> bool {
+    matches!(subject.parse(), Ok(CoreSubject { subject: TenantSubject::Service { .. }, .. }))
+}
+
+fn is_in(inbox: &str, reply: &str) -> bool {
+    reply.strip_prefix(inbox).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// Requests as they come in.
 pub struct Answerer(pub(crate) Listener);
 
@@ -103,10 +113,12 @@ impl Answerer {
 
 impl Responder {
     /// Whether the server made the reply subject. A raw leaf can name `$JS.ACK...`, which must never be answered
-    /// (facts: nats-imports, D).
+    /// (facts: nats-imports, D). What services ask comes over no import, on subjects that no tenant can reach: there it is
+    /// the inbox of the one that asks.
     #[must_use]
     pub fn is_answerable(&self) -> bool {
-        self.reply.as_deref().is_some_and(|reply| reply.starts_with("_R_."))
+        let Some(reply) = self.reply.as_deref() else { return false };
+        reply.starts_with("_R_.") || is_of_service(&self.subject) && is_in(ASKER_INBOX, reply)
     }
 
     /// # Errors
