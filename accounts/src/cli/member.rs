@@ -7,7 +7,7 @@ use bulkhead_bus::payload::{CheckKind, MemberEventRow, MemberHold, MemberQuery, 
 use bulkhead_bus::{MemberName, RegistryVerb, SiteName, TenantSubject};
 use bulkhead_runtime::now_ms;
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Scope;
 use super::desk::say;
@@ -205,7 +205,7 @@ async fn set_hold(home: &Path, args: HoldArgs, verb: RegistryVerb, is_json: bool
         poller: path.poller.clone(),
         reason,
     };
-    let rows: Vec<MemberRow> = ask(&session.bus, &subject, &asked, ANSWER_LIMIT).await?;
+    let rows: Vec<Value> = ask(&session.bus, &subject, &asked, ANSWER_LIMIT).await?;
     if is_json { write_lines(&json_lines(&rows)?) } else { say(false, &format!("poller {path} is {what}"), &()) }
 }
 

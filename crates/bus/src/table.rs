@@ -150,7 +150,7 @@ impl Head {
 }
 
 /// Where the one service that asks others within CORE hears their answers: no import has made the reply subject there.
-pub const ASKER_INBOX: &str = "_INBOX_poller-dispatch";
+pub const ASKER_INBOX: &str = "_INBOX_dispatch-push";
 
 /// How a subject travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
