@@ -1,8 +1,8 @@
 //! The database's own locks: roles without powers, forced row security on every table of tenants, and no way around it
 //! through a partition.
 
-use bulkhead_store::Inspection;
 use bulkhead_store::inspection::{RoleState, TableState};
+use bulkhead_store::{Inspection, Service};
 
 use super::finding::{Area, Finding, Look, summed};
 use super::reach::{Sources, limited};
@@ -29,7 +29,6 @@ pub(super) const LOOKS: &[&Look] = &[&ROLE, &SECURITY, &POLICY];
 
 const OWNER: &str = "bulkhead_owner";
 const PROVISION: &str = "bulkhead_provision";
-const CORE: &str = "bulkhead_core";
 /// Makes and drops roles of tenants, and nobody can become it.
 const ROLES: &str = "bulkhead_roles";
 const SETTING: &str = "app.tenant_id";
@@ -59,8 +58,9 @@ fn role_finding(role: &RoleState) -> Finding {
 
 fn missing_role_findings(roles: &[RoleState]) -> Vec<Finding> {
     let is_gone = |name: &&&str| !roles.iter().any(|role| role.name == **name);
-    let gone = [OWNER, PROVISION, CORE, ROLES];
-    gone.iter()
+    let known: Vec<&str> = [OWNER, PROVISION, ROLES].into_iter().chain(Service::ALL.map(Service::login)).collect();
+    known
+        .iter()
         .filter(is_gone)
         .map(|name| ROLE.fail(name, "there is no such role", "start `bulkhead up` again"))
         .collect()
@@ -125,6 +125,8 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
+    const CORE: &str = "bulkhead_core";
+
     fn role(name: &str) -> RoleState {
         RoleState {
             name: name.to_owned(),
@@ -149,7 +151,9 @@ mod tests {
         }
         assert_eq!(role_finding(&RoleState { owns_tables: true, ..role(OWNER) }).level, Level::Ok);
         assert_eq!(role_finding(&RoleState { is_member_of_owner: true, ..role(PROVISION) }).level, Level::Ok);
-        assert_eq!(missing_role_findings(&[role(OWNER), role(CORE)])[0].subject, PROVISION);
+        let missing = missing_role_findings(&[role(OWNER), role(CORE)]);
+        let missing: Vec<&str> = missing.iter().map(|finding| &*finding.subject).collect();
+        assert_eq!(missing, [PROVISION, ROLES, "bulkhead_registry", "bulkhead_dispatch"]);
     }
 
     fn table() -> TableState {
