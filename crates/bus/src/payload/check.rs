@@ -151,6 +151,8 @@ pub enum GapKind {
     NoPoller,
     /// It is not old enough to be missed, or its site is away and may still deliver it.
     Pending,
+    /// It was measured, ended as those beside it, and gave way while too many results waited.
+    Thinned,
     /// Nobody knows: this is what must never be.
     Silent,
 }
@@ -162,6 +164,7 @@ impl GapKind {
             Self::Missed => "missed",
             Self::NoPoller => "no_poller",
             Self::Pending => "pending",
+            Self::Thinned => "thinned",
             Self::Silent => "silent",
         }
     }

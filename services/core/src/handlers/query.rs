@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, LiveRow, Query, Reply, ReplyError, StatusRow, TenantRow};
+use bulkhead_bus::payload::{
+    AssignmentRow, CheckRow, ErrorCode, LIST_LIMIT_MAX, LiveRow, Query, Reply, ReplyError, StatusRow, TenantRow,
+};
 use bulkhead_bus::{
     Account, AccountKey, Audience, CoreSubject, CoreVerb, Guarded, Refusal, Role, Scope, Tenant, TenantSnapshot,
     TenantSubject, role_permissions,
@@ -179,22 +181,8 @@ impl Answering {
             CoreVerb::ListUptime => look_back(Past::Uptime).await,
             CoreVerb::ListPollerHistory => look_back(Past::Poller).await,
             CoreVerb::ListGaps => look_back(Past::Gaps).await,
-            CoreVerb::ListChecks => {
-                let mut rows = Vec::new();
-                for (_, tenant) in own {
-                    let mut tx = self.store.begin(tenant).await?;
-                    rows.extend(ledger::list_checks(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
-                }
-                Ok(self.answer_rows(rows))
-            }
-            CoreVerb::ListAssignments => {
-                let mut rows = Vec::new();
-                for (_, tenant) in own {
-                    let mut tx = self.store.begin(tenant).await?;
-                    rows.extend(ledger::list_assignments(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
-                }
-                Ok(self.answer_rows(rows))
-            }
+            CoreVerb::ListChecks => Ok(self.answer_rows(self.checks(&tenants, asked).await?)),
+            CoreVerb::ListAssignments => Ok(self.answer_rows(self.assignments(&tenants, asked).await?)),
             CoreVerb::ListLive => Ok(self.answer_rows(self.live_rows(&tenants, asked).await)),
             CoreVerb::ShowStatus => {
                 let mut rows = Vec::new();
@@ -204,6 +192,28 @@ impl Answering {
                 Ok(self.answer_rows(rows))
             }
         }
+    }
+
+    async fn checks(&self, tenants: &[(AccountKey, Tenant)], asked: &Query) -> Result<Vec<CheckRow>, StoreError> {
+        let mut rows = Vec::new();
+        for (_, tenant) in tenants.iter().take(ROWS_MAX) {
+            let mut tx = self.store.begin(tenant).await?;
+            rows.extend(ledger::list_checks(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn assignments(
+        &self,
+        tenants: &[(AccountKey, Tenant)],
+        asked: &Query,
+    ) -> Result<Vec<AssignmentRow>, StoreError> {
+        let mut rows = Vec::new();
+        for (_, tenant) in tenants.iter().take(ROWS_MAX) {
+            let mut tx = self.store.begin(tenant).await?;
+            rows.extend(ledger::list_assignments(&mut tx, tenant, asked, LIST_LIMIT_MAX).await?);
+        }
+        Ok(rows)
     }
 
     pub(super) fn answer_rows<T: Serialize>(&self, mut rows: Vec<T>) -> Vec<u8> {

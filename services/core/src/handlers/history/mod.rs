@@ -7,7 +7,7 @@ pub mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_bus::payload::{ErrorCode, GapRow, LIST_LIMIT_MAX, Query, ReplyError};
+use bulkhead_bus::payload::{ErrorCode, GapKind, GapRow, LIST_LIMIT_MAX, Query, ReplyError};
 use bulkhead_bus::{CheckName, PollerName, SiteName, Tenant};
 use bulkhead_runtime::{now_ms, refused};
 use bulkhead_store::TenantTx;
@@ -177,7 +177,14 @@ async fn list_gaps(
         return Err(too_much(format!("{} slots or more have no measurement", ledger::store::EMPTY_MOST)).into());
     }
     let absences = ledger::store::list_absences(tx, tenant, asked, bounds).await?;
-    Ok(Ledger { spans: &spans, absences: &absences, now_ms }.gaps(&tenant.slug, &empty))
+    let ledger = Ledger { spans: &spans, absences: &absences, thinned: &[], now_ms };
+    let gaps = ledger.gaps(&tenant.slug, &empty);
+    // It is looked for only where something is missing that nobody accounts for: no index helps.
+    if gaps.iter().all(|gap| gap.kind != GapKind::Silent) {
+        return Ok(gaps);
+    }
+    let thinned = ledger::store::list_thinned(tx, tenant, asked, bounds).await?;
+    Ok(Ledger { thinned: &thinned, ..ledger }.gaps(&tenant.slug, &empty))
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ const SETTLE_MS: i64 = 60_000;
 const UNNOTICED_MS: i64 = 60_000;
 /// From when it is there again to its first slot.
 const START_MS: i64 = 15_000;
+/// Of results that give way while many wait.
+const MINUTE_MS: i64 = 60_000;
 /// Whoever was cut off and is there again has so long to deliver what it has.
 const DELIVER_MS: i64 = 3_600_000;
 
@@ -78,11 +80,20 @@ pub struct EmptySlot {
     pub missed: Option<Option<Reason>>,
 }
 
+/// A result that says that others of its minute, which ended alike, gave way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thinned {
+    pub check: CheckName,
+    pub site: SiteName,
+    pub slot_ms: i64,
+}
+
 /// Everything that a slot is judged by.
 #[derive(Debug)]
 pub struct Ledger<'a> {
     pub spans: &'a [Span],
     pub absences: &'a [Absence],
+    pub thinned: &'a [Thinned],
     pub now_ms: i64,
 }
 
@@ -91,6 +102,9 @@ impl Ledger<'_> {
         let span = &self.spans[empty.span];
         if let Some(reason) = empty.missed {
             return (GapKind::Missed, reason);
+        }
+        if self.is_thinned(span, empty.slot_ms) {
+            return (GapKind::Thinned, None);
         }
         if span.poller.is_none() {
             return (GapKind::NoPoller, None);
@@ -112,6 +126,16 @@ impl Ledger<'_> {
             None if is_last => (GapKind::Missed, Some(Reason::OwnerLost)),
             None => (GapKind::Silent, None),
         }
+    }
+
+    fn is_thinned(&self, span: &Span, slot_ms: i64) -> bool {
+        let covers = |kept: &Thinned| {
+            kept.check == span.check
+                && kept.site == span.site
+                && kept.slot_ms > slot_ms
+                && kept.slot_ms.div_euclid(MINUTE_MS) == slot_ms.div_euclid(MINUTE_MS)
+        };
+        self.thinned.iter().any(covers)
     }
 
     /// When its poller was not there, or hardly so.
@@ -188,7 +212,7 @@ mod tests {
         slot_ms: i64,
         missed: Option<Option<Reason>>,
     ) -> (GapKind, Option<Reason>) {
-        let ledger = Ledger { spans: std::slice::from_ref(span), absences, now_ms: NOW };
+        let ledger = Ledger { spans: std::slice::from_ref(span), absences, thinned: &[], now_ms: NOW };
         ledger.judge(&EmptySlot { span: 0, slot_ms, missed })
     }
 
@@ -201,6 +225,17 @@ mod tests {
         let said = Some(Some(Reason::Overrun));
         assert_eq!(judged(&own, &[], old, said), (GapKind::Missed, Some(Reason::Overrun)));
         assert_eq!(judged(&span(None), &[], old, None), (GapKind::NoPoller, None));
+    }
+
+    #[test]
+    fn what_gave_way_is_said_by_the_last_of_its_minute() {
+        let own = span(Some("p1"));
+        let minute = (NOW - 3_600_000).div_euclid(MINUTE_MS) * MINUTE_MS;
+        let kept = [Thinned { check: own.check.clone(), site: own.site.clone(), slot_ms: minute + 50_000 }];
+        let ledger = Ledger { spans: std::slice::from_ref(&own), absences: &[], thinned: &kept, now_ms: NOW };
+        let kind = |slot_ms| ledger.judge(&EmptySlot { span: 0, slot_ms, missed: None }).0;
+        assert_eq!([kind(minute), kind(minute + 40_000)], [GapKind::Thinned; 2]);
+        assert_eq!([kind(minute - 1), kind(minute + 51_000)], [GapKind::Silent; 2]);
     }
 
     #[test]
@@ -253,7 +288,7 @@ mod tests {
     #[test]
     fn slots_in_a_row_that_are_alike_are_one_gap() {
         let spans = [span(Some("p1")), span(None)];
-        let ledger = Ledger { spans: &spans, absences: &[], now_ms: NOW };
+        let ledger = Ledger { spans: &spans, absences: &[], thinned: &[], now_ms: NOW };
         let first = NOW - 3_600_000;
         let empty = |span, number: i64, missed| EmptySlot { span, slot_ms: first + number * 10_000, missed };
         let said = Some(Some(Reason::Overrun));

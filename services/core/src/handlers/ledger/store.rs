@@ -6,7 +6,7 @@ use bulkhead_store::{StoreError, TenantTx};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::{Absence, EmptySlot, Slots, Span};
+use super::{Absence, EmptySlot, Slots, Span, Thinned};
 use crate::handlers::store::unix_ms;
 use crate::store::{failed, parsed, utc};
 
@@ -231,4 +231,35 @@ pub async fn list_absences(
         })
     };
     rows.iter().map(absence).collect()
+}
+
+/// Results that say that others gave way.
+///
+/// # Errors
+/// When the database refuses, or it takes too long.
+pub async fn list_thinned(
+    tx: &mut TenantTx,
+    tenant: &Tenant,
+    asked: &Query,
+    (since_ms, until_ms): (i64, i64),
+) -> Result<Vec<Thinned>, StoreError> {
+    let sql = "select check_name, vantage, slot from result
+               where tenant_id = $1 and slot >= $2 and slot < $3 and ($4::text is null or check_name = $4)
+                 and ($5::text is null or vantage = $5) and detail ? 'thinned' limit $6";
+    let rows = sqlx::query(sql)
+        .bind(tenant.id.as_uuid())
+        .bind(utc(since_ms))
+        // The one that says so may lie behind the window.
+        .bind(utc(until_ms.saturating_add(super::MINUTE_MS)))
+        .bind(check_text(asked))
+        .bind(site_text(asked))
+        .bind(EMPTY_MOST)
+        .fetch_all(tx.connection())
+        .await
+        .map_err(failed("list what gave way"))?;
+    let thinned = |row: &PgRow| {
+        let (check, site) = (parsed(row, "check_name")?, parsed(row, "vantage")?);
+        Ok(Thinned { check, site, slot_ms: unix_ms(row.get("slot")) })
+    };
+    rows.iter().map(thinned).collect()
 }
