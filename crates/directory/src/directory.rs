@@ -270,14 +270,26 @@ impl Directory {
     }
 
     async fn take_in(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut accounts = Vec::new();
+        let (mut accounts, mut used) = (Vec::new(), Vec::new());
         for change in changes {
             match change {
                 Change::Account(account) => accounts.push(account.clone()),
-                Change::Pollers(tenant) => self.forget_keys(Some(*tenant)),
+                Change::Pollers(tenant) => {
+                    let is_used = self.known.last_keys.read().expect("no holder panics").contains_key(tenant);
+                    used.extend(is_used.then_some(*tenant));
+                    self.forget_keys(Some(*tenant));
+                }
                 Change::Checks(_) | Change::Runs(_) => {}
             }
         }
-        self.read_accounts(&accounts).await
+        self.read_accounts(&accounts).await?;
+        // Whoever goes by the last keys while the database is away has those of after the change.
+        let snapshot = self.snapshot();
+        for (_, tenant) in snapshot.tenants().filter(|(_, tenant)| used.contains(&tenant.id)) {
+            // What is wrong with the rows of one tenant is nobody else's trouble.
+            let read = self.batch_keys(tenant).await;
+            read.map(drop).or_else(|failure| if failure.is_transient() { Err(failure) } else { Ok(()) })?;
+        }
+        Ok(())
     }
 }

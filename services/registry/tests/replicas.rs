@@ -75,6 +75,14 @@ async fn leases_go_on_while_the_database_is_away_and_history_says_so() {
     let world = World::start(1).await;
     let p1 = world.add_poller("oslo/p1").await;
     p1.register().await.unwrap();
+    // What is heard to change is read anew, and not believed while it cannot be: that has to be over.
+    let since = bulkhead_runtime::now_ms() / 1_000;
+    let heard = eventually("the word that the poller was written", LIMIT, || async {
+        let seen = world.replicas[0].metric("registry_tenants_seen_timestamp_seconds").await;
+        if seen > since as f64 { Ok(()) } else { Err(seen) }
+    });
+    heard.await.unwrap();
+    p1.renew().await.unwrap();
     let database = world.database.pid().to_string();
     let signal = |signal: &str| {
         // Its children serve the connections.

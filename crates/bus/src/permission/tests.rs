@@ -31,9 +31,11 @@ fn only_the_pulling_role_can_acknowledge() {
         let acks = role_permissions(role).publish.iter().any(|subject| subject.starts_with("$JS.ACK"));
         assert_eq!(acks, role == Role::CoreStream, "{role:?}");
     }
-    for answering in [Role::CoreRpc, Role::RegistryRpc, Role::DispatchRpc] {
+    for answering in [Role::CoreRpc, Role::DispatchRpc] {
         assert_eq!(role_permissions(answering).publish, ["_R_.>"], "{answering:?}");
     }
+    // Besides, it answers the one service that asks it within CORE.
+    assert_eq!(role_permissions(Role::RegistryRpc).publish, ["_R_.>", "_INBOX_poller-dispatch.>"]);
 }
 
 #[test]
