@@ -117,7 +117,11 @@ async fn a_registry_that_cannot_tell_moves_nothing_and_what_is_new_is_still_give
     let new = |rows: &[String]| owners(rows).contains("new@oslo=p1");
     let rows = world.until_rows(&world.acme, "new with p1", new).await;
     assert!(had.iter().all(|row| rows.contains(row)), "nobody loses anything");
-    assert!(world.replicas[0].metric("dispatch_tenants_held").await > 0.5);
+    let held = eventually("a hold", LIMIT, || async {
+        let held = world.replicas[0].metric("dispatch_tenants_held").await;
+        if held > 0.5 { Ok(()) } else { Err("nobody is held") }
+    });
+    held.await.unwrap();
     // Control: once it is known, and was for a while, the lost one is lost.
     world.say(&world.acme, |said| said.is_known = true).await;
     world.until_rows(&world.acme, "all with p1", |rows| of(rows, "p1") == 41).await;

@@ -231,6 +231,9 @@ impl World {
         let xyz = place(XYZ, tenant("xyz-inc"), xyz_key).await;
         let (witness, ops) = (hub.connect(WITNESS).await, hub.connect(OPS).await);
         let registry = Registry::default();
+        for account in [&acme.account, &xyz.account] {
+            registry.lock().unwrap().insert(account.clone(), Said { is_known: true, revision: 1, members: vec![] });
+        }
         tokio::spawn(be_registry(witness.clone(), Arc::clone(&registry)));
         Self { replicas: vec![], hub, witness, ops, database, provisioning, registry, acme, xyz }
     }
@@ -305,8 +308,7 @@ impl World {
     pub(crate) async fn say(&self, place: &Place, change: impl FnOnce(&mut Said)) {
         {
             let mut all = self.registry.lock().unwrap();
-            let fresh = Said { is_known: true, revision: 1, members: vec![] };
-            let said = all.entry(place.account.clone()).or_insert(fresh);
+            let said = all.get_mut(&place.account).unwrap();
             said.revision += 1;
             change(said);
         }
