@@ -106,8 +106,8 @@ impl Starting<'_> {
             replays: Arc::new(Replays::default()),
             runs,
         };
-        let (loops, readiness) = (self.health.loops.clone(), self.health.readiness.clone());
-        desk.serve(&rpc, (&mut self.tasks, &loops), &readiness, self.stop).await?;
+        let (readiness, heart) = (self.health.readiness.clone(), self.health.loops.watch("requests"));
+        self.tasks.spawn("requests", desk.serve(rpc, readiness, heart, self.stop.clone()));
         Ok(self.tasks)
     }
 

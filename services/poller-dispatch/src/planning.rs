@@ -10,7 +10,7 @@ use bulkhead_bus::{
 };
 use bulkhead_directory::{Answers, Directory};
 use bulkhead_runtime::{Bus, Chain, Heart, Stop};
-use bulkhead_store::{Store, StoreError};
+use bulkhead_store::{Store, StoreError, read_batch_keys};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -183,14 +183,15 @@ impl Planner {
 
     async fn plan(&self, account: &AccountKey, tenant: &Tenant, epoch: i64) -> Result<Outcome, StoreError> {
         let view = ask_members(&self.push, account).await;
-        let batch_keys = self.directory.recent_batch_keys(tenant).await?;
+        let mut tx = self.store.begin(tenant).await?;
+        let kept = store::lock_state(&mut tx, tenant).await?;
+        // Not what is remembered: a poller may have been registered, or revoked, a moment ago.
+        let (batch_keys, _) = read_batch_keys(&mut tx, tenant).await?;
         let members = members_of(&view, &batch_keys);
         let held = self.holds.note(tenant.id, view.unknown.is_none(), &members, Instant::now());
         if let Some(because) = &view.unknown {
             info!(tenant = %tenant.slug, because, "nobody of {} is taken for lost: the registry cannot tell", tenant.slug);
         }
-        let mut tx = self.store.begin(tenant).await?;
-        let kept = store::lock_state(&mut tx, tenant).await?;
         let ended = |planned| Ok(Outcome { planned, turn: Turn::default(), without_poller: 0 });
         if kept.epoch > epoch {
             return ended(Planned::StaleLeader);

@@ -90,7 +90,7 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_is_done() {
         add(json!({"name": "Web!", "type": "htp", "interval": "soon", "sites": ["Oslo"]})),
         add(json!({"name": "x", "type": "tcp", "target": "h:1", "interval": 30, "site": "paris"})),
         add(definition("a")),
-        edit("a", json!({"interval": 1, "timeout": 900})),
+        edit("a", json!({"interval": 1, "timeout": 500})),
         edit("b", json!({"name": "c"})),
         CheckChange::Remove { name: "gone".to_owned() },
         CheckChange::Pause { name: "../x".to_owned() },

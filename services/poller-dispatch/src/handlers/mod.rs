@@ -15,18 +15,18 @@ use bulkhead_bus::{
     TenantSubject, UserName, role_permissions,
 };
 use bulkhead_directory::{Answers, Directory};
-use bulkhead_runtime::{Bus, Chain, Loops, Readiness, Responder, Served, Stop, Supervisor, encoded, refused};
+use bulkhead_runtime::{Bus, Chain, Heart, Readiness, Responder, Served, Stop, encoded, refused};
 use bulkhead_store::{Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tracing::{error, warn};
 
 use crate::metrics::Metrics;
 use crate::replays::Replays;
 
 const QUEUE: &str = "poller-dispatch";
-/// Requests of one subject that are answered at the same time. Runs wait, and wait for each other only.
+/// Requests that are answered at the same time, and runs that are waited for.
 const AT_ONCE: usize = 32;
 const RUNS_AT_ONCE: usize = 256;
 
@@ -75,32 +75,39 @@ pub(crate) fn answer_rows<T: Serialize>(rows: Vec<T>) -> Vec<u8> {
 }
 
 impl Desk {
-    /// Answers every subject in a task of its own, so that none waits for another.
+    /// Answers until `stop`. Runs wait for their reports, and take no place from others meanwhile.
     ///
     /// # Errors
-    /// When a subscription cannot be made at the start.
-    pub async fn serve(
-        self,
-        bus: &Bus,
-        (tasks, loops): (&mut Supervisor, &Loops),
-        readiness: &Readiness,
-        stop: &Stop,
-    ) -> anyhow::Result<()> {
-        for pattern in role_permissions(Role::DispatchRpc).subscribe.into_iter().filter(|one| one.starts_with("t.")) {
-            let mut requests = bus.answer(&pattern, QUEUE).await.context("listen for requests")?;
-            let (desk, stop, heart) = (self.clone(), stop.clone(), loops.watch("requests"));
-            let is_run = pattern.ends_with(DispatchVerb::RunCheck.token());
-            tasks.spawn("requests", async move {
-                let at_once = if is_run { RUNS_AT_ONCE } else { AT_ONCE };
-                let metrics = Arc::clone(&desk.metrics);
-                let served =
-                    Served { at_once, unanswerable: &metrics.requests_unanswerable, heart: &heart, stop: &stop };
-                requests.serve(served, |request| desk.clone().answer(request)).await
-            });
-        }
+    /// When the subscription cannot be made at the start.
+    pub async fn serve(self, bus: Bus, readiness: Readiness, heart: Heart, stop: Stop) -> anyhow::Result<()> {
+        let patterns = role_permissions(Role::DispatchRpc).subscribe;
+        let pattern = patterns.first().context("the subject table has a request row")?;
+        let mut requests = bus.answer(pattern, QUEUE).await.context("listen for requests")?;
         bus.flush().await.context("subscribe to requests")?;
         readiness.mark("requests");
-        Ok(())
+        let runs = Arc::new(Semaphore::new(RUNS_AT_ONCE));
+        let metrics = Arc::clone(&self.metrics);
+        let unanswerable = &metrics.requests_unanswerable;
+        let served = Served { at_once: AT_ONCE, unanswerable, heart: &heart, stop: &stop };
+        let of_run = format!(".{}", DispatchVerb::RunCheck);
+        let answer = |request: Responder| {
+            let place = request.subject.ends_with(&of_run).then(|| Arc::clone(&runs).try_acquire_owned());
+            let desk = self.clone();
+            async move {
+                match place {
+                    None => desk.answer(request).await,
+                    Some(Ok(place)) => drop(tokio::spawn(async move {
+                        desk.answer(request).await;
+                        drop(place);
+                    })),
+                    Some(Err(_)) => {
+                        let message = format!("{RUNS_AT_ONCE} runs are waited for now: try again");
+                        send(request, encoded::<()>(&Reply::Error(refused(ErrorCode::Unavailable, message)))).await;
+                    }
+                }
+            }
+        };
+        requests.serve(served, answer).await
     }
 
     async fn answer(self, request: Responder) {
@@ -115,9 +122,7 @@ impl Desk {
                 }
             }))
         });
-        if let Err(error) = request.answer(answer.into()).await {
-            warn!(error = %Chain(&error), "answer not sent");
-        }
+        send(request, answer).await;
     }
 
     async fn done(&self, request: &Responder) -> Result<Vec<u8>, Undone> {
@@ -204,6 +209,12 @@ impl Desk {
                 | Refusal::NotForPlatform => refused(ErrorCode::Refused, refusal),
             }
         })
+    }
+}
+
+async fn send(request: Responder, answer: Vec<u8>) {
+    if let Err(error) = request.answer(answer.into()).await {
+        warn!(error = %Chain(&error), "answer not sent");
     }
 }
 

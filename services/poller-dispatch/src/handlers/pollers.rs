@@ -20,6 +20,7 @@ use crate::metrics::RequestRefusal;
 use crate::replays::Arrival;
 
 const VERSION: u16 = 1;
+const NOT_SIGNED: &str = "the request is not signed by a key that is known and good, or was made before";
 
 type Who = (SiteName, PollerName);
 
@@ -56,7 +57,8 @@ impl Desk {
     fn refuse(&self, refusal: RequestRefusal, code: ErrorCode, who: &Who, message: &str) -> ReplyError {
         self.metrics.requests_refused.of(refusal).inc();
         warn!(refusal = ?refusal, site = %who.0, poller = %who.1, "request of a poller refused: {message}");
-        refused(code, message)
+        // Whoever has no good signature learns nothing of what would be one.
+        refused(code, if code == ErrorCode::NotSigned { NOT_SIGNED } else { message })
     }
 
     /// The request, if the poller of this name signed it with the key that is registered for it, and not before.
