@@ -37,7 +37,7 @@ async fn people_write_checks_and_everything_that_is_wrong_is_said_at_once() -> a
 
     // Everything that is wrong, in one answer, and nothing is kept of it.
     let bad = ["check", "add", "Bad.Name", "--profile", &acme, "--type", "http", "--target", "nonsense"];
-    let more = ["--interval", "0s", "--timeout", "2h", "--retries", "99", "--site", "NO", "--vantages", "0"];
+    let more = ["--interval", "0s", "--timeout", "soon", "--retries", "99", "--site", "NO", "--vantages", "0"];
     let options = ["--option", "expect_status=[99]", "--option", "tagret=x"];
     let (_, said) = operator.expect(4, &[&bad[..], &more[..], &options[..]].concat()).await?;
     for part in ["Bad.Name", "nonsense", "interval", "timeout", "retries", "NO", "vantages", "99", "tagret"] {
