@@ -1,6 +1,5 @@
 //! Who runs what at one site.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use bulkhead_bus::{PollerName, SiteName};
@@ -302,10 +301,7 @@ impl<'a> Site<'a> {
             let own = (0..self.bundles.len()).filter(|bundle| self.bundles[*bundle].owner == Some(node));
             let mut own: Vec<(f64, usize)> =
                 own.map(|bundle| (self.score(&self.bundles[bundle], node), bundle)).collect();
-            own.sort_by(|(one, a), (other, b)| match one.total_cmp(other) {
-                Ordering::Equal => a.cmp(b),
-                unequal => unequal,
-            });
+            own.sort_by(|(one, a), (other, b)| one.total_cmp(other).then(a.cmp(b)));
             for (_, bundle) in own {
                 if self.nodes[node].load <= self.nodes[node].bound {
                     break;
