@@ -273,7 +273,10 @@ mod tests {
         })
     }
 
-    fn check(turn: &Turn, expected: (Option<(Because, i64)>, Option<(i64, Option<i64>)>), concerned: usize) {
+    /// What ends and what begins, by their times from now.
+    type Expected = (Option<(Because, i64)>, Option<(i64, Option<i64>)>);
+
+    fn check(turn: &Turn, expected: Expected, concerned: usize) {
         let ended = turn.ended.first().map(|row| (row.because, row.until_ms - NOW));
         let begun = turn.begun.first().map(|row| (row.from_ms - NOW, row.owed_from_ms.map(|ms| ms - NOW)));
         assert_eq!(((ended, begun), turn.concerned.len()), (expected, concerned), "{turn:?}");

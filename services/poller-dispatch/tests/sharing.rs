@@ -82,7 +82,9 @@ async fn checks_are_fetched_by_pages_move_when_one_is_lost_and_stay_when_all_mem
     let rows = world.until_rows(&world.acme, "some with p2", |rows| of(rows, "p2") > 0).await;
     assert!(of(&rows, "p2") <= 600, "{}", of(&rows, "p2"));
     let back = p2.fetch(0).await.unwrap();
-    assert_eq!(back.checks.len(), of(&rows, "p2"));
+    // What it had before may have slots yet to come.
+    let lasting = back.checks.iter().filter(|check| check.until_ms.is_none());
+    assert_eq!(lasting.count(), of(&rows, "p2"));
     assert!(back.checks.iter().all(|check| check.owed_from_ms.is_none()));
 }
 

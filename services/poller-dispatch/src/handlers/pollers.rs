@@ -123,8 +123,8 @@ impl Desk {
         let have = if is_whole { 0 } else { have };
         let at = at.filter(|at| (have..=now.generation).contains(at)).unwrap_or(now.generation);
         let span = store::Span { have, at, now_ms: now.now_ms, after: after.as_ref() };
-        let rows = store::read_assigned(&mut tx, &asked.tenant, who, &span).await?;
-        let mut page = AssignmentPage { generation: at, is_whole, checks: vec![], ended: vec![], has_more: false };
+        let (rows, has_more) = store::read_assigned(&mut tx, &asked.tenant, who, &span).await?;
+        let mut page = AssignmentPage { generation: at, is_whole, checks: vec![], ended: vec![], has_more };
         let sealed =
             self.sealed_for(&mut tx, &asked.tenant, who, rows.iter().filter_map(|row| row.probe.as_ref())).await?;
         let (mut bytes, mut names) = (0, BTreeSet::new());

@@ -90,6 +90,8 @@ fn assigned_of_row(row: &PgRow, have: i64) -> Option<AssignedRow> {
     })
 }
 
+/// Rows by check, all of each check that is among them; and whether there are more.
+///
 /// # Errors
 /// When the database refuses.
 pub async fn read_assigned(
@@ -97,7 +99,7 @@ pub async fn read_assigned(
     tenant: &Tenant,
     (site, poller): &Who,
     span: &Span<'_>,
-) -> Result<Vec<AssignedRow>, StoreError> {
+) -> Result<(Vec<AssignedRow>, bool), StoreError> {
     let rows = sqlx::query(READ_ASSIGNED)
         .bind(tenant.id.as_uuid())
         .bind(site.as_str())
@@ -110,7 +112,10 @@ pub async fn read_assigned(
         .fetch_all(tx.connection())
         .await
         .map_err(failed("read an assignment"))?;
-    Ok(rows.iter().filter_map(|row| assigned_of_row(row, span.have)).collect())
+    let is_cut = rows.len() >= usize::try_from(ROWS_MOST).unwrap_or(usize::MAX);
+    let last: Option<&str> = rows.last().filter(|_| is_cut).map(|row| row.get("check_name"));
+    let whole = rows.iter().filter(|row| last != Some(row.get("check_name")));
+    Ok((whole.filter_map(|row| assigned_of_row(row, span.have)).collect(), is_cut))
 }
 
 /// What is sealed for one poller, by name.

@@ -170,11 +170,13 @@ pub fn share_out(situation: &Situation) -> Placement {
     placement
 }
 
-/// Who takes part in a plan: who is there, and may have something.
+/// Who takes part in a plan: who has been ready, and is still there. Whoever only joins is new when it is ready.
 #[must_use]
 pub fn participants(situation: &Situation) -> BTreeSet<(SiteName, PollerName)> {
     let live = situation.members.iter().filter(|member| member.standing.is_live());
-    let mut known: BTreeSet<_> = live.map(|member| (member.site.clone(), member.poller.clone())).collect();
+    let named = live.map(|member| (member.standing, (member.site.clone(), member.poller.clone())));
+    let taking = named.filter(|(standing, name)| *standing == Standing::Takes || situation.known.contains(name));
+    let mut known: BTreeSet<_> = taking.map(|(_, name)| name).collect();
     let is_held = |site: &SiteName| situation.is_held || situation.held_sites.contains(site);
     known.extend(situation.known.iter().filter(|(site, _)| is_held(site)).cloned());
     known

@@ -1,6 +1,5 @@
 //! Who runs what at one site.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use bulkhead_bus::{PollerName, SiteName};
@@ -28,6 +27,8 @@ struct Node<'a> {
     hash: u64,
     standing: Standing,
     is_new: bool,
+    /// Whether it has a share of its own. Whoever joins has none until it is ready.
+    has_share: bool,
     fair: u64,
     bound: u64,
     load: u64,
@@ -102,6 +103,7 @@ fn nodes_of<'a>(situation: &'a Situation, site: &'a SiteName, checks: &[&'a Want
             hash: hash_parts([name.as_str()]),
             standing,
             is_new: standing == Standing::Takes && !is_known(name),
+            has_share: standing == Standing::Takes || standing == Standing::Keeps && is_known(name),
             fair: 0,
             bound: 0,
             load: 0,
@@ -170,9 +172,9 @@ impl<'a> Site<'a> {
             total += u128::from(bundle.load);
             largest = largest.max(bundle.load);
         }
-        let sharing = self.nodes.iter().filter(|node| node.is_sharing());
+        let sharing = self.nodes.iter().filter(|node| node.has_share);
         let weights = sharing.map(|node| u128::from(node.weight())).sum::<u128>().max(1);
-        for node in self.nodes.iter_mut().filter(|node| node.is_sharing()) {
+        for node in self.nodes.iter_mut().filter(|node| node.has_share) {
             let narrow = |load: u128| u64::try_from(load).unwrap_or(u64::MAX);
             let fair = total * u128::from(node.weight()) / weights;
             node.fair = narrow(fair);
@@ -249,11 +251,12 @@ impl<'a> Site<'a> {
         best.map(|(_, place)| place)
     }
 
+    /// One who is ready, and has room within the bound.
     fn taker(&self, bundle: usize) -> Option<usize> {
         let (load, checks) = (self.bundles[bundle].load, self.bundles[bundle].checks.len());
-        let fits = |node: &Node<'a>| node.load + load <= node.bound && node.has_room(checks);
-        self.best(bundle, |node| node.standing == Standing::Takes && fits(node))
-            .or_else(|| self.best(bundle, |node| node.standing == Standing::Keeps && fits(node)))
+        self.best(bundle, |node| {
+            node.standing == Standing::Takes && node.load + load <= node.bound && node.has_room(checks)
+        })
     }
 
     /// Where the bound cannot be kept.
@@ -302,10 +305,7 @@ impl<'a> Site<'a> {
             let own = (0..self.bundles.len()).filter(|bundle| self.bundles[*bundle].owner == Some(node));
             let mut own: Vec<(f64, usize)> =
                 own.map(|bundle| (self.score(&self.bundles[bundle], node), bundle)).collect();
-            own.sort_by(|(one, a), (other, b)| match one.total_cmp(other) {
-                Ordering::Equal => a.cmp(b),
-                unequal => unequal,
-            });
+            own.sort_by(|(one, a), (other, b)| one.total_cmp(other).then(a.cmp(b)));
             for (_, bundle) in own {
                 if self.nodes[node].load <= self.nodes[node].bound {
                     break;

@@ -237,6 +237,25 @@ fn who_is_held_back_loses_nothing_and_what_is_new_goes_to_who_is_ready() {
 }
 
 #[test]
+fn whoever_joins_gets_its_share_once_it_is_ready() {
+    let members = vec![member("oslo", "p1", Standing::Takes), member("oslo", "p2", Standing::Keeps)];
+    let checks = (0..40).map(|n| wanted(&format!("c{n}"), &format!("h{n}"), &["oslo"])).collect();
+    let mut situation = settled(&Situation { checks, members, ..Situation::default() });
+    let of_p2 = |placement: &Placement| owners(placement).iter().filter(|owner| owner.ends_with("=p2")).count();
+    assert_eq!(of_p2(&situation.owners), 0);
+    situation.members[1].standing = Standing::Takes;
+    assert!((10..=20).contains(&of_p2(&share_out(&situation))));
+    // One that was ready and is degraded gets nothing more, as long as another is ready.
+    let mut ready = settled(&situation);
+    let had = of_p2(&ready.owners);
+    ready.members[1].standing = Standing::Keeps;
+    ready.checks.extend((0..40).map(|n| wanted(&format!("d{n}"), &format!("i{n}"), &["oslo"])));
+    assert_eq!(of_p2(&share_out(&ready)), had);
+    ready.members[0].standing = Standing::Barred;
+    assert_eq!(of_p2(&share_out(&ready)), 80, "nobody else can");
+}
+
+#[test]
 fn all_checks_of_a_target_are_with_one_poller() {
     let members = (0..5).map(|n| member("oslo", &format!("p{n}"), Standing::Takes)).collect();
     let mut checks: Vec<Wanted> =
