@@ -5,7 +5,7 @@ use anyhow::Context;
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{LIMIT, TestDeployment};
 
-use crate::world::{LINES, World};
+use crate::world::{LINES, SETTLED_LIMIT, World};
 
 const CHECKS: usize = 24;
 
@@ -87,8 +87,13 @@ async fn a_lost_poller_is_taken_over_and_no_slot_is_without_a_result_or_a_reason
                               and 'epoch'::timestamptz + $1 * interval '1 millisecond'";
     let taken = sqlx::query(taken).bind(end).execute(&world.witness).await?;
     anyhow::ensure!(taken.rows_affected() > 2, "one of p2's checks has rows");
-    let (rows, said) = world.operator().expect(2, &["check", "gaps", "--tenant", "acme-corp", "--hours", "1"]).await?;
-    anyhow::ensure!(rows.iter().any(|row| row["kind"] == "silent") && said.contains("neither a result nor a reason"));
+    eventually("what is missing is silent once it can be no other thing", SETTLED_LIMIT, || async {
+        let asked = world.operator().expect(2, &["check", "gaps", "--tenant", "acme-corp", "--hours", "1"]).await;
+        let (rows, said) = asked.map_err(|error| format!("{error:#}"))?;
+        let is_seen = rows.iter().any(|row| row["kind"] == "silent") && said.contains("neither a result nor a reason");
+        if is_seen { Ok(()) } else { Err(said) }
+    })
+    .await?;
     world.deployment.stop().await
 }
 

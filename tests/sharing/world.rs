@@ -34,7 +34,7 @@ impl Drop for Target {
 }
 
 /// What may still come is waited for.
-const SETTLED_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const SETTLED_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) const LINES: [&str; 2] = ["acme-corp enterprise oslo/p1 oslo/p2 bergen/p1", "xyz-inc free lima/p1"];
 
