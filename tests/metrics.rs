@@ -10,6 +10,8 @@ use bulkhead_testkit::{Exposition, LIMIT, RawLeaf, TestDeployment};
 
 const CORE: &str = "core";
 const OSLO: &str = "acme-corp/oslo/p1";
+const REGISTRY: &str = "registry-1";
+const DISPATCH: &str = "poller-dispatch-1";
 const LIMA: &str = "xyz-inc/lima/p1";
 /// What the hub keeps of one site and lane.
 const QUOTA: usize = 32;
@@ -92,11 +94,15 @@ async fn the_pages_show_what_flows_and_name_nobody() -> anyhow::Result<()> {
 async fn check_documented(deployment: &TestDeployment) -> anyhow::Result<()> {
     let page = include_str!("../docs/metrics.md");
     let (core, poller) = (deployment.metrics(CORE).await?, deployment.metrics(LIMA).await?);
+    let (registry, dispatch) = (deployment.metrics(REGISTRY).await?, deployment.metrics(DISPATCH).await?);
     assert_eq!(differences(page, &core, "core_"), Vec::<String>::new());
     assert_eq!(differences(page, &poller, "poller_"), Vec::<String>::new());
+    assert_eq!(differences(page, &registry, "registry_"), Vec::<String>::new());
+    assert_eq!(differences(page, &dispatch, "dispatch_"), Vec::<String>::new());
     // What a page shows from the start is all that it ever shows.
     let gatekeeper = Exposition::parse(&bulkhead_gatekeeper::metrics::Metrics::default().page.to_text())?;
-    assert_eq!(unused_label_values(page, &[&core, &poller, &gatekeeper]), Vec::<String>::new());
+    let pages = [&core, &poller, &gatekeeper, &registry, &dispatch];
+    assert_eq!(unused_label_values(page, &pages), Vec::<String>::new());
     // Control: one page alone does not use all labels.
     assert!(!unused_label_values(page, &[&core]).is_empty());
     Ok(())
@@ -105,7 +111,7 @@ async fn check_documented(deployment: &TestDeployment) -> anyhow::Result<()> {
 async fn check_names_nobody(deployment: &TestDeployment) -> anyhow::Result<()> {
     let keys = [deployment.key_of("acme-corp")?, deployment.key_of("xyz-inc")?];
     let names = ["acme", "xyz-inc", "oslo", "lima", "p1\"", "core-ready", "127.0.0.1", &keys[0], &keys[1]];
-    for who in [CORE, OSLO, LIMA] {
+    for who in [CORE, OSLO, LIMA, REGISTRY, DISPATCH] {
         for path in ["/metrics", "/readyz", "/livez"] {
             let (status, body) = deployment.health(who, path).await?;
             assert_eq!((status, names_in(&body, &names)), (200, vec![]), "{path} of {who}");

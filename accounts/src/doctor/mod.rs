@@ -171,7 +171,7 @@ impl Seen<'_> {
             Area::Streams => streams::look(home, sources, hub, streams).await,
             Area::Lag => {
                 let here = lag::look(home, sources, streams, core_answers).await;
-                let shared = sharing::look_at_lag(home).await;
+                let shared = sharing::look_at_lag(home, sources.presence.lost().as_deref()).await;
                 [here, elsewhere::look_at_lag(home, sources, core_answers).await, shared].concat()
             }
             Area::Drift => {

@@ -6,6 +6,7 @@ use bulkhead_bus::{CoreVerb, RegistryVerb, TenantSubject};
 use super::finding::{Area, Finding, Look};
 use super::home::Home;
 use super::lag::ask_health;
+use super::links::excused;
 use super::reach::{Person, QUESTION_LIMIT, Sources, limited};
 use crate::client::{ask, query};
 
@@ -87,13 +88,14 @@ pub(super) async fn look_at_links(home: &Home, sources: &Sources) -> Vec<Finding
         return vec![SHARING.skip("registry", "the hub cannot be asked")];
     };
     let lost = sources.presence.lost();
-    let members = match (ask_members(person).await, lost) {
+    let members = match (ask_members(person).await, &lost) {
         (Ok(members), _) => members,
         (Err(_), Some(lost)) => return vec![SHARING.skip("registry", lost)],
         (Err(why), None) => return vec![SHARING.fail("registry", why, home.restart_advice())],
     };
     let mut findings = vec![SHARING.ok("registry", format!("it knows {} pollers and leaf links", members.len()))];
-    findings.extend(members.iter().map(|row| home.excused(judge_member(row), row.tenant.as_str())));
+    let judge = |row: &MemberRow| home.excused(excused(judge_member(row), lost.as_deref()), row.tenant.as_str());
+    findings.extend(members.iter().map(judge));
     let everything = Query::default();
     let asked = query::<AssignmentRow>(&person.bus, &person.user, CoreVerb::ListAssignments, &everything);
     findings.extend(match limited(asked).await {
@@ -108,7 +110,8 @@ struct SharerSettings {
     health_listen: String,
 }
 
-pub(super) async fn look_at_lag(home: &Home) -> Vec<Finding> {
+/// `lost` is why nobody can have what they need of the hub.
+pub(super) async fn look_at_lag(home: &Home, lost: Option<&str>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in SHARERS {
         let path = home.layout.home().join(name).join("settings.toml");
@@ -119,12 +122,13 @@ pub(super) async fn look_at_lag(home: &Home) -> Vec<Finding> {
             continue;
         };
         let advice = format!("read {}", home.layout.log(name).display());
-        findings.push(match ask_health(&settings.health_listen).await {
+        let finding = match ask_health(&settings.health_listen).await {
             Ok((200, _)) => SHARER.ok(name, "ready"),
             Ok((code, text)) => SHARER.fail(name, format!("{code}: {text}"), advice),
             Err(why) if home.up.is_none() => SHARER.skip(name, format!("nothing runs ({why})")),
             Err(why) => SHARER.fail(name, why, advice),
-        });
+        };
+        findings.push(excused(finding, lost));
     }
     findings
 }
