@@ -48,6 +48,8 @@ create table dispatch_state (
     lease_revision bigint not null,
     -- site/poller: weight, quantised.
     weights        jsonb not null,
+    -- Ends of assignments up to this generation may have been removed: who has an older one is told everything anew.
+    forgotten      bigint not null default 0,
     planned_at     timestamptz not null default clock_timestamp()
 );
 
@@ -154,6 +156,7 @@ begin
             kept_from_ms bigint := extract(epoch from kept_from) * 1000;
             gone bigint;
             more bigint;
+            newest bigint;
         begin
             if kept_from is null or not pg_try_advisory_xact_lock(hashtext('remove_old_rows'), hashtext(owner_id::text)) then
                 return 0;
@@ -172,10 +175,15 @@ begin
             where d.tenant_id = owner_id and d.digest = old.digest and d.row_index = old.row_index;
             get diagnostics more = row_count;
             gone := greatest(gone, more);
-            delete from assignment a where a.tenant_id = owner_id and a.ended_generation is not null and a.until_ms < kept_from_ms
-              and a.ctid = any (array(select ctid from assignment where tenant_id = owner_id and ended_generation is not null
-                                      and until_ms < kept_from_ms limit most));
-            get diagnostics more = row_count;
+            with removed as (
+                delete from assignment a where a.tenant_id = owner_id and a.ended_generation is not null and a.until_ms < kept_from_ms
+                  and a.ctid = any (array(select ctid from assignment where tenant_id = owner_id and ended_generation is not null
+                                          and until_ms < kept_from_ms limit most))
+                returning a.ended_generation)
+            select count(*), max(ended_generation) into more, newest from removed;
+            if more > 0 then
+                update dispatch_state set forgotten = greatest(forgotten, newest) where tenant_id = owner_id;
+            end if;
             gone := greatest(gone, more);
             delete from run_order o where o.tenant_id = owner_id and greatest(o.deadline, o.done_at) < kept_from
               and o.ctid = any (array(select ctid from run_order where tenant_id = owner_id

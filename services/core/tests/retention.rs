@@ -54,6 +54,8 @@ async fn world() -> World {
                                               until_ms, ended_generation)
              values ('{id}', 'old', 'oslo', 1, '{{}}', 1, 1000, 0, 1000, 2), ('{id}', 'of-now', 'oslo', 1, '{{}}', 1, 1000, 0, null, null),
                     ('{id}', 'new', 'oslo', 1, '{{}}', 1, 1000, 0, extract(epoch from now()) * 1000, 2);
+             insert into {schema}.dispatch_state (tenant_id, generation, epoch, lease_revision, weights)
+             values ('{id}', 2, 1, 0, '{{}}');
              insert into {schema}.run_order (tenant_id, id, site, poller, definition, asked_by, deadline, done_at)
              select '{id}', gen_random_uuid(), name, 'p1', '{{}}', 'ann', now() - age, null
              from (values ('old', interval '100 days'), ('new', interval '0')) v (name, age);
@@ -116,6 +118,9 @@ async fn each_tenant_keeps_what_its_plan_keeps() {
             );
             let kept: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut superuser).await.unwrap();
             assert_eq!(kept, left, "{table} of {}", tenant.slug);
+            let forgotten =
+                format!("select forgotten from {schema}.dispatch_state where tenant_id = '{}'", tenant.id.as_uuid());
+            assert_eq!(number(&mut superuser, &forgotten).await, 2, "whoever is older is told everything anew");
         }
     }
     let ahead = "select count(*) from pg_inherits i join pg_class c on c.oid = i.inhrelid

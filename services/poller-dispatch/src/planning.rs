@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use bulkhead_bus::{
     AccountKey, CoreSubject, PollerName, SiteName, Tenant, TenantId, TenantState, TenantSubject, WakeUp,
 };
@@ -91,7 +90,8 @@ impl Planner {
             let Some((epoch, tenant)) = next else {
                 tokio::select! {
                     () = heart.while_waiting(self.turns.inner.is_news.notified()) => {}
-                    changed = leading.changed() => changed.context("follow the election")?,
+                    // The election ends before us only when everything does, and says why itself.
+                    Ok(()) = leading.changed() => {}
                     () = stop.cancelled() => return Ok(()),
                 }
                 continue;
@@ -116,10 +116,7 @@ impl Planner {
         loop {
             tokio::select! {
                 _ = heart.while_waiting(ticks.tick()) => {}
-                changed = leading.changed() => {
-                    changed.context("follow the election")?;
-                    all_at = None;
-                }
+                Ok(()) = leading.changed() => all_at = None,
                 () = stop.cancelled() => return Ok(()),
             }
             self.metrics.tenants_waiting.set(i64::try_from(self.turns.waiting()).unwrap_or(i64::MAX));
@@ -183,7 +180,7 @@ impl Planner {
 
     async fn plan(&self, account: &AccountKey, tenant: &Tenant, epoch: i64) -> Result<Outcome, StoreError> {
         let view = ask_members(&self.push, account).await;
-        let mut tx = self.store.begin(tenant).await?;
+        let mut tx = self.store.begin_writing(tenant).await?;
         let kept = store::lock_state(&mut tx, tenant).await?;
         // Not what is remembered: a poller may have been registered, or revoked, a moment ago.
         let (batch_keys, _) = read_batch_keys(&mut tx, tenant).await?;

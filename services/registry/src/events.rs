@@ -7,7 +7,7 @@ use std::time::Duration;
 use bulkhead_bus::AccountKey;
 use bulkhead_directory::{Answers, Directory};
 use bulkhead_runtime::{Backoff, Chain, Heart, Stop};
-use bulkhead_store::{READ_LIMIT, Store, within};
+use bulkhead_store::{READ_LIMIT, Store, StoreError, within};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
@@ -86,7 +86,7 @@ impl EventWriter {
                 return;
             };
             let written = within("write events of members", READ_LIMIT, async {
-                let mut tx = self.store.begin(tenant).await?;
+                let mut tx = self.store.begin_writing(tenant).await?;
                 let written = write_events(&mut tx, tenant, events).await?;
                 tx.commit().await?;
                 Ok(written)
@@ -96,6 +96,11 @@ impl EventWriter {
             match written {
                 Ok(written) => {
                     self.metrics.events_written.inc_by(written);
+                    return;
+                }
+                // It began to leave a moment ago.
+                Err(StoreError::TenantClosed { .. }) => {
+                    self.metrics.events_dropped.inc_by(count);
                     return;
                 }
                 Err(failure) if failure.is_transient() => {

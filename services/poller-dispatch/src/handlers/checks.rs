@@ -9,7 +9,7 @@ impl Desk {
     pub(super) async fn change_checks(&self, order: Order<ChangeChecks>) -> Result<Vec<u8>, Undone> {
         let Order { tenant, acting, body, .. } = order;
         let quota = self.store.quota(&tenant).await?;
-        let mut tx = self.store.begin(&tenant).await?;
+        let mut tx = self.store.begin_writing(&tenant).await?;
         store::lock_checks(&mut tx, &tenant).await?;
         let there = crate::store::read_checks(&mut tx, &tenant).await?;
         let sites = store::read_sites(&mut tx, &tenant).await?;

@@ -118,8 +118,8 @@ impl Desk {
         check_version(version)?;
         let mut tx = self.store.begin(&asked.tenant).await?;
         let now = store::read_now(&mut tx, &asked.tenant).await?;
-        // A database that was restored may be behind: then everything is told anew.
-        let is_whole = have <= 0 || have > now.generation;
+        // A database that was restored may be behind, and what ended long ago is not kept: then everything is told anew.
+        let is_whole = have <= now.forgotten || have > now.generation;
         let have = if is_whole { 0 } else { have };
         let at = at.filter(|at| (have..=now.generation).contains(at)).unwrap_or(now.generation);
         let span = store::Span { have, at, now_ms: now.now_ms, after: after.as_ref() };
@@ -167,7 +167,7 @@ impl Desk {
 
     async fn fetch_runs(&self, asked: &Asked<FetchRuns>, who: &Who) -> Result<Vec<u8>, Undone> {
         check_version(asked.body.version)?;
-        let mut tx = self.store.begin(&asked.tenant).await?;
+        let mut tx = self.store.begin_writing(&asked.tenant).await?;
         let taken = store::take_runs(&mut tx, &asked.tenant, who).await?;
         let sealed = self.sealed_for(&mut tx, &asked.tenant, who, taken.iter().map(|run| &run.probe)).await?;
         tx.commit().await?;
@@ -186,7 +186,7 @@ impl Desk {
         if serde_json::to_vec(&measured.detail).map_or(usize::MAX, |bytes| bytes.len()) > DETAIL_BYTES_MAX {
             return Err(refused(ErrorCode::Invalid, "the detail is larger than may travel").into());
         }
-        let mut tx = self.store.begin(&asked.tenant).await?;
+        let mut tx = self.store.begin_writing(&asked.tenant).await?;
         store::finish_run(&mut tx, &asked.tenant, who, (*id, measured)).await?;
         tx.commit().await?;
         Ok(answer_rows::<()>(vec![]))

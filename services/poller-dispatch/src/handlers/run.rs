@@ -50,7 +50,7 @@ impl Desk {
         let end = Instant::now() + Duration::from_millis(deadline_ms);
         let id = Uuid::new_v4();
         let ordered = store::Ordered { id, probe: &definition.probe, asked_by: &order.acting, deadline_ms, at: &at };
-        let mut tx = self.store.begin(&order.tenant).await?;
+        let mut tx = self.store.begin_writing(&order.tenant).await?;
         store::lock_checks(&mut tx, &order.tenant).await?;
         let lately = store::count_runs(&mut tx, &order.tenant).await?;
         if lately >= most {

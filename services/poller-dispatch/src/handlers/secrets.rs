@@ -54,7 +54,7 @@ impl Desk {
         if !problems.is_empty() {
             return Err(refused(ErrorCode::Invalid, problems.join("\n")).into());
         }
-        let mut tx = self.store.begin(&order.tenant).await?;
+        let mut tx = self.store.begin_writing(&order.tenant).await?;
         store::lock_checks(&mut tx, &order.tenant).await?;
         store::act_as(&mut tx, &order.acting).await?;
         store::set_secret(&mut tx, &order.tenant, (name, &order.acting), copies).await?;

@@ -23,17 +23,20 @@ type Who = (SiteName, PollerName);
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     pub generation: i64,
+    /// What ended up to here may not be known any more.
+    pub forgotten: i64,
     pub now_ms: i64,
 }
 
 /// # Errors
 /// When the database refuses.
 pub async fn read_now(tx: &mut TenantTx, tenant: &Tenant) -> Result<Now, StoreError> {
-    let sql = "select coalesce((select generation from dispatch_state where tenant_id = $1), 0) as generation,
-                      (extract(epoch from clock_timestamp()) * 1000)::int8 as now_ms";
+    let sql = "select coalesce(max(generation), 0) as generation, coalesce(max(forgotten), 0) as forgotten,
+                      (extract(epoch from clock_timestamp()) * 1000)::int8 as now_ms
+               from dispatch_state where tenant_id = $1";
     let row = sqlx::query(sql).bind(tenant.id.as_uuid()).fetch_one(tx.connection()).await;
     let row = row.map_err(failed("read the generation"))?;
-    Ok(Now { generation: row.get("generation"), now_ms: row.get("now_ms") })
+    Ok(Now { generation: row.get("generation"), forgotten: row.get("forgotten"), now_ms: row.get("now_ms") })
 }
 
 /// Of which generations a page tells.
