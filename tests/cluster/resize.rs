@@ -70,7 +70,7 @@ async fn a_hub_gets_three_servers_and_one_again_and_every_slot_is_stored() -> an
     let deployment = start_with(stopped, None).await?;
     assert_eq!(deployment.up.hub_size(), HubSize::Three);
     let states = deployment.up.wait_until_replicas_current().await?;
-    assert!(states.iter().all(|state| state.streams == 4), "{states:?}");
+    assert!(states.iter().all(|state| state.streams == 6), "{states:?}");
 
     let since = now_ms();
     let stopped = pause_with_held_batches(deployment).await?;

@@ -30,7 +30,7 @@ async fn a_hub_of_three_comes_back_with_what_its_streams_held() -> anyhow::Resul
     done(home.path(), &["restore", text(&backup)?, "--identity", text(&key)?]).await?;
     let again = TestDeployment::start_in(home, &WITHOUT_SITES, |_| {}).await?;
     let states = again.up.wait_until_replicas_current().await?;
-    assert!(states.len() == 3 && states.iter().all(|state| state.streams == 4), "{states:?}");
+    assert!(states.len() == 3 && states.iter().all(|state| state.streams == 6), "{states:?}");
     wait_until_held(&again, |held| held == 0).await?;
     assert_eq!(i64::try_from(stored(&again.witness().await?).await?.len())?, report.results);
     again.stop().await
