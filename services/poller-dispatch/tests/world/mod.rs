@@ -35,7 +35,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(70);
 const RPC: &str = "dispatch-rpc";
 /// The registry answers where this user hears.
-const PUSH: &str = "poller-dispatch";
+const PUSH: &str = "dispatch-push";
 /// Is the registry; it may say and hear everything in CORE.
 const WITNESS: &str = "registry";
 const ACME: &str = "acme";

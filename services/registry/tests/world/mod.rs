@@ -34,7 +34,7 @@ const RENEW_LIMIT: Duration = Duration::from_secs(2);
 const RPC: &str = "registry-rpc";
 const KEEP: &str = "registry-keep";
 /// Makes the buckets and asks what services ask; it may say and hear everything in CORE.
-const WITNESS: &str = "poller-dispatch";
+const WITNESS: &str = "dispatch-push";
 /// Stands for all members and people of a tenant.
 const TENANT: &str = "tenant";
 
