@@ -4,20 +4,26 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context;
+use bulkhead_bus::members::BUCKETS;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{LIMIT, RawClient, TestDeployment};
 
 /// What is spoken beside the tenants' subjects: JetStream and the server's own record of who asked it, reply subjects made by
 /// the server, private inboxes.
 const LISTED: [&str; 5] = ["$JS.API.", "$JS.ACK.", "$JS.EVENT.ADVISORY.API", "_R_.", "_INBOX_"];
-const SERVICES: [&str; 2] = ["RESULTS", "BACKFILL"];
+const SERVICES: [&str; 4] = ["RESULTS", "BACKFILL", "KV_REG_INFO", "KV_REG_LEASE"];
 
 /// Subjects that nobody should have spoken.
 fn strangers(subjects: &BTreeSet<String>, tenants: &[String]) -> Vec<String> {
     let is_known = |subject: &&String| {
         let of_tenant = tenants.iter().any(|key| subject.starts_with(&format!("t.{key}.")));
         let of_streams = subject.starts_with("$JS.EVENT.ADVISORY.") && SERVICES.iter().any(|s| subject.contains(s));
-        of_tenant || of_streams || LISTED.iter().any(|head| subject.starts_with(head))
+        // What the registry keeps begins with whose it is as well.
+        let of_members = BUCKETS.iter().any(|bucket| {
+            let key = subject.strip_prefix(&format!("$KV.{bucket}.")).and_then(|rest| rest.split('.').next());
+            key.is_some_and(|key| tenants.iter().any(|known| known == key))
+        });
+        of_tenant || of_streams || of_members || LISTED.iter().any(|head| subject.starts_with(head))
     };
     subjects.iter().filter(|subject| !is_known(subject)).cloned().collect()
 }
