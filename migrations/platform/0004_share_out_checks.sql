@@ -29,8 +29,11 @@ language plpgsql security definer set search_path = platform, pg_temp
 as $$
 declare
     owner_id uuid := coalesce(new.tenant_id, old.tenant_id);
+    named text := coalesce(current_setting('app.tenant_id', true), '');
 begin
     if (select plan in ('pro', 'enterprise') from tenant where tenant_id = owner_id) then
+        -- Row security holds for the owner as well, and whoever changes a row by hand has named nobody.
+        perform set_config('app.tenant_id', owner_id::text, true);
         execute format(
             'insert into %I.config_change (tenant_id, table_name, act, changed_by, was, is_now)
              values ($1, $2, $3, $4, $5, $6)', tg_table_schema)
@@ -38,6 +41,7 @@ begin
               coalesce(nullif(current_setting('app.changed_by', true), ''), session_user),
               case when tg_op <> 'INSERT' then to_jsonb(old) end,
               case when tg_op <> 'DELETE' then to_jsonb(new) end;
+        perform set_config('app.tenant_id', named, true);
     end if;
     return null;
 end

@@ -36,8 +36,7 @@ async fn wait_for_more(deployment: &TestDeployment, witness: &PgPool) -> anyhow:
 async fn damage_a_key(deployment: &TestDeployment, witness: &PgPool) -> anyhow::Result<()> {
     let change = |from: &str, to: &str| {
         format!(
-            "select set_config('app.tenant_id', tenant_id::text, true) from platform.tenant where slug = 'acme-corp';
-             update tenant_acme_corp.poller p set batch_key = {to} || substr(batch_key, {from}) from platform.tenant t
+            "update tenant_acme_corp.poller p set batch_key = {to} || substr(batch_key, {from}) from platform.tenant t
              where t.tenant_id = p.tenant_id and t.slug = 'acme-corp'"
         )
     };
