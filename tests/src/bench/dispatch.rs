@@ -169,15 +169,19 @@ async fn measure_changes(
     let operator = Operator { home: deployment.home() };
     let mut taken = Vec::new();
     for number in 0..changes {
+        let before = generation(witness).await?;
         let interval = format!("{}s", 5 + number % 2);
         operator.expect(0, &["check", "edit", "c0", "--tenant", "acme-corp", "--interval", &interval]).await?;
         let began = Instant::now();
         eventually("the poller has applied the change", LIMIT, || async {
             let wanted = generation(witness).await.map_err(|error| format!("{error:#}"))?;
-            let have = applied(deployment, "acme-corp/oslo/p1").await?;
+            let owner = "select poller from tenant_acme_corp.assignment where check_name = 'c0' and vantage = 'oslo'
+                         order by generation desc limit 1";
+            let owner: String =
+                sqlx::query_scalar(owner).fetch_one(witness).await.map_err(|error| error.to_string())?;
+            let have = applied(deployment, &format!("acme-corp/oslo/{owner}")).await?;
             // Before it is planned the wanted one is the old one.
-            let is_planned = wanted > i64::try_from(number).unwrap_or(0);
-            if is_planned && have >= wanted { Ok(()) } else { Err(format!("{have} of {wanted}")) }
+            if wanted > before && have >= wanted { Ok(()) } else { Err(format!("{have} of {wanted}")) }
         })
         .await?;
         taken.push(began.elapsed());
