@@ -1,7 +1,7 @@
 //! Checks: what can be measured, how a definition of it is judged, and how it ends. `fail` is about the target, `error` about
 //! the poller.
 //!
-//! A new type is one file with its [`kind::CheckType`], and one variant of [`CheckSpec`]; the compiler names the arms. A check
+//! A new type is one file with its `kind::CheckType`, and one variant of [`CheckSpec`]; the compiler names the arms. A check
 //! never panics on what a network says, follows nothing it was not asked to, asks nobody whom the site's rules deny, and ends
 //! at its timeout. Nothing here knows tenants, buses or files but those that a poller's own settings name.
 
