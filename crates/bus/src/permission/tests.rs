@@ -35,7 +35,7 @@ fn only_the_pulling_role_can_acknowledge() {
         assert_eq!(role_permissions(answering).publish, ["_R_.>"], "{answering:?}");
     }
     // Besides, it answers the one service that asks it within CORE.
-    assert_eq!(role_permissions(Role::RegistryRpc).publish, ["_R_.>", "_INBOX_poller-dispatch.>"]);
+    assert_eq!(role_permissions(Role::RegistryRpc).publish, ["_R_.>", "_INBOX_dispatch-push.>"]);
 }
 
 #[test]
