@@ -7,4 +7,4 @@ mod open;
 
 pub use answers::{Answers, Failure, PoolState, show_connections};
 pub use directory::Directory;
-pub use open::{DatabaseSettings, open_store};
+pub use open::{DatabaseSettings, address_problems, open_store};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use bulkhead_runtime::{Stop, keep_trying};
+use bulkhead_runtime::{Chain, Stop, keep_trying};
 use bulkhead_store::{Connections, Service, Store, StoreError, read_database_url};
 
 /// Where a service finds the database, and how many connections it may have.
@@ -14,6 +14,14 @@ pub struct DatabaseSettings<'a> {
     /// Of PostgreSQL itself, where a pooler stands before it.
     pub direct_url_file: Option<&'a Path>,
     pub connections: Connections,
+}
+
+/// A line for each file that holds no address of a database.
+#[must_use]
+pub fn address_problems(url_file: &Path, direct_url_file: Option<&Path>) -> Vec<String> {
+    let files = [("database_url_file", Some(url_file)), ("database_direct_url_file", direct_url_file)];
+    let wrong = files.into_iter().filter_map(|(name, file)| Some((name, read_database_url(file?).err()?)));
+    wrong.map(|(name, error)| format!("  {name}: {}", Chain(&error))).collect()
 }
 
 /// # Errors

@@ -35,6 +35,13 @@ pub fn load_settings<T: DeserializeOwned>(
     figment.extract().map_err(|errors| SettingsError(errors.into_iter().map(|error| format!("  {error}")).collect()))
 }
 
+/// A line for each setting whose value is not from the least to the most that it may be.
+#[must_use]
+pub fn out_of_range(ranges: &[(&str, i128, i128, i128)]) -> Vec<String> {
+    let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
+    wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

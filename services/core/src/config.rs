@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
-use bulkhead_runtime::{BusSettings, Chain, LogFormat, load_settings};
+use bulkhead_directory::address_problems;
+use bulkhead_runtime::{BusSettings, LogFormat, load_settings, out_of_range};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -91,20 +92,10 @@ impl Config {
             ("tenants.retention_every_s", i128::from(self.tenants.retention_every_s), 1, 86_400),
             ("live.dark_after_s", i128::from(self.live.dark_after_s), 1, 86_400),
         ];
-        let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
-        let range =
-            wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
-        let mut problems: Vec<String> = range.collect();
+        let mut problems = out_of_range(&ranges);
         problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
-        let addresses = [
-            ("database_url_file", Some(&self.database_url_file)),
-            ("database_direct_url_file", self.database_direct_url_file.as_ref()),
-        ];
-        for (name, file) in addresses.into_iter().filter_map(|(name, file)| Some((name, file?))) {
-            if let Err(error) = bulkhead_store::read_database_url(file) {
-                problems.push(format!("  {name}: {}", Chain(&error)));
-            }
-        }
+        let direct = self.database_direct_url_file.as_deref();
+        problems.extend(address_problems(&self.database_url_file, direct));
         if let Some(folder) = self.live_buses_dir.as_ref().filter(|folder| !folder.is_dir()) {
             problems.push(format!("  live_buses_dir: {} is not a folder: make it, empty if need be", folder.display()));
         }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_runtime::{BusSettings, Chain, LogFormat, load_settings};
+use bulkhead_directory::address_problems;
+use bulkhead_runtime::{BusSettings, LogFormat, load_settings, out_of_range};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -70,28 +71,18 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let ranges: [(&str, u64, u64, u64); 6] = [
-            ("database.connections", self.database.connections.into(), 2, 100),
-            ("database.schema_connections", self.database.schema_connections.into(), 1, 100),
-            ("tenants.refresh_s", self.tenants.refresh_s, 1, 3_600),
-            ("planning.workers", self.planning.workers as u64, 1, 64),
-            ("planning.every_s", self.planning.every_s, 1, 3_600),
-            ("planning.hold_s", self.planning.hold_s, 1, 600),
+        let ranges: [(&str, i128, i128, i128); 6] = [
+            ("database.connections", i128::from(self.database.connections), 2, 100),
+            ("database.schema_connections", i128::from(self.database.schema_connections), 1, 100),
+            ("tenants.refresh_s", i128::from(self.tenants.refresh_s), 1, 3_600),
+            ("planning.workers", self.planning.workers as i128, 1, 64),
+            ("planning.every_s", i128::from(self.planning.every_s), 1, 3_600),
+            ("planning.hold_s", i128::from(self.planning.hold_s), 1, 600),
         ];
-        let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
-        let range =
-            wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
-        let mut problems: Vec<String> = range.collect();
+        let mut problems = out_of_range(&ranges);
         problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
-        let addresses = [
-            ("database_url_file", Some(&self.database_url_file)),
-            ("database_direct_url_file", self.database_direct_url_file.as_ref()),
-        ];
-        for (name, file) in addresses.into_iter().filter_map(|(name, file)| Some((name, file?))) {
-            if let Err(error) = bulkhead_store::read_database_url(file) {
-                problems.push(format!("  {name}: {}", Chain(&error)));
-            }
-        }
+        let direct = self.database_direct_url_file.as_deref();
+        problems.extend(address_problems(&self.database_url_file, direct));
         let buses = [("rpc_bus", &self.rpc_bus), ("push_bus", &self.push_bus)];
         problems.extend(buses.into_iter().flat_map(|(key, bus)| bus.hub_problems(key)));
         problems

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use bulkhead_runtime::{BusSettings, Chain, LogFormat, load_settings};
+use bulkhead_directory::address_problems;
+use bulkhead_runtime::{BusSettings, LogFormat, load_settings, out_of_range};
 use serde::Deserialize;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -62,20 +63,10 @@ impl Config {
             ("database.schema_connections", i128::from(database.schema_connections), 1, 100),
             ("database.events_waiting_most", database.events_waiting_most as i128, 1, 1_000_000),
         ];
-        let wrong = ranges.iter().filter(|(_, value, least, most)| value < least || value > most);
-        let range =
-            wrong.map(|(name, value, least, most)| format!("  {name} is {value}: it must be {least} to {most}"));
-        let mut problems: Vec<String> = range.collect();
+        let mut problems = out_of_range(&ranges);
         problems.extend(bulkhead_runtime::check_filter(&self.log_filter).err().map(|error| format!("  {error}")));
-        let addresses = [
-            ("database_url_file", Some(&self.database_url_file)),
-            ("database_direct_url_file", self.database_direct_url_file.as_ref()),
-        ];
-        for (name, file) in addresses.into_iter().filter_map(|(name, file)| Some((name, file?))) {
-            if let Err(error) = bulkhead_store::read_database_url(file) {
-                problems.push(format!("  {name}: {}", Chain(&error)));
-            }
-        }
+        let direct = self.database_direct_url_file.as_deref();
+        problems.extend(address_problems(&self.database_url_file, direct));
         let buses = [("rpc_bus", &self.rpc_bus), ("keep_bus", &self.keep_bus)];
         problems.extend(buses.into_iter().flat_map(|(key, bus)| bus.hub_problems(key)));
         problems

@@ -24,11 +24,10 @@ use std::time::Duration;
 use anyhow::Context;
 use bulkhead_directory::{Answers, DatabaseSettings, Directory, open_store, show_connections};
 use bulkhead_runtime::{
-    Bus, BusSettings, Health, Loops, Readiness, Stop, Supervisor, reach_hub, serve_health, show_hub, stop_on_signals,
+    Bus, BusSettings, Health, Loops, Readiness, Stop, Supervisor, reach_hub, run_service, show_hub,
 };
 use bulkhead_store::{Connections, Service, Store};
 use tokio::sync::mpsc;
-use tracing::info;
 
 use crate::config::Config;
 use crate::events::{EventQueue, EventWriter};
@@ -47,27 +46,14 @@ const LOSSES_MOST: usize = 10_000;
 /// When it cannot start, or a task fails.
 pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let readiness = Readiness::new(&["database", "leases", "requests"]);
-    let mut supervisor = Supervisor::new(stop.clone());
-    supervisor.spawn("signals", stop_on_signals(stop.clone()));
     let (metrics, loops) = (Arc::new(Metrics::default()), Loops::default());
     let health = Health { readiness, loops, page: metrics.page.clone() };
-    if let Some(listen) = config.health_listen {
-        supervisor.spawn("health", serve_health(listen, health.clone(), stop.clone()));
-    }
-    supervisor.spawn("registry", serve(config, health, Arc::clone(&metrics), stop));
-    let ended = supervisor.run().await;
-    info!(counters = metrics.page.counters(), "registry stopped");
-    ended
-}
-
-/// A stop that comes while it still waits for something is a stop and not a failure.
-async fn serve(config: Config, health: Health, metrics: Arc<Metrics>, stop: Stop) -> anyhow::Result<()> {
-    let tasks = Supervisor::new(stop.clone());
-    match (Starting { config: &config, health, metrics, stop: &stop, tasks }).start().await {
-        Ok(tasks) => tasks.run().await,
-        Err(_) if stop.is_cancelled() => Ok(()),
-        Err(error) => Err(error),
-    }
+    let (listen, shown, stopped) = (config.health_listen, health.clone(), stop.clone());
+    let start = async move {
+        let tasks = Supervisor::new(stop.clone());
+        Starting { config: &config, health, metrics, stop: &stop, tasks }.start().await
+    };
+    run_service("registry", listen, shown, stopped, start).await
 }
 
 /// What the parts of the registry are started with.

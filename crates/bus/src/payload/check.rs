@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::result::{Measured, Outcome, Reason};
-use crate::guard::{Claim, Claimed};
 use crate::{CheckName, PollerName, SiteName, TenantSlug};
 
 /// Changes in one request at most.
@@ -97,12 +96,6 @@ pub struct ChangeChecks {
     /// Says what would change, and changes nothing.
     #[serde(default)]
     pub is_rehearsal: bool,
-}
-
-impl Claim for ChangeChecks {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
 }
 
 /// What became, or would become, of one check.
@@ -282,12 +275,6 @@ pub struct RunCheck {
     pub deadline_ms: u64,
 }
 
-impl Claim for RunCheck {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
-}
-
 /// How a run on demand ended at one vantage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRow {
@@ -311,12 +298,6 @@ pub struct RunRow {
 pub struct SecretQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-}
-
-impl Claim for SecretQuery {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
 }
 
 /// For whom a secret is sealed.
@@ -347,12 +328,6 @@ pub struct SetSecret {
     pub copies: Vec<SealedFor>,
 }
 
-impl Claim for SetSecret {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
-}
-
 /// A secret, and for whom it is sealed; never what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretRow {
@@ -364,16 +339,8 @@ pub struct SecretRow {
     pub pollers: Vec<String>,
 }
 
-macro_rules! claims_nothing {
-    ($($name:ident),+) => {
-        $(impl Claim for $name {
-            fn claimed(&self) -> Claimed<'_> {
-                Claimed::default()
-            }
-        })+
-    };
-}
 claims_nothing!(FetchAssignment, FetchRuns, ReportRun);
+claims_tenant!(ChangeChecks, RunCheck, SecretQuery, SetSecret);
 
 #[cfg(test)]
 mod tests {

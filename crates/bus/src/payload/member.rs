@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::result::CheckKind;
-use crate::guard::{Claim, Claimed};
 use crate::members::LeaseClass;
 use crate::{MemberName, PollerName, SiteName, TenantSlug};
 
@@ -155,16 +154,8 @@ pub struct LeaseGrant {
     pub is_held: bool,
 }
 
-macro_rules! claims_nothing {
-    ($($name:ident),+) => {
-        $(impl Claim for $name {
-            fn claimed(&self) -> Claimed<'_> {
-                Claimed::default()
-            }
-        })+
-    };
-}
 claims_nothing!(Register, Renew, Deregister);
+claims_tenant!(MemberQuery, MemberHold);
 
 /// The state of a member as others see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -298,12 +289,6 @@ pub struct MemberQuery {
     pub limit: Option<u32>,
 }
 
-impl Claim for MemberQuery {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
-}
-
 /// What became of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberEventRow {
@@ -328,13 +313,6 @@ pub struct MemberHold {
     pub poller: PollerName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-impl Claim for MemberHold {
-    fn claimed(&self) -> Claimed<'_> {
-        // Not the sender's site and poller: those that are meant.
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
 }
 
 /// `svc.registry.list_members`: all of one tenant's, some at a time.

@@ -1,5 +1,27 @@
 //! Payloads: JSON, versioned, unknown fields ignored by readers. A breaking change is a new version, never a new meaning.
 
+/// Payloads that say nothing of their sender.
+macro_rules! claims_nothing {
+    ($($name:ident),+) => {
+        $(impl crate::guard::Claim for $name {
+            fn claimed(&self) -> crate::guard::Claimed<'_> {
+                crate::guard::Claimed::default()
+            }
+        })+
+    };
+}
+
+/// Payloads that may name a tenant: the platform's target, or the sender itself. A site or poller in them is whom they are about.
+macro_rules! claims_tenant {
+    ($($name:ident),+) => {
+        $(impl crate::guard::Claim for $name {
+            fn claimed(&self) -> crate::guard::Claimed<'_> {
+                crate::guard::Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
+            }
+        })+
+    };
+}
+
 mod check;
 mod decision;
 mod member;

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::result::{CheckKind, Measured, Outcome, Reason};
-use crate::guard::{Claim, Claimed};
 use crate::{CheckName, PollerName, SiteName, TenantSlug};
 
 /// The most rows in one answer, so that it stays well under the server's payload limit of 1 MiB.
@@ -35,11 +34,7 @@ pub struct Query {
     pub limit: Option<u32>,
 }
 
-impl Claim for Query {
-    fn claimed(&self) -> Claimed<'_> {
-        Claimed { tenant: self.tenant.as_deref(), site: None, poller: None }
-    }
-}
+claims_tenant!(Query);
 
 /// An answer: rows, or one error from a closed set with a sentence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
