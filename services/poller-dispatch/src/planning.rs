@@ -190,9 +190,6 @@ impl Planner {
             info!(tenant = %tenant.slug, because, "nobody of {} is taken for lost: the registry cannot tell", tenant.slug);
         }
         let ended = |planned| Ok(Outcome { planned, turn: Turn::default(), without_poller: 0 });
-        if kept.epoch > epoch {
-            return ended(Planned::StaleLeader);
-        }
         if self.is_older(tenant.id, &view, kept.lease_revision) {
             return ended(Planned::OlderLeases);
         }
@@ -226,11 +223,9 @@ impl Planner {
         if !turn.is_empty() {
             store::write_turn(&mut tx, tenant, generation, &turn).await?;
         }
-        let is_kept = store::keep_state(&mut tx, tenant, &next).await?;
-        if !is_kept || !store::is_leader(&mut tx, &self.holder, epoch).await? {
+        if !store::commit_plan(tx, tenant, &self.holder, &next).await? {
             return ended(Planned::StaleLeader);
         }
-        tx.commit().await?;
         let planned = if turn.is_empty() { Planned::Unchanged } else { Planned::Changed };
         Ok(Outcome { planned, turn, without_poller })
     }

@@ -171,15 +171,17 @@ pub async fn write_turn(tx: &mut TenantTx, tenant: &Tenant, generation: i64, tur
     Ok(())
 }
 
-/// Keeps what the plan leaves. Says whether it did: a plan of a later epoch is not overwritten.
+/// Commits what was written with `tx` and what the plan leaves, if `holder` still plans under the epoch of `kept`; says whether it
+/// did. That is asked last, so that one who was asleep for however long writes nothing: whoever takes over meanwhile waits for this
+/// transaction with each tenant that it locks.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn keep_state(tx: &mut TenantTx, tenant: &Tenant, kept: &Kept) -> Result<bool, StoreError> {
+pub async fn commit_plan(mut tx: TenantTx, tenant: &Tenant, holder: &str, kept: &Kept) -> Result<bool, StoreError> {
     let sql = "update dispatch_state
                set generation = $2, epoch = $3, lease_revision = $4, weights = $5, planned_at = clock_timestamp()
-               where tenant_id = $1 and epoch <= $3";
-    let written = sqlx::query(sql)
+               where tenant_id = $1";
+    sqlx::query(sql)
         .bind(tenant.id.as_uuid())
         .bind(kept.generation)
         .bind(kept.epoch)
@@ -188,16 +190,15 @@ pub async fn keep_state(tx: &mut TenantTx, tenant: &Tenant, kept: &Kept) -> Resu
         .execute(tx.connection())
         .await
         .map_err(failed("keep the plan of a tenant"))?;
-    Ok(written.rows_affected() == 1)
+    let plans = is_leader(&mut tx, holder, kept.epoch).await?;
+    if plans {
+        tx.commit().await?;
+    }
+    Ok(plans)
 }
 
-/// Whether `holder` plans under `epoch`: asked last before the commit, so that one who was asleep for however long writes nothing.
-/// Whoever takes over meanwhile waits for this transaction with each tenant that it locks. Nothing of the tenant's can be asked
-/// after it: in a schema of one tenant the platform's tables are another role's.
-///
-/// # Errors
-/// When the database refuses.
-pub async fn is_leader(tx: &mut TenantTx, holder: &str, epoch: i64) -> Result<bool, StoreError> {
+/// Nothing of the tenant's can be asked after it: in a schema of one tenant the platform's tables are another role's.
+async fn is_leader(tx: &mut TenantTx, holder: &str, epoch: i64) -> Result<bool, StoreError> {
     let itself = sqlx::query("select set_config('role', 'none', true)").execute(tx.connection()).await;
     itself.map_err(failed("ask as the service itself"))?;
     let sql = "select exists (select from platform.dispatch_leader where epoch = $1 and holder = $2)";

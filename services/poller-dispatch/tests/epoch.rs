@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bulkhead_bus::Tenant;
 use bulkhead_bus::payload::Probe;
 use bulkhead_poller_dispatch::store::{
-    Kept, claim_leadership, give_up_leadership, is_leader, keep_state, lock_state, read_open, write_turn,
+    Kept, claim_leadership, commit_plan, give_up_leadership, lock_state, read_open, write_turn,
 };
 use bulkhead_poller_dispatch::turn::{Begun, Turn};
 use bulkhead_store::{Service, Store};
@@ -36,11 +36,7 @@ async fn plan(store: &Store, tenant: &Tenant, (holder, epoch): (&str, i64), mean
     write_turn(&mut tx, tenant, generation, &one_more()).await.unwrap();
     let next = Kept { generation, epoch, ..kept };
     meanwhile().await;
-    let may = keep_state(&mut tx, tenant, &next).await.unwrap() && is_leader(&mut tx, holder, epoch).await.unwrap();
-    if may {
-        tx.commit().await.unwrap();
-    }
-    may
+    commit_plan(tx, tenant, holder, &next).await.unwrap()
 }
 
 async fn generations(store: &Store, tenant: &Tenant) -> Vec<i64> {
