@@ -79,7 +79,8 @@ fn check_docs() -> Result<(), Failure> {
 }
 
 fn run_tests() -> Result<(), Failure> {
-    test::run(&[])
+    // All of them, so that one run tells everything that fails.
+    test::run(&["--no-fail-fast".into()])
 }
 
 #[cfg(test)]

@@ -82,7 +82,6 @@ impl View {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let (value, is_news) = {
             let mut state = self.state.write().expect("no holder panics");
-            let before = state.news.len();
             let value = change(&mut state);
             let is_known = state.trust.standing(Instant::now()).is_known();
             let is_turned = std::mem::replace(&mut state.was_known, is_known) != is_known;
@@ -94,7 +93,7 @@ impl View {
                     false => warn!("the leases are not to be believed: nobody is taken for lost"),
                 }
             }
-            (value, is_turned || state.news.len() > before || !state.news.is_empty())
+            (value, is_turned || !state.news.is_empty())
         };
         if is_news {
             self.changed.send_modify(|count| *count += 1);

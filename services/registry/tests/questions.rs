@@ -35,6 +35,7 @@ async fn those_are_chosen_that_are_asked_for() {
         world.until(place, MemberState::Ready).await;
     }
     world.add_poller("rome/p1").await;
+    world.until("rome/p1", MemberState::Never).await;
     let ready = MemberQuery { states: vec![MemberState::Ready], ..Default::default() };
     let labels = [("region".to_owned(), "east".to_owned())].into();
     assert_eq!(selected(&world, &MemberQuery { labels, ..ready.clone() }).await, ["oslo/p1", "oslo/p2"]);
