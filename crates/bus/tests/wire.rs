@@ -261,6 +261,16 @@ fn more_of(value: &mut Value) {
     }
 }
 
+#[test]
+fn what_only_the_next_release_can_do_or_suffer_is_left_out() {
+    let mut told = serde_json::to_value(info()).unwrap();
+    told["capabilities"].as_array_mut().unwrap().push(json!({"kind": "quic", "version": 1, "limits": {"most": 3}}));
+    assert_eq!(serde_json::from_value::<MemberInfo>(told).unwrap(), info());
+    let mut told = serde_json::to_value(member_row()).unwrap();
+    told["reasons"].as_array_mut().unwrap().insert(0, json!("too_hot"));
+    assert_eq!(serde_json::from_value::<MemberRow>(told).unwrap(), member_row());
+}
+
 /// By a key that is made for this and forgotten.
 fn record_signatures(path: &std::path::Path) {
     let pair = nkeys::KeyPair::new_user();

@@ -72,7 +72,7 @@ impl FromStr for NameServer {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsSpec {
     question: Query,
     server: NameServer,
@@ -184,7 +184,7 @@ impl CheckType for DnsSpec {
         let server = find_server(self.server).await?;
         detail.insert("server".to_owned(), server.to_string().into());
         match self.server {
-            NameServer::At(address) => run.prober.rules.permit(&[address.ip()], detail)?,
+            NameServer::At(address) => run.prober.rules().permit(&[address.ip()], detail)?,
             // The machine's own: clouds have theirs among what is denied, and its owner chose it.
             NameServer::System => {}
         }

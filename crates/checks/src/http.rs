@@ -51,7 +51,7 @@ impl ExpectedStatus {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSpec {
     url: Url,
     method: Method,

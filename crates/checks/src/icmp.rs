@@ -32,7 +32,7 @@ const REPLY_V4: u8 = 0;
 /// The same in RFC 4443.
 const REPLY_V6: u8 = 129;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IcmpSpec {
     target: Host,
 }
@@ -159,7 +159,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_of_pings_loses_none() {
-        let check = check_of(&icmp("127.0.0.1"));
+        // Long enough for a machine that has much else to do: what is lost never comes.
+        let patient = icmp("127.0.0.1").replace("\"interval_s\":10", "\"interval_s\":60").replace("2000", "30000");
+        let check = check_of(&patient);
         let (prober, secrets) = (Prober::open(Rules::default()), Secrets::new());
         let all = futures_util::future::join_all((0..1_000).map(|_| prober.measure(&check, 0, &secrets))).await;
         let is_permitted = prober.pings.is_able();

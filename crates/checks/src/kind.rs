@@ -25,7 +25,7 @@ pub(crate) trait CheckType: Sized {
 }
 
 /// What is measured, and where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckSpec {
     Icmp(icmp::IcmpSpec),
     Tcp(tcp::TcpSpec),

@@ -21,6 +21,7 @@ mod tcp;
 mod tls;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bulkhead_bus::payload::{CheckKind, DETAIL_BYTES_MAX, Measured, Outcome, Reason};
@@ -45,7 +46,7 @@ pub type Secrets = HashMap<String, Zeroizing<String>>;
 pub const CAPABILITY_VERSION: u16 = 1;
 
 /// One check as it is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     pub name: CheckName,
     pub grid: Grid,
@@ -61,7 +62,7 @@ pub struct Prober {
     pings: icmp::Pings,
     names: resolve::Names,
     trust: tls::TrustStores,
-    rules: Rules,
+    rules: RwLock<Arc<Rules>>,
 }
 
 /// What one run has at hand.
@@ -89,7 +90,18 @@ impl Prober {
     /// end `error`.
     #[must_use]
     pub fn open(rules: Rules) -> Self {
+        let rules = RwLock::new(Arc::new(rules));
         Self { pings: icmp::Pings::new(), names: resolve::Names::open(), trust: tls::TrustStores::default(), rules }
+    }
+
+    /// From the next address on that is asked, these rules hold; files with roots are read anew.
+    pub fn reread(&self, rules: Rules) {
+        *self.rules.write().expect("no holder panics") = Arc::new(rules);
+        self.trust.forget();
+    }
+
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().expect("no holder panics"))
     }
 
     /// Whether this machine lets checks of a type run at all. Opens what they need.

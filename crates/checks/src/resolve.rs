@@ -57,7 +57,7 @@ impl Prober {
     /// At least one address, all of which may be asked.
     pub(crate) async fn addresses(&self, host: &Host, detail: &mut Detail) -> Result<Vec<IpAddr>, Failure> {
         let addresses = self.names.addresses(host, detail).await?;
-        self.rules.permit(&addresses, detail)?;
+        self.rules().permit(&addresses, detail)?;
         Ok(addresses)
     }
 

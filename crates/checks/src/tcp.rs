@@ -9,7 +9,7 @@ use crate::kind::CheckType;
 use crate::target::Endpoint;
 use crate::{Detail, Failure, Prober, Run};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpSpec {
     target: Endpoint,
 }

@@ -99,6 +99,11 @@ pub(crate) fn check_trust(trust: &Trust) -> Result<(), TrustError> {
 pub(crate) struct TrustStores(Mutex<HashMap<Trust, Option<Verified>>>);
 
 impl TrustStores {
+    /// Files that are needed again are read again.
+    pub(crate) fn forget(&self) {
+        self.0.lock().expect("no holder panics").clear();
+    }
+
     /// Says once which cannot be used; its checks end `error`.
     fn verified(&self, trust: &Trust) -> Option<Verified> {
         let mut stores = self.0.lock().expect("no holder panics");

@@ -46,7 +46,7 @@ pub use health::{Health, Reached, Readiness, serve_health};
 pub use life::{Stop, Supervisor, stop_on_signals};
 pub use listen::{Answerer, Listener, Message, Responder};
 pub use liveness::{Heart, Loops, STUCK_AFTER};
-pub use log::{LogFormat, check_filter, init_logs};
+pub use log::{LogFormat, change_filter, check_filter, init_logs};
 pub use look::{ConsumerLook, LookError, StreamLook};
 pub use metrics::{
     Ages, Amounts, Buckets, Counter, Declaring, Durations, Gauge, Histogram, Label, LabelSet, Labelled, Page,

@@ -6,6 +6,10 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
+use crate::keep::is_full;
+
 const BOOT_FILE: &str = "boot";
 const LOCK_FILE: &str = "lock";
 
@@ -58,6 +62,17 @@ fn read_last(path: &Path) -> Result<Option<u64>, BootError> {
         .map_err(|_| BootError::Corrupt { path: path.display().to_string(), value: text.chars().take(40).collect() })
 }
 
+/// Writes over what is there, which takes no more room as long as it is as long.
+fn write_over(path: &Path, number: u64) -> std::io::Result<()> {
+    let line = format!("{number}\n");
+    if std::fs::metadata(path)?.len() != line.len() as u64 {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
+    let mut file = File::options().write(true).open(path)?;
+    file.write_all(line.as_bytes())?;
+    file.sync_all()
+}
+
 fn write_number(folder: &Path, number: u64) -> Result<(), BootError> {
     let path: PathBuf = folder.join("boot.new");
     let write = || {
@@ -68,7 +83,15 @@ fn write_number(folder: &Path, number: u64) -> Result<(), BootError> {
         // The rename itself must survive a power cut.
         File::open(folder)?.sync_all()
     };
-    write().map_err(io_error("write boot number", &path))
+    write()
+        .or_else(|error| match is_full(&error) {
+            true => {
+                warn!("no room in {}: going on, and what is assigned meanwhile is not kept", folder.display());
+                write_over(&folder.join(BOOT_FILE), number).map_err(|_| error)
+            }
+            false => Err(error),
+        })
+        .map_err(io_error("write boot number", &path))
 }
 
 /// The number after `last`, close to the clock where that is possible.
@@ -99,6 +122,18 @@ mod tests {
         for (now_ms, expected) in [(1_000, 1_000), (5_000, 5_000), (3_000, 5_001), (-7, 5_002), (6_000, 6_000)] {
             assert_eq!(Boot::begin(&state, now_ms).unwrap().number, expected);
         }
+    }
+
+    #[test]
+    fn without_room_the_number_takes_the_place_of_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(BOOT_FILE);
+        assert!(write_over(&path, 1_800_000_000_000).is_err(), "there is no last");
+        write_number(folder.path(), 1_800_000_000_000).unwrap();
+        write_over(&path, 1_800_000_000_001).unwrap();
+        assert_eq!(read_last(&path).unwrap(), Some(1_800_000_000_001));
+        assert!(write_over(&path, 99).is_err(), "another length is not written over it");
+        assert_eq!(read_last(&path).unwrap(), Some(1_800_000_000_001));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bulkhead_bus::LeaseClass;
 use bulkhead_bus::payload::RESULTS_PER_BATCH_MAX;
 use bulkhead_bus::payload::{LABEL_BYTES_MOST, LABELS_MOST};
 use bulkhead_checks::{Check, Rules, read_settings};
-use bulkhead_runtime::{BusSettings, Chain, LogFormat, SettingsError, client_config, load_settings};
+use bulkhead_runtime::{BusSettings, Chain, LogFormat, SettingsError, check_filter, client_config, load_settings};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -21,6 +21,7 @@ use crate::forward::ForwarderSettings;
 use crate::keeper::KeeperSettings;
 use crate::key::BatchSigner;
 use crate::renewal::RenewalSettings;
+use crate::reread::Source;
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 const PREFIX: &str = "BULKHEAD_POLLER_";
@@ -139,7 +140,7 @@ pub(crate) struct BatchSettings {
 }
 
 /// What this poller says of itself when it registers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberSettings {
     pub(crate) class: LeaseClass,
     pub(crate) labels: BTreeMap<String, String>,
@@ -166,6 +167,7 @@ pub struct Config {
     pub(crate) member: MemberSettings,
     pub(crate) rules: Rules,
     pub(crate) checks: Vec<Check>,
+    pub(crate) source: Source,
 }
 
 struct Problems(Vec<String>);
@@ -276,11 +278,13 @@ impl Config {
     /// # Errors
     /// When anything is wrong; the error lists all of it.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        Self::check(load_settings(DEFAULTS, file, PREFIX)?)
+        let source = Source::of(file, || load_settings(DEFAULTS, file, PREFIX))?;
+        Self::check(load_settings(DEFAULTS, file, PREFIX)?, source)
     }
 
-    fn check(raw: RawConfig) -> Result<Self, SettingsError> {
+    fn check(raw: RawConfig, source: Source) -> Result<Self, SettingsError> {
         let mut problems = Problems(Vec::new());
+        problems.0.extend(check_filter(&raw.log_filter).err().map(|error| format!("  {error}")));
         if raw.state_dir.as_os_str().is_empty() {
             problems.require::<()>("state_dir", None);
         }
@@ -323,6 +327,7 @@ impl Config {
                 member,
                 rules,
                 checks,
+                source,
             }),
             _ => Err(SettingsError(problems.0)),
         }
@@ -417,6 +422,10 @@ mod tests {
         check(("[identity]", "batch.results_most = 1001\n[identity]"), &["1001 is not between 1 and 1000"]);
         check(("[identity]", "spool.results_most = 0\n[identity]"), &["spool.results_most: 0"]);
         check(("[identity]", "limits.checks_at_once = 0\n[identity]"), &["limits.checks_at_once: 0"]);
+        check(
+            ("[identity]", "log_filter = \"bulkhead=loud\"\n[identity]"),
+            &["log_filter \"bulkhead=loud\" is not a filter"],
+        );
         check(("[identity]", "capacity = 0\n[identity]"), &["capacity: 0 is not between 1 and 1024"]);
         check(("[identity]", "labels = { zone = \"\" }\n[identity]"), &["labels: \"zone\" = \"\" is not text"]);
         check(

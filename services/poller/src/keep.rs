@@ -23,10 +23,13 @@ pub(crate) enum KeepError {
 impl KeepError {
     /// Whether there is no room for it.
     pub(crate) fn is_full(&self) -> bool {
-        use std::io::ErrorKind;
-        matches!(self, Self::Write { source, .. }
-            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+        matches!(self, Self::Write { source, .. } if is_full(source))
     }
+}
+
+/// Whether a file system has no room.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Puts a file that only its owner can read in the place of what is there, whole, also when the power goes.

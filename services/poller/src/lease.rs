@@ -10,7 +10,7 @@ use std::time::Duration;
 use bulkhead_bus::payload::{
     DegradedBecause, Deregister, ErrorCode, LEASE_VERSION, LeaseGrant, Load, MemberInfo, Register, Renew, ReportedState,
 };
-use bulkhead_bus::{LeaseClass, LeaseVerb, MemberName, SiteName, TenantSubject};
+use bulkhead_bus::{LeaseVerb, MemberName, SiteName, TenantSubject};
 use bulkhead_runtime::{Bus, Chain, Stop, Trouble, now_ms};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -18,8 +18,10 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::condition::Condition;
+use crate::config::MemberSettings;
 use crate::metrics::{Metrics, count};
 use crate::request::{AskError, RequestSigner};
+use crate::reread::Live;
 
 /// How long one answer may take: three fit into a lease of the normal class after a heartbeat.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -112,8 +114,9 @@ pub(crate) struct LeaseKeeper {
     pub(crate) signer: RequestSigner,
     pub(crate) site: SiteName,
     pub(crate) name: MemberName,
-    pub(crate) class: LeaseClass,
+    /// What stays as it is as long as the process runs.
     pub(crate) info: MemberInfo,
+    pub(crate) settings: watch::Receiver<Live>,
     pub(crate) holder: Holder,
     pub(crate) standing: Arc<Standing>,
     pub(crate) metrics: Arc<Metrics>,
@@ -159,6 +162,8 @@ impl LeaseKeeper {
             next_first: AGAIN_AFTER,
             is_absence_said: false,
         };
+        let mut changed = self.settings.clone();
+        let mut said = changed.borrow_and_update().member.clone();
         while !stop.is_cancelled() {
             let asked = tokio::select! {
                 asked = self.ask_once(&bus, asking.granted) => asked,
@@ -172,9 +177,31 @@ impl LeaseKeeper {
                 }
                 Err(error) => self.miss(&error, &mut asking),
             };
-            self.wait(pause, asking.good_until, &stop).await;
+            tokio::select! {
+                () = self.wait(pause, asking.good_until, &stop) => {}
+                Ok(()) = changed.changed() => {
+                    // It registers anew, as the same process.
+                    if changed.borrow_and_update().member != said {
+                        said = changed.borrow().member.clone();
+                        asking.granted = None;
+                    }
+                }
+            }
         }
         self.give_back(&bus, asking.granted, &drained).await;
+    }
+
+    fn info(&self) -> MemberInfo {
+        let settings = &self.settings.borrow().member;
+        match self.holder {
+            Holder::Leaf(_) => self.info.clone(),
+            Holder::Poller(_) => MemberInfo {
+                labels: settings.labels.clone(),
+                capacity: settings.capacity,
+                checks_most: settings.checks_most,
+                ..self.info.clone()
+            },
+        }
     }
 
     async fn ask<Q: Serialize>(&self, bus: &Bus, verb: LeaseVerb, question: &Q) -> Result<LeaseGrant, AskError> {
@@ -196,8 +223,8 @@ impl LeaseKeeper {
                 self.ask(bus, LeaseVerb::Renew, &renew).await?
             }
             None => {
-                let (class, info) = (self.class, self.info.clone());
-                let register = Register { version: LEASE_VERSION, boot, class, info, state, sent_ms };
+                let MemberSettings { class, .. } = self.settings.borrow().member;
+                let register = Register { version: LEASE_VERSION, boot, class, info: self.info(), state, sent_ms };
                 self.ask(bus, LeaseVerb::Register, &register).await?
             }
         };

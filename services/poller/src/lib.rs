@@ -37,6 +37,7 @@ mod forward;
 
 mod metrics;
 mod observe;
+mod reread;
 
 mod keeper;
 mod renewal;
@@ -50,7 +51,7 @@ use bulkhead_bus::MemberName;
 use bulkhead_bus::payload::{Capability, CheckKind, MemberInfo};
 use bulkhead_checks::{CAPABILITY_VERSION, Check, Prober};
 use bulkhead_runtime::{Health, Loops, Reached, Readiness, Stop, Supervisor, now_ms, serve_health, stop_on_signals};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 pub use crate::by_hand::check_if_asked;
@@ -62,16 +63,16 @@ use crate::assignment::Assignments;
 use crate::batch::{BatchBuilder, Identity};
 use crate::boot::Boot;
 use crate::condition::Condition;
-use crate::config::MemberSettings;
 use crate::edge::{Edge, LeafBus, leaf_bus};
 use crate::job::{Change, Vault};
 use crate::keeper::Keeper;
 use crate::lease::{Holder, Lease, LeaseKeeper, Standing};
 use crate::live::LiveBoard;
-use crate::measure::{Runner, local_jobs};
+use crate::measure::Runner;
 use crate::observe::watch_disk;
 use crate::renewal::Renewal;
 use crate::request::RequestSigner;
+use crate::reread::{Live, Rereader};
 use crate::runs::RunsOnDemand;
 
 /// Changes of the assignment that wait to be put in force.
@@ -83,7 +84,7 @@ const NAME_IS_OURS: &str = "name (another process has it)";
 struct Member {
     identity: Identity,
     signer: RequestSigner,
-    settings: MemberSettings,
+    settings: watch::Receiver<Live>,
     standing: Arc<Standing>,
     condition: Arc<Condition>,
     prober: Arc<Prober>,
@@ -101,10 +102,8 @@ impl Member {
         MemberInfo {
             release,
             capabilities: able.map(|kind| Capability { kind, version: CAPABILITY_VERSION }).collect(),
-            labels: self.settings.labels.clone(),
-            capacity: self.settings.capacity,
-            checks_most: self.settings.checks_most,
             sealing_key: Some(self.vault.public().to_owned()),
+            ..MemberInfo::default()
         }
     }
 
@@ -114,8 +113,8 @@ impl Member {
             signer: self.signer.clone(),
             site: self.identity.site.clone(),
             name,
-            class: self.settings.class,
             info: self.info(is_leaf),
+            settings: self.settings.clone(),
             holder: if is_leaf {
                 Holder::Leaf(Arc::clone(&self.metrics))
             } else {
@@ -213,10 +212,11 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let (metrics, loops) = (Arc::new(Metrics::default()), Loops::default());
     let lanes: &[&'static str] = if config.forwarder.is_some() { &["results", "backfill"] } else { &[] };
     let readiness = Readiness::new(&[&["checks", "leaf"], lanes].concat());
+    let live = watch::Sender::new(Live::of(&config));
     let member = Arc::new(Member {
         identity: config.identity.clone(),
         signer: RequestSigner::new(Arc::clone(&config.batch_key), boot.number),
-        settings: config.member.clone(),
+        settings: live.subscribe(),
         standing: Arc::default(),
         condition: Arc::new(Condition::new(Arc::clone(&metrics))),
         prober: Arc::new(Prober::open(config.rules.clone())),
@@ -227,6 +227,14 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
     let mut tasks = Supervisor::new(stop.clone());
     tasks.spawn("signals", stop_on_signals(stop.clone()));
     tasks.spawn("disk", watch_disk(config.state_dir.clone(), Arc::clone(&metrics), stop.clone()));
+    let rereader = Rereader {
+        source: config.source.clone(),
+        live,
+        prober: Arc::clone(&member.prober),
+        condition: Arc::clone(&member.condition),
+        metrics: Arc::clone(&metrics),
+    };
+    tasks.spawn("settings", rereader.run(stop.clone()));
     tasks.spawn("name", show_name(readiness.clone(), Arc::clone(&member.standing), stop.clone()));
     if let Some(listen) = config.health_listen {
         let health = Health { readiness: readiness.clone(), loops: loops.clone(), page: metrics.page.clone() };
@@ -271,12 +279,11 @@ fn start_checks(
     let (connected, leaf) = leaf_bus();
     let drained = Stop::new();
     let runner = Runner {
-        local: local_jobs(config.checks),
+        settings: member.settings.clone(),
         changes: coming,
         prober: Arc::clone(&member.prober),
         vault: Arc::clone(&member.vault),
         standing: Arc::clone(&member.standing),
-        checks_at_once: config.checks_at_once,
         spool: writer,
         board: Arc::clone(&board),
         metrics: Arc::clone(metrics),

@@ -8,7 +8,7 @@ use bulkhead_bus::CheckName;
 use bulkhead_bus::payload::{Measured, Outcome, Reason};
 use bulkhead_checks::{Check, Prober};
 use bulkhead_runtime::{Chain, Heart, Readiness, Stop, age_seconds, now_ms};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -17,6 +17,7 @@ use crate::job::{Change, Job, Vault};
 use crate::lease::Standing;
 use crate::live::LiveBoard;
 use crate::metrics::{Metrics, count, level};
+use crate::reread::Live;
 use crate::schedule::{Due as DueOf, MissedBecause, Scheduler, Slot as SlotOf, Term};
 use crate::spool::SpoolWriter;
 
@@ -28,14 +29,12 @@ type Due = DueOf<Arc<Job>>;
 
 /// Runs checks and hands on what they measured.
 pub(crate) struct Runner {
-    /// Of the poller's own settings.
-    pub(crate) local: HashMap<CheckName, Arc<Job>>,
+    pub(crate) settings: watch::Receiver<Live>,
     /// What becomes of those that are assigned.
     pub(crate) changes: mpsc::Receiver<Vec<Change>>,
     pub(crate) prober: Arc<Prober>,
     pub(crate) vault: Arc<Vault>,
     pub(crate) standing: Arc<Standing>,
-    pub(crate) checks_at_once: usize,
     pub(crate) spool: SpoolWriter,
     pub(crate) board: Arc<LiveBoard>,
     pub(crate) metrics: Arc<Metrics>,
@@ -78,18 +77,32 @@ fn local_term(job: &Arc<Job>, from_ms: i64) -> Term<Arc<Job>> {
 struct Plan {
     scheduler: Scheduler<Arc<Job>>,
     assigned: BTreeSet<CheckName>,
+    /// Of the poller's own settings.
+    local: HashMap<CheckName, Arc<Job>>,
 }
 
 impl Plan {
-    fn new(local: &HashMap<CheckName, Arc<Job>>, now_ms: i64) -> Self {
-        let mut scheduler = Scheduler::new(now_ms);
-        for (name, job) in local {
-            scheduler.put(name, local_term(job, now_ms));
-        }
-        Self { scheduler, assigned: BTreeSet::new() }
+    fn new(local: HashMap<CheckName, Arc<Job>>, now_ms: i64) -> Self {
+        let mut plan = Self { scheduler: Scheduler::new(now_ms), assigned: BTreeSet::new(), local: HashMap::new() };
+        plan.take_local(local, now_ms);
+        plan
     }
 
-    fn apply(&mut self, change: Change, local: &HashMap<CheckName, Arc<Job>>) {
+    /// Runs these and no other local ones; what stays as it is goes on undisturbed.
+    fn take_local(&mut self, local: HashMap<CheckName, Arc<Job>>, now_ms: i64) {
+        let before = std::mem::replace(&mut self.local, local);
+        let is_free = |name: &&CheckName| !self.assigned.contains(*name);
+        for name in before.keys().filter(|name| !self.local.contains_key(*name)).filter(is_free) {
+            self.scheduler.end(name, now_ms);
+        }
+        for (name, job) in self.local.iter().filter(|(name, _)| is_free(name)) {
+            if before.get(name).is_none_or(|known| known.check != job.check) {
+                self.scheduler.put(name, local_term(job, now_ms));
+            }
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
         let (check, ends_ms) = match change {
             Change::Put(term) => {
                 let (check, until_ms) = (term.job.check.name.clone(), term.until_ms);
@@ -104,7 +117,7 @@ impl Plan {
         };
         if let Some(until_ms) = ends_ms {
             self.assigned.remove(&check);
-            if let Some(job) = local.get(&check) {
+            if let Some(job) = self.local.get(&check) {
                 self.scheduler.put(&check, local_term(job, until_ms));
             }
         }
@@ -114,10 +127,10 @@ impl Plan {
 impl Runner {
     /// Runs until `stop`, then lets what runs end for a moment.
     pub(crate) async fn run(mut self, readiness: Readiness, stop: Stop) -> anyhow::Result<()> {
-        let mut plan = Plan::new(&self.local, now_ms());
-        let turns = Arc::new(Semaphore::new(self.checks_at_once));
+        let live = self.settings.borrow_and_update().clone();
+        let mut plan = Plan::new(live.checks, now_ms());
+        let (mut at_once, mut turns) = (live.checks_at_once, self.turns(live.checks_at_once));
         let mut runs = Runs::default();
-        self.metrics.checks_at_once_limit.set(level(self.checks_at_once));
         readiness.mark("checks");
         while !stop.is_cancelled() {
             self.heart.beat();
@@ -130,10 +143,15 @@ impl Runner {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(changes) = self.changes.recv() => {
-                    for change in changes {
-                        plan.apply(change, &self.local);
-                    }
+                    changes.into_iter().for_each(|change| plan.apply(change));
                     self.metrics.checks_assigned.set(level(plan.assigned.len()));
+                }
+                Ok(()) = self.settings.changed() => {
+                    let live = self.settings.borrow_and_update().clone();
+                    plan.take_local(live.checks, now_ms());
+                    if std::mem::replace(&mut at_once, live.checks_at_once) != live.checks_at_once {
+                        turns = self.turns(at_once);
+                    }
                 }
                 ended = tokio::time::timeout(pause, runs.next()) => {
                     if let Ok((slot, ended)) = ended {
@@ -147,6 +165,12 @@ impl Runner {
         }
         self.finish(runs).await;
         Ok(())
+    }
+
+    /// Of so many checks at a time; those that run keep theirs.
+    fn turns(&self, checks_at_once: usize) -> Arc<Semaphore> {
+        self.metrics.checks_at_once_limit.set(level(checks_at_once));
+        Arc::new(Semaphore::new(checks_at_once))
     }
 
     fn report_gaps(&self, due: &Due) {
@@ -230,9 +254,12 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MemberSettings;
     use crate::spool::{SpoolReader, open_spool};
+    use bulkhead_bus::LeaseClass;
     use bulkhead_checks::{Rules, read_settings};
     use bulkhead_runtime::Loops;
+    use std::collections::BTreeMap;
     use tokio::net::TcpListener;
 
     fn check_of(json: &str) -> Check {
@@ -244,17 +271,21 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
+    fn live(checks: Vec<Check>) -> Live {
+        let member = MemberSettings { class: LeaseClass::Normal, labels: BTreeMap::new(), capacity: 1, checks_most: 0 };
+        Live { checks: local_jobs(checks), checks_at_once: 4, member }
+    }
+
     fn runner(checks: Vec<Check>) -> (Runner, SpoolReader, Arc<Metrics>) {
         let (_, changes) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
         let (spool, reader) = open_spool(1_000, Arc::clone(&metrics));
         let runner = Runner {
-            local: local_jobs(checks),
+            settings: watch::Sender::new(live(checks)).subscribe(),
             changes,
             vault: Arc::new(Vault::open(tempfile::tempdir().unwrap().path()).unwrap()),
             standing: Arc::default(),
             prober: Arc::new(Prober::open(Rules::default())),
-            checks_at_once: 4,
             spool,
             board: Arc::default(),
             metrics: Arc::clone(&metrics),
@@ -303,7 +334,7 @@ mod tests {
             r#"{{"name":"slow","kind":"http","target":"http://{target}/","interval_s":100,"timeout_ms":90000}}"#
         ));
         let (runner, reader, metrics) = runner(vec![check]);
-        let mut plan = Plan::new(&runner.local, 0);
+        let mut plan = Plan::new(runner.settings.borrow().checks.clone(), 0);
         let slot = plan.scheduler.advance(100_000).runs.remove(0);
         let mut runs = Runs::default();
         runner.start(slot, &Arc::new(Semaphore::new(1)), &mut runs);
@@ -313,11 +344,34 @@ mod tests {
         assert_eq!(metrics.results.of(Outcome::Missed).get(), 1);
     }
 
+    #[test]
+    fn other_settings_change_what_they_name_and_nothing_else() {
+        let named = |name: &str, interval_s: u32| {
+            check_of(&format!(
+                r#"{{"name":"{name}","kind":"icmp","target":"127.0.0.1","interval_s":{interval_s},"timeout_ms":500}}"#
+            ))
+        };
+        let mut plan = Plan::new(local_jobs(vec![named("a", 10), named("b", 10), named("c", 10)]), 0);
+        assert_eq!(plan.scheduler.advance(10_000).runs.len(), 3);
+        let term = Term { from_ms: 10_000, ..local_term(&Arc::new(Job::local(named("c", 10))), 10_000) };
+        plan.apply(Change::Put(term));
+        plan.take_local(local_jobs(vec![named("a", 10), named("b", 5), named("c", 1), named("d", 10)]), 10_001);
+        let mut names: Vec<String> =
+            plan.scheduler.advance(20_000).runs.iter().map(|slot| slot.job.check.name.to_string()).collect();
+        names.sort_unstable();
+        // Of a the run goes on, c is the assigned one.
+        assert_eq!(names, ["b", "c", "d"]);
+        plan.take_local(HashMap::new(), 20_001);
+        let due = plan.scheduler.advance(40_000);
+        let left: BTreeSet<String> = due.missed.iter().map(|(slot, _)| slot.job.check.name.to_string()).collect();
+        assert_eq!((due.runs.len(), left), (0, BTreeSet::from(["c".to_owned()])));
+    }
+
     #[tokio::test]
     async fn gaps_become_missed_results_with_their_reason() {
         let check = check_of(r#"{"name":"gap","kind":"icmp","target":"127.0.0.1","interval_s":10,"timeout_ms":500}"#);
         let (runner, reader, metrics) = runner(vec![check]);
-        let mut plan = Plan::new(&runner.local, 0);
+        let mut plan = Plan::new(runner.settings.borrow().checks.clone(), 0);
         let slept = plan.scheduler.advance(25_000);
         let running = plan.scheduler.advance(35_000);
         assert_eq!((slept.missed.len(), running.missed.len()), (2, 1), "{slept:?} {running:?}");

@@ -143,6 +143,11 @@ bulkhead_runtime::metrics! {
         /// When the leaf's streams were last seen, in unix time.
         leaf_seen_timestamp_seconds: Gauge,
 
+        /// Whether the settings file is wrong and those before are in force: 1 or 0.
+        settings_refused: Gauge,
+        /// Settings of the file that wait for the next start.
+        settings_waiting: Gauge,
+
         /// Room on the file system of the state folder.
         state_free_bytes: Gauge,
         /// Size of the file system of the state folder.

@@ -1,7 +1,7 @@
 //! What is kept of a member in the two buckets. Only registries read and write them, of this release and the one before.
 
 use bulkhead_bus::LeaseClass;
-use bulkhead_bus::payload::{DegradedBecause, Load, MemberInfo, ReportedState};
+use bulkhead_bus::payload::{DegradedBecause, Load, MemberInfo, ReportedState, known_of_list};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub struct LeaseDoc {
     pub class: LeaseClass,
     #[serde(default)]
     pub state: ReportedState,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "known_of_list", skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<DegradedBecause>,
     #[serde(default)]
     pub applied_generation: i64,

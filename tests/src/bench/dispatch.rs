@@ -12,7 +12,7 @@ use bulkhead_poller_dispatch::plan::{
     Kinds, Labels, Member, Placement, Situation, Standing, Wanted, participants, share_out,
 };
 use bulkhead_runtime::eventually;
-use bulkhead_testkit::{LIMIT, TestDeployment};
+use bulkhead_testkit::{LIMIT, TestDeployment, scrape};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -197,6 +197,7 @@ async fn measure_failover(
 ) -> anyhow::Result<Vec<(Duration, Duration)>> {
     let mut taken = Vec::new();
     for _ in 0..losses {
+        wait_until_believed(deployment).await?;
         let owned = "select count(*) from tenant_acme_corp.assignment
                      where vantage = 'oslo' and poller = 'p2' and ended_generation is null";
         eventually("both have their share", LIMIT, || async {
@@ -254,7 +255,7 @@ pub async fn run_dispatch(plan: DispatchPlan, say: &dyn Fn(&str)) -> anyhow::Res
         let mut deployment = TestDeployment::start_with(&lines, &[]).await?;
         let witness = deployment.witness().await?;
         if class == "fast" {
-            make_fast(&mut deployment)?;
+            make_fast(&deployment).await?;
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -283,13 +284,33 @@ async fn add_checks(deployment: &TestDeployment, port: u16) -> anyhow::Result<()
     Ok(())
 }
 
-/// Starts every poller again with the fast class.
-fn make_fast(deployment: &mut TestDeployment) -> anyhow::Result<()> {
-    for (_, _, child) in &mut deployment.up.pollers {
+/// Gives every poller the fast class, which it takes up as it runs.
+async fn make_fast(deployment: &TestDeployment) -> anyhow::Result<()> {
+    for (_, _, child) in &deployment.up.pollers {
         let path = child.spec().args.last().cloned().context("a settings file")?;
         let text = std::fs::read_to_string(&path)?;
         std::fs::write(&path, format!("{text}\n[lease]\nclass = \"fast\"\n"))?;
-        child.restart()?;
+    }
+    let operator = Operator { home: deployment.home() };
+    eventually("all leases are fast", LIMIT, || async {
+        let asked = operator.expect(0, &["poller", "status", "--tenant", "acme-corp"]).await;
+        let (rows, _) = asked.map_err(|error| format!("{error:#}"))?;
+        let is_fast = |row: &serde_json::Value| row["class"] == "fast" && row["state"] == "ready";
+        if rows.iter().all(is_fast) { Ok(()) } else { Err(format!("{rows:?}")) }
+    })
+    .await?;
+    Ok(())
+}
+
+/// A registry that is in doubt takes nobody for lost: that is another figure.
+async fn wait_until_believed(deployment: &TestDeployment) -> anyhow::Result<()> {
+    let registries = deployment.up.health_ports.iter().filter(|(name, _)| name.starts_with("registry"));
+    for (_, port) in registries {
+        eventually("the registry knows who is there", LIMIT, || async {
+            let (_, page) = scrape::get(*port, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+            if page.lines().any(|line| line == "registry_view_known 1") { Ok(()) } else { Err("in doubt".to_owned()) }
+        })
+        .await?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::result::CheckKind;
 use crate::members::LeaseClass;
@@ -12,6 +13,15 @@ pub const LEASE_VERSION: u16 = 1;
 /// Labels of one member, and the bytes of one name or value.
 pub const LABELS_MOST: usize = 32;
 pub const LABEL_BYTES_MOST: usize = 128;
+
+/// What this release knows of a list; the rest is of newer releases, and left out.
+///
+/// # Errors
+/// When it is no list.
+pub fn known_of_list<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let all = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(all.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
+}
 
 /// What a poller can do, with its limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +37,7 @@ pub struct Capability {
 pub struct MemberInfo {
     /// The release that it runs.
     pub release: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "known_of_list", skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<Capability>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -120,7 +130,7 @@ pub struct Renew {
     /// Of the lease, as last granted.
     pub revision: u64,
     pub state: ReportedState,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "known_of_list", skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<DegradedBecause>,
     /// The generation of its assignment that it has applied; 0 is none.
     #[serde(default)]
@@ -216,7 +226,7 @@ pub struct MemberRow {
     /// Since when it is in this state; absent where nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "known_of_list", skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<DegradedBecause>,
     /// Why it is held, gone or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]

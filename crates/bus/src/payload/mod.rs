@@ -38,7 +38,7 @@ pub use decision::{ADMITTED, Decision, DecisionConnection, DecisionServer};
 pub use member::{
     Capability, DegradedBecause, Deregister, LABEL_BYTES_MOST, LABELS_MOST, LEASE_VERSION, LeaseGrant, Load,
     MemberEventRow, MemberHold, MemberInfo, MemberPage, MemberPageQuery, MemberQuery, MemberRow, MemberState, Pick,
-    Register, Renew, ReportedState,
+    Register, Renew, ReportedState, known_of_list,
 };
 pub use query::{
     ErrorCode, HistoryRow, LIST_LIMIT_MAX, Latencies, LiveRow, PollerHistoryRow, PollerRow, Query, Reply, ReplyError,

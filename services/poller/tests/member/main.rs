@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bulkhead_bus::WakeUp;
-use bulkhead_bus::payload::{Outcome, Reason, RunOrder};
+use bulkhead_bus::payload::{Measured, Outcome, Reason, RunOrder};
 use bulkhead_poller::{Config, run};
-use bulkhead_runtime::{Stop, now_ms};
+use bulkhead_runtime::{Stop, eventually, now_ms};
+use bulkhead_testkit::{free_ports, scrape};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -232,4 +233,103 @@ async fn a_state_folder_that_takes_nothing_is_said_and_stops_nothing() {
     leaf.wake(WakeUp::Assign).await;
     leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 4).then_some(())).await;
     poller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_read_again_and_wrong_ones_change_nothing() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    let [health] = free_ports().unwrap();
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let local = format!(
+        "[[checks]]\nname = \"own\"\nkind = \"tcp\"\ntarget = \"{target}\"\ninterval_s = 1\ntimeout_ms = 500\n"
+    );
+    let file = leaf.settings(NO_FORWARDER);
+    let text = format!("health_listen = \"127.0.0.1:{health}\"\n{}", std::fs::read_to_string(&file).unwrap());
+    std::fs::write(&file, &text).unwrap();
+    let poller = start(&file);
+    let result = |check: &'static str, outcome| {
+        move |state: &State| {
+            let is_it = |result: &&Measured| result.check.as_str() == check && result.outcome == outcome;
+            state.results.iter().find(is_it).map(|_| ())
+        }
+    };
+    leaf.until("a result", result("web", Outcome::Ok)).await;
+    let shows = |line: &'static str| {
+        eventually(line, hub::LIMIT, move || async move {
+            let (_, page) = scrape::get(health, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+            if page.lines().any(|shown| shown == line) { Ok(()) } else { Err(page) }
+        })
+    };
+
+    // Other labels, a check of its own, a rule, and one thing that wants a new start.
+    let other = text
+        .replace("zone = \"dmz\"", "zone = \"core\"")
+        .replace("[identity]", "capacity = 32\n[batch]\nlinger_ms = 50\n[rules]\ndeny = [\"127.0.0.0/8\"]\n[identity]");
+    std::fs::write(&file, format!("{other}{local}")).unwrap();
+    let register = leaf.until("other labels", |state| {
+        last(state, "register").filter(|register| register["info"]["labels"]["zone"] == "core").cloned()
+    });
+    let register = register.await;
+    assert_eq!((&register["info"]["capacity"], &register["state"]), (&32.into(), &"ready".into()));
+    leaf.until("the new check is denied", result("own", Outcome::Error)).await;
+    leaf.until("and the old one", result("web", Outcome::Error)).await;
+    shows("poller_settings_waiting 1").await.unwrap();
+
+    // Wrong from one end to the other.
+    std::fs::write(&file, format!("{other}{}", local.replace("interval_s = 1", "interval_s = 0"))).unwrap();
+    shows("poller_settings_refused 1").await.unwrap();
+    leaf.set(|state| state.results.clear());
+    leaf.until("what was in force goes on", result("own", Outcome::Error)).await;
+
+    // As it was in the beginning.
+    std::fs::write(&file, &text).unwrap();
+    shows("poller_settings_refused 0").await.unwrap();
+    shows("poller_settings_waiting 0").await.unwrap();
+    leaf.until("it may ask again", result("web", Outcome::Ok)).await;
+    leaf.set(|state| state.results.clear());
+    leaf.until("three slots of the other", |state| {
+        let web = state.results.iter().filter(|result| result.check.as_str() == "web").count();
+        (web >= 3).then(|| assert!(state.results.iter().all(|result| result.check.as_str() == "web")))
+    })
+    .await;
+    let registered = count(&leaf.state.lock().unwrap(), "register");
+    poller.stop().await;
+    assert_eq!(registered, 3, "whoever has nothing new to say of itself does not register");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_starts_on_a_disk_without_room_and_says_so() {
+    let small = |script: &str| {
+        let mut command = tokio::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).kill_on_drop(true);
+        command
+    };
+    if !small("mount -t tmpfs tmpfs /mnt").status().await.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a disk without room: small disks need the right to mount: run this test as root");
+        return;
+    }
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let settings = leaf.settings(NO_FORWARDER);
+    let first = start(&settings);
+    leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    first.stop().await;
+    let boot = last(&leaf.state.lock().unwrap(), "register").unwrap()["boot"].as_u64().unwrap();
+    leaf.set(|state| {
+        state.results.clear();
+        state.asked.clear();
+    });
+    let script = "set -e; cp -a state kept; mount -t tmpfs -o size=256k tmpfs state; cp -a kept/. state
+                  dd if=/dev/zero of=state/ballast bs=4k 2>/dev/null || true
+                  exec \"$POLLER\" --config poller.toml";
+    let mut second = small(script);
+    second.current_dir(leaf.folder.path()).env("POLLER", env!("CARGO_BIN_EXE_bulkhead-poller"));
+    let mut second = second.spawn().unwrap();
+    leaf.until("a result again", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    let renew = leaf
+        .until("degraded", |state| last(state, "renew").filter(|renew| renew["reasons"][0] == "disk_full").cloned());
+    assert!(renew.await["boot"].as_u64().unwrap() > boot, "no number is used twice");
+    second.kill().await.unwrap();
 }
