@@ -252,7 +252,7 @@ async fn a_schema_that_was_half_made_is_completed() {
         .unwrap();
         provisioning.put_tenant(&key, &acme).await.unwrap();
         provisioning.put_tenant(&key, &acme).await.unwrap();
-        assert_eq!(count(&mut superuser, "select version from platform.tenant_schema").await, 4);
+        assert_eq!(count(&mut superuser, "select version from platform.tenant_schema").await, 5);
         assert_eq!(database.store().await.unwrap().begin(&acme).await.unwrap().isolation(), Isolation::Schema);
     }
     // Another tenant cannot have that schema, whatever it is called.

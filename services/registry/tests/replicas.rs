@@ -6,7 +6,7 @@ mod world;
 
 use bulkhead_bus::RegistryVerb;
 use bulkhead_bus::payload::{ErrorCode, MemberEventRow, MemberQuery, MemberState};
-use bulkhead_runtime::eventually;
+use bulkhead_runtime::{MEMBER_BUCKETS, eventually};
 
 use world::{LIMIT, World};
 
@@ -105,4 +105,32 @@ async fn leases_go_on_while_the_database_is_away_and_history_says_so() {
         }
     });
     history.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happens_after_a_bucket_was_lost_is_history_too() {
+    let world = World::start(2).await;
+    let p1 = world.add_poller("oslo/p1").await;
+    p1.register().await.unwrap();
+    let joined = async |count: usize| {
+        let history = eventually("the history", LIMIT, || async {
+            let asked = world.ask::<MemberEventRow>(RegistryVerb::ListMemberEvents, &MemberQuery::default()).await;
+            let rows = asked.map_err(|error| error.message)?;
+            let joined = rows.iter().filter(|row| row.event == "joined").count();
+            if joined == count { Ok(()) } else { Err(format!("{rows:?}")) }
+        });
+        history.await.unwrap();
+    };
+    joined(1).await;
+    for bucket in MEMBER_BUCKETS {
+        let subject = format!("$JS.API.STREAM.DELETE.KV_{}", bucket.name);
+        let gone = world.witness.request(&subject, "".into(), world::ANSWER_LIMIT).await.unwrap();
+        assert!(String::from_utf8_lossy(&gone).contains("\"success\":true"), "{gone:?}");
+        world.witness.ensure_bucket(&bucket, 1).await.unwrap();
+    }
+    // The new bucket gives it the revision that the old one gave.
+    let registered =
+        eventually("a lease again", LIMIT, || async { p1.register().await.map_err(|error| error.message) });
+    assert_eq!(registered.await.unwrap().revision, 1);
+    joined(2).await;
 }

@@ -19,6 +19,9 @@ const REGISTRY_HOSTS: [&str; 8] = [
 
 const MARKS: [&str; 2] = [concat!("TO", "DO"), concat!("FIX", "ME")];
 
+/// What a merge leaves where somebody has to choose.
+const CONFLICTS: [&str; 2] = [concat!("<<<<", "<<< "), concat!(">>>>", ">>> ")];
+
 pub(super) fn check_text(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let is_lock = super::is_lock(path);
@@ -30,6 +33,9 @@ pub(super) fn check_text(path: &str, text: &str) -> Vec<Finding> {
         let is_lock_source = is_lock && line.contains("\"registry+");
         if let Some(host) = REGISTRY_HOSTS.iter().find(|host| line.contains(**host) && !is_lock_source) {
             find("registry", format!("{host} is a package registry: leave it to the settings of the machine"));
+        }
+        if CONFLICTS.iter().any(|mark| line.starts_with(mark)) {
+            find("conflict", "a merge is not finished here: choose one side".to_owned());
         }
         if let Some(mark) = MARKS.iter().find(|mark| has_word(line, mark) && !names_issue(line)) {
             find("issue-number", format!("{mark} needs the number of an issue, as in {mark}(#12)"));
@@ -85,6 +91,14 @@ mod tests {
             check("a.rs", &format!("// {mark}(#12): later"), &[]);
             check("a.rs", &format!("// {mark}(#later)"), &["issue-number"]);
             check("a.rs", &format!("{mark}S are fine"), &[]);
+        }
+    }
+
+    #[test]
+    fn a_merge_that_is_not_finished_is_found() {
+        for mark in CONFLICTS {
+            check("a.md", &format!("{mark}HEAD"), &["conflict"]);
+            check("a.md", &format!("see {mark}x"), &[]);
         }
     }
 
