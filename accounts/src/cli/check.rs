@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::desk::say;
-use super::exit::{Failure, WARNINGS};
+use super::exit::{Failure, INVALID, WARNINGS};
 use super::past::{GapsArgs, HistoryArgs, UptimeArgs, show_gaps, show_history, show_uptime};
 use super::query::{Session, about, show};
 use super::show::{print_rows, print_rows_or};
@@ -27,6 +27,8 @@ use crate::client::{ANSWER_LIMIT, ask};
 /// What dispatch may take beyond the deadline of a run.
 const RUN_SLACK: Duration = Duration::from_secs(5);
 const FILE_BYTES_MOST: u64 = 8 << 20;
+/// What a server of ours takes in one message, less what goes with it.
+const REQUEST_BYTES_MOST: usize = 1_000_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CheckCommand {
@@ -241,7 +243,8 @@ impl AddArgs {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChecksFile {
-    checks: Vec<Value>,
+    /// As the file has them: a field that is there twice is an error, and not the last of both.
+    checks: Vec<serde_yaml_ng::Value>,
 }
 
 fn read_file(path: &Path) -> Result<Vec<Value>, Failure> {
@@ -256,7 +259,8 @@ fn read_file(path: &Path) -> Result<Vec<Value>, Failure> {
     read.map_err(failed)?;
     let file: ChecksFile = serde_yaml_ng::from_str(&text)
         .map_err(|error| Failure::invalid(&format!("{shown} is no list of checks (checks: [..])"), error))?;
-    Ok(file.checks)
+    let checks = file.checks.into_iter().map(serde_json::to_value).collect::<Result<_, _>>();
+    checks.map_err(|error| Failure::invalid(&format!("{shown} is no list of checks (checks: [..])"), error))
 }
 
 /// What a change is called where something would only be done.
@@ -277,6 +281,14 @@ async fn change(
     let session = Session::open(home, scope).await?;
     let asked =
         ChangeChecks { tenant: scope.tenant.as_ref().map(ToString::to_string), changes, removes_others, is_rehearsal };
+    let bytes = serde_json::to_vec(&asked).map_or(0, |bytes| bytes.len());
+    if bytes > REQUEST_BYTES_MOST {
+        let count = asked.changes.len();
+        let problem = format!(
+            "{count} checks take {bytes} bytes, and one request holds {REQUEST_BYTES_MOST}: apply them in parts, without --prune"
+        );
+        return Err(Failure::with(INVALID, problem));
+    }
     let subject = TenantSubject::Dispatch { user: session.user.clone(), verb: DispatchVerb::ChangeChecks };
     let rows: Vec<ChangedCheck> = ask(&session.bus, &subject, &asked, ANSWER_LIMIT).await?;
     told(&rows, is_rehearsal, is_json)

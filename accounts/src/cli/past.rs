@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use bulkhead_bus::payload::{GapKind, GapRow, HistoryRow, PollerHistoryRow, Query, UptimeRow};
+use bulkhead_bus::payload::{CheckRow, GapKind, GapRow, HistoryRow, PollerHistoryRow, Query, UptimeRow};
 use bulkhead_bus::{CheckName, CoreVerb, SiteName};
 use bulkhead_runtime::now_ms;
 use clap::Args;
@@ -16,6 +16,8 @@ use super::show::print_rows_or;
 use crate::tenancy::PollerPath;
 
 const HOUR_MS: i64 = 3_600_000;
+/// A change is shared out long before.
+const UNPLANNED_MS: i64 = 10_000;
 const BUCKET_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Debug, Args)]
@@ -139,13 +141,27 @@ pub(super) async fn show_uptime(home: &Path, args: UptimeArgs, is_json: bool) ->
 pub(super) async fn show_gaps(home: &Path, args: GapsArgs, is_json: bool) -> Result<(), Failure> {
     let GapsArgs { check, scope, site, span } = args;
     let asked = Query { check, site, ..span.of(about(&scope)) };
-    let rows: Vec<GapRow> = Session::open(home, &scope).await?.ask(CoreVerb::ListGaps, &asked).await?;
-    print_rows_or("no gaps: every slot has a measurement", &rows, is_json, now_ms())?;
+    let session = Session::open(home, &scope).await?;
+    let rows: Vec<GapRow> = session.ask(CoreVerb::ListGaps, &asked).await?;
+    print_rows_or("no gaps: every slot that somebody was to run has a measurement", &rows, is_json, now_ms())?;
     let silent: u64 = rows.iter().filter(|row| row.kind == GapKind::Silent).map(|row| row.slots).sum();
     match silent {
         0 => Ok(()),
         silent => Err(Failure::with(WARNINGS, format!("{silent} slots have neither a result nor a reason"))),
+    }?;
+    // Such a check has no vantage, and so no slots that could be missed.
+    let named = Query { check: asked.check.clone(), ..about(&scope) };
+    let checks: Vec<CheckRow> = session.ask(CoreVerb::ListChecks, &named).await?;
+    let is_nobodys = |row: &&CheckRow| {
+        let is_new = now_ms() - row.changed_ms < UNPLANNED_MS;
+        row.vantages_assigned == 0 && !row.definition.paused && !row.definition.labels.is_empty() && !is_new
+    };
+    let nobodys: Vec<&str> = checks.iter().filter(is_nobodys).map(|row| row.definition.probe.name.as_str()).collect();
+    if nobodys.is_empty() {
+        return Ok(());
     }
+    let because = format!("no poller has the labels of {}: nobody runs it", nobodys.join(", "));
+    Err(Failure::with(WARNINGS, because))
 }
 
 pub(super) async fn show_poller_history(home: &Path, args: PollerHistoryArgs, is_json: bool) -> Result<(), Failure> {

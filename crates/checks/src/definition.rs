@@ -139,8 +139,8 @@ struct Place {
 
 /// Where a check is run.
 fn read_place(fields: &mut Fields<'_>) -> Option<Place> {
-    let (has_site, has_labels, sites) =
-        (fields.has("site") || fields.has("sites"), fields.has("labels"), read_sites(fields));
+    let (has_site, has_labels) = (fields.has("site") || fields.has("sites"), fields.has("labels"));
+    let (listed, sites) = read_sites(fields);
     let labels = read_labels(fields);
     match (has_site, has_labels) {
         (false, false) => fields.say("sites", None, "are missing: write site, sites, or labels of pollers"),
@@ -151,7 +151,7 @@ fn read_place(fields: &mut Fields<'_>) -> Option<Place> {
         None => Some(None),
         Some(value) => {
             let read = value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
-            let most = sites.as_ref().filter(|sites| !sites.is_empty()).map(Vec::len);
+            let most = Some(listed).filter(|listed| *listed > 0);
             match (read, most) {
                 (None, _) => fields.say("vantages", Some(value), "is not a whole number of at least 1"),
                 (Some(number), Some(most)) if usize::from(number) > most => {
@@ -167,19 +167,20 @@ fn read_place(fields: &mut Fields<'_>) -> Option<Place> {
     Some(Place { sites: sites?, labels: labels?, vantages: vantages? })
 }
 
-fn read_sites(fields: &mut Fields<'_>) -> Option<Vec<SiteName>> {
+/// How many are listed, and they, unless something is wrong with one.
+fn read_sites(fields: &mut Fields<'_>) -> (usize, Option<Vec<SiteName>>) {
     let (one, several) = (fields.take("site"), fields.take("sites"));
     let listed: Vec<&Value> = match (one, several) {
-        (None, None) => return Some(Vec::new()),
+        (None, None) => return (0, Some(Vec::new())),
         (Some(_), Some(several)) => {
             fields.say("sites", Some(several), "is given beside site: leave one out");
-            return None;
+            return (0, None);
         }
         (Some(one), None) => vec![one],
         (None, Some(Value::Array(several))) if !several.is_empty() => several.iter().collect(),
         (None, Some(other)) => {
             fields.say("sites", Some(other), "is not a list of sites: write for example [\"oslo\", \"bergen\"]");
-            return None;
+            return (0, None);
         }
     };
     let mut seen = BTreeSet::new();
@@ -197,7 +198,7 @@ fn read_sites(fields: &mut Fields<'_>) -> Option<Vec<SiteName>> {
             fields.say("sites", Some(value), "is listed twice: list each site once");
         }
     }
-    (sites.len() == count).then_some(sites)
+    (seen.len(), (sites.len() == count).then_some(sites))
 }
 
 fn read_labels(fields: &mut Fields<'_>) -> Option<BTreeMap<String, String>> {
@@ -210,10 +211,10 @@ fn read_labels(fields: &mut Fields<'_>) -> Option<BTreeMap<String, String>> {
         fields.say("labels", Some(value), rule);
         return None;
     };
-    let is_short = |text: &str| (1..=LABEL_BYTES_MOST).contains(&text.len());
+    let is_good = |text: &str| (1..=LABEL_BYTES_MOST).contains(&text.len()) && !text.chars().any(char::is_control);
     for (name, value) in map {
-        if !is_short(name) || !value.as_str().is_some_and(is_short) {
-            let rule = format!("is not text of 1 to {LABEL_BYTES_MOST} bytes, or its name is not");
+        if !is_good(name) || !value.as_str().is_some_and(is_good) {
+            let rule = format!("is not one line of 1 to {LABEL_BYTES_MOST} bytes of text, or its name is not");
             fields.say(&format!("labels.{}", name.chars().take(60).collect::<String>()), Some(value), rule);
         }
     }

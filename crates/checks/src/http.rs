@@ -14,7 +14,7 @@ use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::fields::{Fields, Origin, shown};
 use crate::kind::{CheckType, Text};
@@ -26,6 +26,8 @@ use crate::{Detail, Failure, Run, Secrets, note_phase, tcp, tls};
 const BODY_BYTES_MOST: usize = 64 * 1024;
 /// The head of an answer, and what is read ahead of its body.
 const HEAD_BYTES_MOST: usize = 64 * 1024;
+/// All that is read of an answer, interim ones and the frames of chunks included: whoever sends without end is not listened to.
+const ANSWER_BYTES_MOST: u64 = 1024 * 1024;
 const HEADERS_MOST: usize = 32;
 const STATUS: std::ops::RangeInclusive<u64> = 100..=599;
 const WARN_DAYS: std::ops::RangeInclusive<u64> = 0..=3_650;
@@ -243,7 +245,9 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let began = Instant::now();
-    let client = http1::Builder::new().max_buf_size(HEAD_BYTES_MOST).handshake(TokioIo::new(stream)).await;
+    let (reader, writer) = tokio::io::split(stream);
+    let bounded = tokio::io::join(reader.take(ANSWER_BYTES_MOST), writer);
+    let client = http1::Builder::new().max_buf_size(HEAD_BYTES_MOST).handshake(TokioIo::new(bounded)).await;
     let (mut sender, connection) = client.map_err(|error| failure_of(&error))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| failure_of(&error))?;
@@ -282,7 +286,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::Arc;
     use time::OffsetDateTime;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
 

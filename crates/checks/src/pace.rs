@@ -105,18 +105,17 @@ pub(crate) fn read_pace(fields: &mut Fields<'_>) -> Option<Pace> {
     let interval_s = read_interval(fields);
     let timeout = read_timeout(fields);
     let retries = read_retries(fields);
-    let interval_s = interval_s?;
-    let interval = Duration::from_secs(interval_s);
+    // Without an interval it is judged by the longest that there is.
+    let interval = Duration::from_secs(interval_s.unwrap_or(*INTERVAL_S.end()));
     let most = interval * TIMEOUT_SHARE / 100;
     let (timeout, written) = timeout?;
     // A default is nobody's mistake.
     let timeout = if written.is_none() { timeout.min(most) } else { timeout };
-    let retries = retries?;
     if let Some((name, value)) = written.filter(|_| timeout > most) {
         let (interval, most) = (humantime::format_duration(interval), humantime::format_duration(most));
         let rule = format!("is more than {TIMEOUT_SHARE} % of the interval of {interval}: write at most {most}");
         fields.say(name, Some(value), rule);
-    } else if timeout * (u32::from(retries) + 1) >= interval {
+    } else if let Some(retries) = retries.filter(|retries| timeout * (u32::from(*retries) + 1) >= interval) {
         let rule = format!(
             "of {} each take as long as the interval of {}: write fewer, or a shorter timeout",
             humantime::format_duration(timeout),
@@ -124,7 +123,7 @@ pub(crate) fn read_pace(fields: &mut Fields<'_>) -> Option<Pace> {
         );
         fields.say("retries", Some(&retries.into()), rule);
     }
-    Some(Pace { interval_s, timeout, retries })
+    Some(Pace { interval_s: interval_s?, timeout, retries: retries? })
 }
 
 /// The same of a poller's own settings, where both are required and the timeout only has to end before the next slot; and of

@@ -17,6 +17,11 @@ pub(crate) enum TargetError {
     Endpoint(String),
     #[error("target {0} is not a URL that can be checked: write http://host[:port]/path or https://host[:port]/path")]
     Url(String),
+    /// It is not shown: it may hold a password.
+    #[error(
+        "target has a user or a password in its URL: leave it out, and name a secret in headers, such as authorization"
+    )]
+    UserInUrl,
 }
 
 fn shown(text: &str) -> String {
@@ -113,6 +118,10 @@ impl FromStr for Url {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+            return Err(TargetError::UserInUrl);
+        }
         let parsed = || {
             let uri: hyper::Uri = text.parse().ok()?;
             let (scheme, default_port) = match uri.scheme_str()? {
@@ -121,8 +130,7 @@ impl FromStr for Url {
                 _ => return None,
             };
             let authority = uri.authority()?.as_str();
-            // A password in a target would end up in logs and settings.
-            if authority.contains('@') || text.contains('#') {
+            if text.contains('#') {
                 return None;
             }
             let has_port = authority.len() > uri.host()?.len();

@@ -97,6 +97,23 @@ async fn of_headers_without_end_a_little_is_read() {
     }
 }
 
+/// Each of them is a whole answer to the reader, which asks for the next before anybody looks at the clock.
+#[tokio::test]
+async fn of_interim_answers_without_end_a_little_is_read() {
+    static MANY: [u8; 100_000] = {
+        let (one, mut all, mut at) = (b"HTTP/1.1 100 Continue\r\n\r\n", [0; 100_000], 0);
+        while at < all.len() {
+            all[at] = one[at % one.len()];
+            at += 1;
+        }
+        all
+    };
+    let (server, taken) = serve(&MANY, &MANY, false).await;
+    let result = measure("http", &format!("http://{server}/"), "").await;
+    assert_eq!(end(&result), (Outcome::Fail, Some(Reason::Closed)), "{result:?}");
+    assert!(taken.await.unwrap() < TAKEN_MOST);
+}
+
 #[tokio::test]
 async fn a_packed_body_stays_packed() {
     // The head of a gzip stream; nothing here would unpack what follows.

@@ -131,6 +131,13 @@ fn options_of(value: &mut Map<String, Value>) -> &mut Map<String, Value> {
     options.as_object_mut().expect("it was made one")
 }
 
+/// What is said of a site that a tenant has not.
+#[must_use]
+pub fn no_site(site: &SiteName, sites: &BTreeSet<SiteName>) -> String {
+    let known: Vec<&str> = sites.iter().map(SiteName::as_str).collect();
+    format!("there is no site \"{site}\": there are {}", known.join(", "))
+}
+
 struct Changing<'a> {
     judging: &'a Judging<'a>,
     now: BTreeMap<CheckName, CheckDefinition>,
@@ -144,7 +151,8 @@ struct Changing<'a> {
 /// Everything that is wrong with any of it, a line each.
 pub fn judge(judging: &Judging<'_>, changes: &[CheckChange], removes_others: bool) -> Result<Vec<Step>, ReplyError> {
     if changes.len() > CHANGES_MOST {
-        let message = format!("{} changes at once: send at most {CHANGES_MOST}", changes.len());
+        let message =
+            format!("{} changes at once: send at most {CHANGES_MOST}, one part after the other", changes.len());
         return Err(refused(ErrorCode::Invalid, message));
     }
     let there = judging.there.iter().map(|(name, there)| (name.clone(), there.definition.clone()));
@@ -241,6 +249,17 @@ impl Changing<'_> {
     }
 
     fn read(&mut self, definition: &Value) -> Option<CheckDefinition> {
+        let read = self.read_one(definition);
+        if read.is_none()
+            && let Some(name) = definition.get("name").and_then(Value::as_str).and_then(|name| name.parse().ok())
+        {
+            self.name_once(&name);
+        }
+        read
+    }
+
+    fn read_one(&mut self, definition: &Value) -> Option<CheckDefinition> {
+        self.look_for_sites(definition);
         match read_definition(definition) {
             Err(lines) => {
                 self.wrong.invalid.extend(lines);
@@ -252,16 +271,19 @@ impl Changing<'_> {
                 self.wrong.invalid.push(line);
                 None
             }
-            Ok(read) => {
-                let unknown = read.sites.iter().filter(|site| !self.judging.sites.contains(*site));
-                let known: Vec<&str> = self.judging.sites.iter().map(SiteName::as_str).collect();
-                let name = &read.probe.name;
-                self.wrong.invalid.extend(unknown.map(|site| {
-                    format!("check \"{name}\": there is no site \"{site}\": there are {}", known.join(", "))
-                }));
-                Some(read)
-            }
+            Ok(read) => Some(read),
         }
+    }
+
+    /// Whatever else is wrong with a definition, the sites that it names are there or not.
+    fn look_for_sites(&mut self, definition: &Value) {
+        let name: String =
+            definition.get("name").and_then(Value::as_str).unwrap_or_default().chars().take(60).collect();
+        let several = definition.get("sites").and_then(Value::as_array).into_iter().flatten();
+        let named = definition.get("site").into_iter().chain(several).filter_map(Value::as_str);
+        let named: BTreeSet<SiteName> = named.filter_map(|site| site.parse().ok()).collect();
+        let unknown = named.difference(self.judging.sites);
+        self.wrong.invalid.extend(unknown.map(|site| format!("check {name:?}: {}", no_site(site, self.judging.sites))));
     }
 
     fn name_once(&mut self, name: &CheckName) {

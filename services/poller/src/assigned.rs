@@ -124,6 +124,12 @@ impl Assigned {
         self.document.checks.is_empty()
     }
 
+    /// How many have no end, and when the last of the others ends; 0 where there are none.
+    pub(crate) fn lasting(&self) -> (usize, i64) {
+        let ends = self.document.checks.values().filter_map(|check| check.until_ms);
+        (self.document.checks.values().filter(|check| check.until_ms.is_none()).count(), ends.max().unwrap_or(0))
+    }
+
     pub(crate) fn refused(&self) -> usize {
         self.refused.len()
     }

@@ -234,6 +234,9 @@ impl Assignments {
     }
 
     fn show(&self, assigned: &Assigned) {
+        let (lasting, ends_ms) = assigned.lasting();
+        self.condition.lasting.store(lasting, Ordering::Relaxed);
+        self.condition.ends_ms.store(ends_ms, Ordering::Relaxed);
         self.condition.applied.store(assigned.generation(), Ordering::Relaxed);
         self.metrics.assignment_generation.set(assigned.generation());
         self.metrics.checks_refused.set(level(assigned.refused()));

@@ -1,7 +1,7 @@
 //! How this poller is: what it reports of itself, from what it measures of itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use bulkhead_bus::payload::{DegradedBecause, Load, ReportedState};
 use bulkhead_runtime::age_seconds;
@@ -31,6 +31,10 @@ pub(crate) struct Condition {
     clock_ahead_ms: AtomicI64,
     /// The generation of the assignment that is applied; 0 is none.
     pub(crate) applied: AtomicI64,
+    /// Assigned checks without an end.
+    pub(crate) lasting: AtomicUsize,
+    /// When the last of the others ends; 0 where there are none.
+    pub(crate) ends_ms: AtomicI64,
 }
 
 impl Condition {
@@ -44,6 +48,8 @@ impl Condition {
             is_hindered: AtomicBool::default(),
             clock_ahead_ms: AtomicI64::default(),
             applied: AtomicI64::default(),
+            lasting: AtomicUsize::default(),
+            ends_ms: AtomicI64::default(),
         }
     }
 

@@ -153,8 +153,8 @@ struct Asking {
 }
 
 impl LeaseKeeper {
-    /// Until `stop`; then says that it drains, waits for `drained`, and gives the lease back.
-    pub(crate) async fn run(self, bus: Bus, stop: Stop, drained: Stop) {
+    /// Says that it drains once `draining` is cancelled. Until `stop`; then waits for `drained`, and gives the lease back.
+    pub(crate) async fn run(self, bus: Bus, (draining, stop): (Stop, Stop), drained: Stop) {
         let mut asking = Asking {
             granted: None,
             good_until: Instant::now(),
@@ -164,6 +164,7 @@ impl LeaseKeeper {
         };
         let mut changed = self.settings.clone();
         let mut said = changed.borrow_and_update().member.clone();
+        let mut is_draining = false;
         while !stop.is_cancelled() {
             let asked = tokio::select! {
                 asked = self.ask_once(&bus, asking.granted) => asked,
@@ -179,6 +180,10 @@ impl LeaseKeeper {
             };
             tokio::select! {
                 () = self.wait(pause, asking.good_until, &stop) => {}
+                () = draining.cancelled(), if !is_draining => {
+                    is_draining = true;
+                    self.note_draining();
+                }
                 Ok(()) = changed.changed() => {
                     // It registers anew, as the same process.
                     if changed.borrow_and_update().member != said {
@@ -325,11 +330,15 @@ impl LeaseKeeper {
         }
     }
 
-    async fn give_back(&self, bus: &Bus, granted: Option<Granted>, drained: &Stop) {
-        let Some(granted) = granted.filter(|_| matches!(self.standing.now(), Lease::Held { .. })) else { return };
+    fn note_draining(&self) {
         if let Holder::Poller(condition) = &self.holder {
             condition.is_draining.store(true, Ordering::Relaxed);
         }
+    }
+
+    async fn give_back(&self, bus: &Bus, granted: Option<Granted>, drained: &Stop) {
+        let Some(granted) = granted.filter(|_| matches!(self.standing.now(), Lease::Held { .. })) else { return };
+        self.note_draining();
         // Nobody is told twice: when this fails the lease ends by itself.
         let last = match self.ask_once(bus, Some(granted)).await {
             Ok(last) => last,

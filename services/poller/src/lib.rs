@@ -22,6 +22,7 @@ mod edge;
 mod live;
 
 mod condition;
+mod drain;
 mod lease;
 mod request;
 
@@ -63,6 +64,7 @@ use crate::assignment::Assignments;
 use crate::batch::{BatchBuilder, Identity};
 use crate::boot::Boot;
 use crate::condition::Condition;
+use crate::drain::Drain;
 use crate::edge::{Edge, LeafBus, leaf_bus};
 use crate::job::{Change, Vault};
 use crate::keeper::Keeper;
@@ -127,12 +129,12 @@ impl Member {
 
     /// Starts what keeps the lease, what follows the assignment and what is run on demand.
     fn start(self: Arc<Self>, tasks: &mut Supervisor, parts: MemberParts, (stop, drained): (Stop, Stop)) {
-        let MemberParts { leaf, changes, state_dir } = parts;
+        let MemberParts { leaf, changes, state_dir, draining } = parts;
         let lease = self.lease(self.identity.poller.clone().into());
         let (mut own_leaf, own_stop) = (leaf.clone(), stop.clone());
         tasks.spawn("lease", async move {
             tokio::select! {
-                Some(bus) = own_leaf.get() => lease.run(bus, own_stop.clone(), drained).await,
+                Some(bus) = own_leaf.get() => lease.run(bus, (draining, own_stop.clone()), drained).await,
                 () = own_stop.cancelled() => {}
             }
             own_stop.cancelled().await;
@@ -175,6 +177,7 @@ struct MemberParts {
     leaf: LeafBus,
     changes: mpsc::Sender<Vec<Change>>,
     state_dir: std::path::PathBuf,
+    draining: Stop,
 }
 
 /// Shows on the health page whether another process has this one's name.
@@ -224,8 +227,16 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
     });
     look_at_hindrances(&member.prober, &config.checks, &member.condition);
+    // Whoever asks for the end begins the hand-over; what ends everything comes after it.
+    let (draining, stop) = (stop, Stop::new());
     let mut tasks = Supervisor::new(stop.clone());
-    tasks.spawn("signals", stop_on_signals(stop.clone()));
+    let (first, second) = (stop_on_signals(draining.clone()), stop_on_signals(stop.clone()));
+    tasks.spawn("signals", async move {
+        first.await?;
+        // Whoever says it twice does not wait for the hand-over.
+        second.await
+    });
+    tasks.spawn("drain", drain(&member, draining.clone(), stop.clone()));
     tasks.spawn("disk", watch_disk(config.state_dir.clone(), Arc::clone(&metrics), stop.clone()));
     let rereader = Rereader {
         source: config.source.clone(),
@@ -241,10 +252,23 @@ pub async fn run(config: Config, stop: Stop) -> anyhow::Result<()> {
         tasks.spawn("health", serve_health(listen, health, stop.clone()));
     }
     start_machine(&config, &metrics, &mut tasks, &stop);
-    start_checks(config, &member, boot.number, &mut tasks, (readiness, loops, stop));
+    start_checks(config, (&member, draining), boot.number, &mut tasks, (readiness, loops, stop));
     let ended = tasks.run().await;
     metrics.log();
     ended
+}
+
+/// After `draining` hands over what is run, then ends everything.
+fn drain(member: &Member, draining: Stop, stop: Stop) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    let (condition, standing) = (Arc::clone(&member.condition), Arc::clone(&member.standing));
+    let drain = Drain { condition, standing, asked: draining };
+    async move {
+        tokio::select! {
+            () = drain.run() => stop.cancel(),
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    }
 }
 
 /// What is done for the machine and its leaf.
@@ -267,7 +291,7 @@ fn start_machine(config: &Config, metrics: &Arc<Metrics>, tasks: &mut Supervisor
 /// Checks, where their results go, and what the hub has to say about them.
 fn start_checks(
     config: Config,
-    member: &Arc<Member>,
+    (member, draining): (&Arc<Member>, Stop),
     boot: u64,
     tasks: &mut Supervisor,
     (readiness, loops, stop): (Readiness, Loops, Stop),
@@ -311,7 +335,7 @@ fn start_checks(
         ended
     });
     tasks.spawn("edge", edge.run(batches, readiness.clone(), stop.clone()));
-    let parts = MemberParts { leaf, changes, state_dir: config.state_dir };
+    let parts = MemberParts { leaf, changes, state_dir: config.state_dir, draining };
     Arc::clone(member).start(tasks, parts, (stop.clone(), drained));
     if let Some(forwarder) = config.forwarder {
         let lease = member.lease(MemberName::Leaf);

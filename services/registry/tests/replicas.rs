@@ -122,6 +122,9 @@ async fn what_happens_after_a_bucket_was_lost_is_history_too() {
         history.await.unwrap();
     };
     joined(1).await;
+    for _ in 0..5 {
+        p1.renew().await.unwrap();
+    }
     for bucket in MEMBER_BUCKETS {
         let subject = format!("$JS.API.STREAM.DELETE.KV_{}", bucket.name);
         let gone = world.witness.request(&subject, "".into(), world::ANSWER_LIMIT).await.unwrap();

@@ -9,7 +9,7 @@ use super::result::{Measured, Outcome, Reason};
 use crate::{CheckName, PollerName, SiteName, TenantSlug};
 
 /// Changes in one request at most.
-pub const CHANGES_MOST: usize = 500;
+pub const CHANGES_MOST: usize = 5_000;
 /// A run on demand ends within this.
 pub const RUN_DEADLINE_MS_MOST: u64 = 60_000;
 /// Checks in one page of an assignment at most, and their bytes as JSON.

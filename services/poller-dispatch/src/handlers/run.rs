@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{Desk, Order, Undone, answer_rows, store};
-use crate::change::vantages_of;
+use crate::change::{no_site, vantages_of};
 use crate::members::{ask_members, best_ready, members_of};
 use crate::metrics::RunEnd;
 use crate::plan::{Kinds, Member, rendezvous};
@@ -38,6 +38,7 @@ impl Desk {
         let quota = self.store.quota(&order.tenant).await?;
         let most = quota.map_or(0, |quota| quota.on_demand_per_minute);
         let definition = self.definition_of(&order).await?;
+        self.look_for_sites(&order, &definition).await?;
         let chosen = self.choose(&order, &definition).await?;
         let vantages = quota.map_or(0, |quota| usize::try_from(quota.vantages).unwrap_or(usize::MAX));
         if chosen.len() > vantages {
@@ -81,6 +82,13 @@ impl Desk {
                 Err(refused(ErrorCode::Invalid, "write either check or definition").into())
             }
         }
+    }
+
+    async fn look_for_sites(&self, order: &Order<RunCheck>, definition: &CheckDefinition) -> Result<(), Undone> {
+        let mut tx = self.store.begin(&order.tenant).await?;
+        let sites = store::read_sites(&mut tx, &order.tenant).await?;
+        let unknown = order.body.sites.iter().chain(&definition.sites).find(|site| !sites.contains(*site));
+        unknown.map_or(Ok(()), |site| Err(refused(ErrorCode::NotFound, no_site(site, &sites)).into()))
     }
 
     /// One who is ready at each vantage.

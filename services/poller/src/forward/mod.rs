@@ -86,7 +86,7 @@ pub(crate) async fn run_forwarder(
         lanes.spawn(watch_stranded(bus.clone(), lane, looking, (Arc::clone(&metrics), stop.clone())));
     }
     // Whoever forwards has nothing to hand over.
-    lanes.spawn(lease.run(bus.clone(), stop.clone(), stop.clone()));
+    lanes.spawn(lease.run(bus.clone(), (stop.clone(), stop.clone()), stop.clone()));
     lanes.spawn(watch_leaf(bus.clone(), metrics, stop));
     while let Some(ended) = lanes.join_next().await {
         ended?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bulkhead_bus::WakeUp;
-use bulkhead_bus::payload::{Measured, Outcome, Reason, RunOrder};
+use bulkhead_bus::payload::{AssignedCheck, Measured, Outcome, Reason, RunOrder};
 use bulkhead_poller::{Config, run};
 use bulkhead_runtime::{Stop, eventually, now_ms};
 use bulkhead_testkit::{free_ports, scrape};
@@ -233,6 +233,31 @@ async fn a_state_folder_that_takes_nothing_is_said_and_stops_nothing() {
     leaf.wake(WakeUp::Assign).await;
     leaf.until("the newer one", |state| state.results.iter().any(|result| result.generation == 4).then_some(())).await;
     poller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_stopped_runs_what_it_has_until_others_have_it() {
+    let leaf = Leaf::start(true).await;
+    let (_listener, target) = target().await;
+    leaf.set(|state| (state.generation, state.checks) = (3, vec![assigned("web", 3, target)]));
+    let poller = start(&leaf.settings(NO_FORWARDER));
+    leaf.until("a result", |state| state.results.iter().any(|result| result.generation == 3).then_some(())).await;
+    poller.stop.cancel();
+    leaf.until("draining", |state| last(state, "renew").filter(|renew| renew["state"] == "draining").map(|_| ())).await;
+    let until_ms = now_ms() + 3_000;
+    leaf.set(|state| {
+        let ends = AssignedCheck { until_ms: Some(until_ms), ..assigned("web", 3, target) };
+        (state.generation, state.checks) = (4, vec![ends]);
+    });
+    leaf.wake(WakeUp::Assign).await;
+    poller.task.await.unwrap().unwrap();
+    let state = leaf.state.lock().unwrap();
+    assert_eq!(state.asked.last().unwrap().0, "deregister");
+    let slots: std::collections::BTreeSet<i64> = state.results.iter().map(|result| result.slot_ms).collect();
+    let (first, last) = (*slots.first().unwrap(), *slots.last().unwrap());
+    assert!(last < until_ms && last + 1_000 >= until_ms, "the last slot before {until_ms} is run: {slots:?}");
+    assert_eq!(slots.len(), usize::try_from((last - first) / 1_000 + 1).unwrap(), "and each before it: {slots:?}");
+    assert!(state.results.iter().all(|result| result.outcome == Outcome::Ok), "{:?}", state.results);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,6 +128,9 @@ impl Answering {
         let limit = asked.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIST_LIMIT_MAX) as usize;
         let mut tx = self.store.begin(tenant).await?;
         store::limit_time(&mut tx).await?;
+        if let Some(missing) = store::find_missing(&mut tx, tenant, asked).await? {
+            return Err(refused(ErrorCode::NotFound, missing).into());
+        }
         match *question {
             Asked::Check { check, buckets } => {
                 let of = (check, asked.site.as_ref());
@@ -142,7 +145,8 @@ impl Answering {
             }
             Asked::Gaps { window } => {
                 let mut gaps = list_gaps(&mut tx, tenant, asked, (window, now_ms)).await?;
-                gaps.sort_by_key(|gap| std::cmp::Reverse(gap.last_slot_ms));
+                // What must never be is shown first, however much else there is.
+                gaps.sort_by_key(|gap| (gap.kind != GapKind::Silent, std::cmp::Reverse(gap.last_slot_ms)));
                 gaps.truncate(limit);
                 Ok(self.answer_rows(gaps))
             }

@@ -24,6 +24,36 @@ pub async fn limit_time(tx: &mut TenantTx) -> Result<(), StoreError> {
     set.map(|_| ()).map_err(failed("limit the time of a question"))
 }
 
+/// What a question names that this tenant has not, and never had as far as is kept: no answer about it would be true.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn find_missing(tx: &mut TenantTx, tenant: &Tenant, asked: &Query) -> Result<Option<String>, StoreError> {
+    let sql = "select $2::text is null or exists (select from check_definition where tenant_id = $1 and name = $2)
+                      or exists (select from check_state where tenant_id = $1 and check_name = $2)
+                      or exists (select from assignment where tenant_id = $1 and check_name = $2)
+                      or exists (select from result where tenant_id = $1 and check_name = $2) as has_check,
+                      $3::text is null or exists (select from site where tenant_id = $1 and name = $3)
+                      or exists (select from check_state where tenant_id = $1 and vantage = $3) as has_site,
+                      $4::text is null or exists (select from poller where tenant_id = $1 and name = $4
+                                                  and ($3::text is null or site = $3)) as has_poller";
+    let row = sqlx::query(sql)
+        .bind(tenant.id.as_uuid())
+        .bind(check_filter(asked))
+        .bind(site_filter(asked))
+        .bind(asked.poller.as_ref().map(PollerName::as_str))
+        .fetch_one(tx.connection())
+        .await
+        .map_err(failed("look for what is asked about"))?;
+    let named = [
+        ("has_check", "check", check_filter(asked)),
+        ("has_site", "site", site_filter(asked)),
+        ("has_poller", "poller", asked.poller.as_ref().map(PollerName::as_str)),
+    ];
+    let missing = named.into_iter().find(|(column, _, _)| !row.get::<bool, _>(*column));
+    Ok(missing.map(|(_, what, name)| format!("{} has no {what} {:?}", tenant.slug, name.unwrap_or_default())))
+}
+
 /// Whether the question was cancelled because it took too long.
 #[must_use]
 pub fn is_cancelled(error: &StoreError) -> bool {
