@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use bulkhead_bus::payload::{GapKind, GapRow};
-use bulkhead_bus::{CheckName, Grid};
+use bulkhead_bus::payload::{GapKind, GapRow, Reason};
+use bulkhead_bus::{CheckName, Grid, PollerName};
 
 use super::{Books, Evidence};
 use crate::chaos::world::World;
@@ -45,6 +45,12 @@ impl Evidence {
             GapKind::Pending | GapKind::NoPoller => false,
         }
     }
+}
+
+fn shown(gap: &GapRow) -> String {
+    let (kind, reason) = (gap.kind.as_str(), gap.reason.map(Reason::as_str));
+    let poller = gap.poller.as_ref().map(PollerName::as_str);
+    format!("{kind} {} of {poller:?} from {} to {}: {reason:?}", gap.check, gap.first_slot_ms, gap.last_slot_ms)
 }
 
 fn slots_due(check: &str, interval_s: u64, (since_ms, until_ms): (i64, i64)) -> anyhow::Result<u64> {
@@ -91,7 +97,7 @@ pub(super) async fn hold(world: &World, evidence: &Evidence, books: &mut Books) 
     };
     books.shared_gaps = gaps.iter().map(|gap| gap.slots).sum();
     let open = gaps.iter().filter(|gap| !evidence.is_accounted_for(gap));
-    let open: Vec<String> = open.map(|gap| serde_json::to_string(gap)).collect::<Result<_, _>>()?;
+    let open: Vec<String> = open.map(shown).collect();
     books.note("slots of shared checks are not accounted for", &open);
     hold_rows(world, evidence, &gaps, books).await
 }
