@@ -48,7 +48,7 @@ async fn faults_at_once_and_the_books_balance() -> anyhow::Result<()> {
 
 /// Changes the rows, in the schema PLACE, of the tenant whose ledger's checks are like `$1`, and what the books must say then and did not
 /// before. One comes on top of the other.
-const DAMAGES: [(&str, &str); 12] = [
+const DAMAGES: [(&str, &str); 16] = [
     (
         "update PLACE.check_state set latency_us = latency_us + 1 where (check_name, vantage) in (
              select check_name, vantage from PLACE.check_state where check_name like $1 limit 1)",
@@ -74,7 +74,7 @@ const DAMAGES: [(&str, &str); 12] = [
         "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
                                     island, attested)
          select tenant_id, check_name, slot, 'elsewhere', poller, kind, outcome, started_at, generation, island, attested
-         from PLACE.result where poller = 'p1' and tenant_id = (
+         from PLACE.result where poller = 'p1' and check_name not like 'shared-%' and tenant_id = (
              select tenant_id from PLACE.result where check_name like $1 limit 1) limit 1",
         "result of elsewhere/p1",
     ),
@@ -83,7 +83,7 @@ const DAMAGES: [(&str, &str); 12] = [
                                     island, attested)
          select tenant_id, check_name, slot - interval '1 second', vantage, poller, kind, outcome, started_at, generation,
                 island, attested
-         from PLACE.result where poller = 'p1' and vantage <> 'elsewhere' and tenant_id = (
+         from PLACE.result where poller = 'p1' and vantage <> 'elsewhere' and check_name not like 'shared-%' and tenant_id = (
              select tenant_id from PLACE.result where check_name like $1 limit 1) order by slot desc limit 1",
         "slots of the real poller",
     ),
@@ -114,7 +114,37 @@ const DAMAGES: [(&str, &str); 12] = [
         "was never sent",
     ),
     ("delete from PLACE.dead_letter where $1 <> '' and strpos(encode(payload, 'escape'), 'ledger') > 0", "0 times"),
+    (
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+                                    island, attested)
+         select tenant_id, check_name, slot, 'elsewhere', poller, kind, outcome, started_at, generation, island, attested
+         from PLACE.result r where check_name = 'shared-0' and SHARED limit 1",
+        "slots of a shared check are there twice",
+    ),
+    (
+        "insert into PLACE.result (tenant_id, check_name, slot, vantage, poller, kind, outcome, started_at, generation,
+                                    island, attested)
+         select tenant_id, check_name, slot + interval '1 millisecond', vantage, poller, kind, outcome, started_at, generation,
+                island, attested
+         from PLACE.result r where check_name = 'shared-1' and SHARED limit 1",
+        "measurements and gaps of a shared check are not its slots",
+    ),
+    (
+        "update PLACE.result set outcome = 'missed', reason = null where (tenant_id, check_name, slot) in (
+             select tenant_id, check_name, slot from PLACE.result r where check_name = 'shared-2' and SHARED limit 1)",
+        "missed shared-2",
+    ),
+    (
+        "delete from PLACE.result where (tenant_id, check_name, slot) in (
+             select tenant_id, check_name, slot from PLACE.result r where check_name = 'shared-3' and SHARED limit 1)",
+        "silent shared-3",
+    ),
 ];
+
+/// Of a row `r`: it is the tenant's, and of the time of the run, in which its ledger was written.
+const SHARED: &str = "exists (
+    select from PLACE.result l where l.poller = 'ledger' and l.check_name like $1
+    group by l.tenant_id having l.tenant_id = r.tenant_id and r.slot between min(l.slot) and max(l.slot))";
 
 /// Control: the books see each of the damages, and nothing that is none.
 #[tokio::test]
@@ -135,7 +165,7 @@ async fn books_that_do_not_balance_say_so() -> anyhow::Result<()> {
         let books = report.add_up_again(&world, tenant).await?;
         assert!(!says_so(&books), "{expected}: {books}");
         let name = format!("ledger-{}-%", tenant.slug());
-        let damage = damage.replace("PLACE", &place);
+        let damage = damage.replace("SHARED", SHARED).replace("PLACE", &place);
         let changed =
             sqlx::query(AssertSqlSafe(damage.clone())).bind(name).execute(&world.witness).await?.rows_affected();
         assert!(changed > 0, "{damage}");

@@ -2,10 +2,12 @@
 //! every slot.
 
 use anyhow::Context;
+use bulkhead_bus::payload::GapKind;
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{LIMIT, TestDeployment};
+use bulkhead_tests::shared_checks::SETTLED_LIMIT;
 
-use crate::world::{LINES, SETTLED_LIMIT, World};
+use crate::world::{LINES, World};
 
 const CHECKS: usize = 24;
 
@@ -77,7 +79,7 @@ async fn a_lost_poller_is_taken_over_and_no_slot_is_without_a_result_or_a_reason
     let end = now_ms();
     let gaps = world.settled_gaps(end).await?;
     anyhow::ensure!(!gaps.is_empty(), "killed pollers have missed slots");
-    anyhow::ensure!(gaps.iter().all(|gap| gap["kind"] == "missed"), "{gaps:?}");
+    anyhow::ensure!(gaps.iter().all(|gap| gap.kind == GapKind::Missed), "{gaps:?}");
     assert_eq!(world.doubles().await?, 0);
     // Control: rows that are taken away are found missing.
     let taken = "delete from tenant_acme_corp.result where vantage = 'oslo' and check_name = (
@@ -126,7 +128,7 @@ async fn kill_the_platform(mut world: World) -> anyhow::Result<()> {
         assert_eq!(world.generation().await?, generation, "round {round}: nothing was planned anew");
     }
     let gaps = world.settled_gaps(now_ms()).await?;
-    anyhow::ensure!(gaps.iter().all(|gap| gap["kind"] == "missed"), "{gaps:?}");
+    anyhow::ensure!(gaps.iter().all(|gap| gap.kind == GapKind::Missed), "{gaps:?}");
     assert_eq!(world.doubles().await?, 0);
     world.deployment.stop().await
 }

@@ -1,40 +1,16 @@
 //! A deployment with two tenants, of which one has two pollers at one site and one at another, and a listener to look at.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::Context;
+use bulkhead_bus::payload::{GapKind, GapRow};
 use bulkhead_runtime::{eventually, now_ms};
 use bulkhead_testkit::{LIMIT, TestDeployment};
 use bulkhead_tests::operator::Operator;
+use bulkhead_tests::shared_checks::{SETTLED_LIMIT, Target, ask_gaps, checks_file};
 use serde_json::Value;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 
-/// Something that accepts every connection, for as long as it is there.
-pub(crate) struct Target {
-    pub(crate) address: SocketAddr,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-impl Target {
-    pub(crate) async fn open() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        Ok(Self { address, accepting })
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-/// What may still come is waited for.
-pub(crate) const SETTLED_LIMIT: Duration = Duration::from_secs(180);
+const HOUR_MS: i64 = 3_600_000;
 
 pub(crate) const LINES: [&str; 2] = ["acme-corp enterprise oslo/p1 oslo/p2 bergen/p1", "xyz-inc free lima/p1"];
 
@@ -69,14 +45,9 @@ impl World {
 
     /// So many checks of one target, each every second at both sites of acme-corp.
     pub(crate) async fn add_checks(&self, count: usize, sites: &[&str]) -> anyhow::Result<()> {
-        let checks: Vec<Value> = (0..count)
-            .map(|number| {
-                serde_json::json!({"name": format!("c{number}"), "type": "tcp", "interval": "1s", "timeout": "500ms",
-                    "target": format!("127.0.0.{}:{}", number % 200 + 1, self.target.address.port()), "sites": sites})
-            })
-            .collect();
+        let names: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
         let file = self.deployment.home().join("checks.yaml");
-        std::fs::write(&file, serde_json::to_string(&serde_json::json!({"checks": checks}))?)?;
+        std::fs::write(&file, checks_file(&names, sites, self.target.address.port(), 1))?;
         let path = file.display().to_string();
         let rows = self.rows(&["check", "apply", "--tenant", "acme-corp", "-f", &path]).await?;
         anyhow::ensure!(rows.len() == count, "{rows:?}");
@@ -136,24 +107,14 @@ impl World {
     }
 
     /// Waits until no slot of acme-corp's checks is silent or pending that is older than `until_ms`, and returns what is missed.
-    pub(crate) async fn settled_gaps(&self, until_ms: i64) -> anyhow::Result<Vec<Value>> {
-        let until = bulkhead_runtime::utc_of_ms(until_ms).context("a time")?;
-        let until = format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-            until.year(),
-            u8::from(until.month()),
-            until.day(),
-            until.hour(),
-            until.minute(),
-            until.second()
-        );
-        let args = ["check", "gaps", "--tenant", "acme-corp", "--hours", "1", "--until", &until];
+    pub(crate) async fn settled_gaps(&self, until_ms: i64) -> anyhow::Result<Vec<GapRow>> {
         eventually("every slot is accounted for", SETTLED_LIMIT, || async {
-            let asked = self.rows(&args).await.map_err(|error| format!("{error:#}"))?;
-            let is_open = |row: &&Value| row["kind"] == "silent" || row["kind"] == "pending";
+            let asked = ask_gaps(self.operator(), "acme-corp", (until_ms - HOUR_MS, until_ms)).await;
+            let asked = asked.map_err(|error| format!("{error:#}"))?;
+            let is_open = |row: &&GapRow| row.kind == GapKind::Silent || row.kind == GapKind::Pending;
             match asked.iter().find(is_open) {
                 None => Ok(asked),
-                Some(row) => Err(format!("{row}")),
+                Some(row) => Err(format!("{row:?}")),
             }
         })
         .await

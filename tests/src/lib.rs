@@ -8,5 +8,6 @@ pub mod machine;
 pub mod mounting;
 pub mod operator;
 pub mod operator_server;
+pub mod shared_checks;
 pub mod slots;
 pub mod streams;

@@ -12,6 +12,7 @@ mod durable;
 mod headers;
 mod health;
 mod life;
+mod line;
 mod link;
 mod listen;
 mod liveness;

@@ -1,20 +1,28 @@
-//! Answering requests: many at once and not too many, only where the server made the reply subject, in one message.
+//! Answering requests: many at once and not too many, accounts in turn, only where the server made the reply subject, in one message.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use anyhow::Context;
+use bulkhead_bus::CoreSubject;
 use bulkhead_bus::payload::{ErrorCode, LIST_LIMIT_MAX, Reply, ReplyError};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::task::{Id, JoinSet};
 use tracing::warn;
 
+use crate::chain::Chain;
+
 use crate::life::Stop;
+use crate::line::Line;
 use crate::listen::{Answerer, Responder};
 use crate::liveness::Heart;
 use crate::metrics::Counter;
 
 /// Rows of one answer as JSON: what does not fit under the server's limit of 1 MiB would not be sent at all.
 pub const ANSWER_BYTES_MAX: usize = 900 * 1024;
+
+/// Of one account, so much waits; ten thousand pollers that all ask at once fit in.
+const WAITING_BYTES_MOST: usize = 16 << 20;
+/// What a request takes beside its body.
+const REQUEST_BYTES: usize = 512;
 
 #[must_use]
 pub fn refused(code: ErrorCode, message: impl ToString) -> ReplyError {
@@ -46,39 +54,85 @@ pub fn fitting<T: Serialize>(rows: &[T]) -> usize {
 pub struct Served<'a> {
     /// Answered at the same time, at most.
     pub at_once: usize,
+    /// And of one account: the others find a place, whatever it asks.
+    pub of_one: usize,
     /// Counts what is dropped because its reply subject is not the server's.
     pub unanswerable: &'a Counter,
     pub heart: &'a Heart,
     pub stop: &'a Stop,
 }
 
+/// Requests that wait, and those that are answered.
+struct Places<'a> {
+    served: Served<'a>,
+    line: Line<Responder>,
+    answering: JoinSet<()>,
+    askers: HashMap<Id, String>,
+}
+
+impl Places<'_> {
+    async fn add(&mut self, request: Responder) {
+        if !request.is_answerable() {
+            self.served.unanswerable.inc();
+            warn!(subject = %request.subject, "request dropped: its reply subject is not the server's");
+            return;
+        }
+        // Whoever answers says what is wrong with a subject without an account.
+        let asker = CoreSubject::account_of(&request.subject).map_or_else(|_| String::new(), |key| key.to_string());
+        let bytes = request.body.len().saturating_add(REQUEST_BYTES);
+        let Err(request) = self.line.add(&asker, request, bytes) else { return };
+        warn!(subject = %request.subject, "request refused: too much of this account waits");
+        let problem = refused(ErrorCode::Unavailable, "too many requests of this account wait: try again");
+        if let Err(error) = request.answer(encoded::<()>(&Reply::Error(problem)).into()).await {
+            warn!(error = %Chain(&error), "answer not sent");
+        }
+    }
+
+    fn begin<F>(&mut self, answer: &impl Fn(Responder) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        while self.answering.len() < self.served.at_once
+            && let Some((asker, request)) = self.line.take()
+        {
+            let task = self.answering.spawn(answer(request));
+            self.askers.insert(task.id(), asker);
+        }
+    }
+
+    fn end(&mut self, task: Id) {
+        if let Some(asker) = self.askers.remove(&task) {
+            self.line.done(&asker);
+        }
+    }
+}
+
 impl Answerer {
-    /// Hands each request to `answer`, in a task of its own, until it is to stop.
+    /// Hands each request to `answer`, in a task of its own, until it is to stop. What is being answered then goes on.
     ///
     /// # Errors
-    /// Never, but for a semaphore that is closed, which nobody does.
+    /// Never.
     pub async fn serve<F>(&mut self, served: Served<'_>, answer: impl Fn(Responder) -> F) -> anyhow::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let places = Arc::new(Semaphore::new(served.at_once));
+        let (heart, stop) = (served.heart, served.stop);
+        let line = Line::new(served.of_one, WAITING_BYTES_MOST);
+        let mut places = Places { served, line, answering: JoinSet::new(), askers: HashMap::new() };
         loop {
-            let request = tokio::select! {
-                request = served.heart.while_waiting(self.next()) => request,
-                () = served.stop.cancelled() => return Ok(()),
-            };
-            if !request.is_answerable() {
-                served.unanswerable.inc();
-                warn!(subject = %request.subject, "request dropped: its reply subject is not the server's");
-                continue;
+            tokio::select! {
+                request = heart.while_waiting(self.next()) => places.add(request).await,
+                Some(ended) = places.answering.join_next_with_id() => match ended {
+                    Ok((task, ())) => places.end(task),
+                    // It has said why.
+                    Err(panicked) => places.end(panicked.id()),
+                },
+                () = stop.cancelled() => {
+                    places.answering.detach_all();
+                    return Ok(());
+                }
             }
-            let place =
-                served.heart.while_waiting(Arc::clone(&places).acquire_owned()).await.context("take a place")?;
-            let answering = answer(request);
-            tokio::spawn(async move {
-                answering.await;
-                drop(place);
-            });
+            places.begin(&answer);
         }
     }
 }

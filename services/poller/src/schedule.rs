@@ -159,11 +159,34 @@ pub(crate) struct Scheduler<T> {
     last_look_ms: i64,
     /// The latest time that was seen and not given up.
     furthest_ms: i64,
+    leap: Option<Leap>,
+}
+
+/// The clock went ahead by so much that going back to what it was is not waited for.
+#[derive(Debug)]
+struct Leap {
+    from_ms: i64,
+    /// For how long it has gone on since.
+    lasted_ms: i64,
+}
+
+impl Leap {
+    /// Whether the time is again about what it would be without it.
+    fn is_undone_at(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.from_ms).saturating_sub(self.lasted_ms).saturating_abs() <= WAIT_MOST_MS
+    }
 }
 
 impl<T: Clone> Scheduler<T> {
     pub(crate) fn new(now_ms: i64) -> Self {
-        Self { lanes: HashMap::new(), next: BinaryHeap::new(), numbers: 0, last_look_ms: now_ms, furthest_ms: now_ms }
+        Self {
+            lanes: HashMap::new(),
+            next: BinaryHeap::new(),
+            numbers: 0,
+            last_look_ms: now_ms,
+            furthest_ms: now_ms,
+            leap: None,
+        }
     }
 
     /// From its first slot on the check is run as `term` says; whatever was to be run then is not, and goes on until then.
@@ -213,6 +236,7 @@ impl<T: Clone> Scheduler<T> {
         let back_ms = self.last_look_ms.saturating_sub(now_ms);
         let stepped_back_ms = (back_ms >= STEP_WORTH_SAYING_MS).then_some(back_ms);
         let mut due = Due { stepped_back_ms, ..Due::default() };
+        self.note_leap(now_ms);
         self.last_look_ms = now_ms;
         self.furthest_ms = self.furthest_ms.max(now_ms);
         if self.furthest_ms.saturating_sub(now_ms) > WAIT_MOST_MS {
@@ -232,13 +256,24 @@ impl<T: Clone> Scheduler<T> {
         due
     }
 
-    /// Takes back the slots of a time that never was.
+    fn note_leap(&mut self, now_ms: i64) {
+        let ahead_ms = now_ms.saturating_sub(self.last_look_ms).max(0);
+        if ahead_ms > WAIT_MOST_MS {
+            self.leap = Some(Leap { from_ms: self.last_look_ms, lasted_ms: 0 });
+        } else if let Some(leap) = &mut self.leap {
+            leap.lasted_ms = leap.lasted_ms.saturating_add(ahead_ms);
+        }
+    }
+
+    /// Takes back the slots of a time that never was, and with them those that passed meanwhile: they were not handed out.
     fn begin_again(&mut self, now_ms: i64) {
         self.furthest_ms = now_ms;
+        let undone = self.leap.take_if(|leap| leap.is_undone_at(now_ms));
+        let cursor_ms = undone.map_or(now_ms, |leap| now_ms.min(leap.from_ms.saturating_add(1)));
         let names: Vec<CheckName> = self.lanes.keys().cloned().collect();
         for name in names {
             if let Some(lane) = self.lanes.get_mut(&name) {
-                lane.cursor_ms = lane.cursor_ms.min(now_ms);
+                lane.cursor_ms = lane.cursor_ms.min(cursor_ms);
             }
             self.look_later(&name);
         }

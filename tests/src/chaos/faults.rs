@@ -25,6 +25,7 @@ fn child(world: &mut World, part: Part) -> anyhow::Result<&mut Child> {
         Part::Hub(number) => Ok(world.deployment.up.hub_child(number).context("there is such a hub server")?),
         Part::Leaf(tenant) => world.leaf(tenant),
         Part::Core => Ok(&mut world.deployment.up.core),
+        Part::Registry(_) | Part::Dispatch(_) => world.sharer(part),
         Part::Poller(tenant) => world.poller(tenant),
         Part::Database => Ok(&mut world.deployment.up.postgres.child),
         Part::Link(_) | Part::Ledger(_) => anyhow::bail!("{part} is no process"),
@@ -36,7 +37,9 @@ fn disk(world: &World, part: Part) -> anyhow::Result<&Disk> {
         Part::Hub(number) => DiskOf::Hub(number),
         Part::Leaf(tenant) => DiskOf::Leaf(tenant),
         Part::Database => DiskOf::Database,
-        Part::Core | Part::Poller(_) | Part::Link(_) | Part::Ledger(_) => anyhow::bail!("{part} has no disk"),
+        Part::Core | Part::Registry(_) | Part::Dispatch(_) | Part::Poller(_) | Part::Link(_) | Part::Ledger(_) => {
+            anyhow::bail!("{part} has no disk")
+        }
     };
     world.disks.get(&of).with_context(|| format!("the disk of {part} is one of its own"))
 }
@@ -112,11 +115,13 @@ async fn replace_leaf_disk(world: &mut World, orders: &Orders, tenant: Tenant) -
         if waiting.iter().all(|stream| stream.messages == 0) { Ok(()) } else { Err(format!("{waiting:?}")) }
     });
     empty.await.with_context(|| format!("leaf of {tenant}"))?;
+    let empty_ms = now_ms();
     let store = world.leaf_store(tenant)?;
     let leaf = world.leaf(tenant)?;
     leaf.kill()?;
     Disk::wipe(&store)?;
     leaf.restart()?;
+    world.disks_replaced.insert(tenant, (empty_ms, now_ms()));
     Ok(())
 }
 

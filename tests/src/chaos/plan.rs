@@ -22,6 +22,9 @@ pub enum Part {
     Hub(usize),
     Leaf(Tenant),
     Core,
+    /// A replica of it, as of the next.
+    Registry(usize),
+    Dispatch(usize),
     Poller(Tenant),
     Database,
     Link(Tenant),
@@ -34,6 +37,8 @@ impl fmt::Display for Part {
             Self::Hub(number) => write!(f, "hub-{}", number + 1),
             Self::Leaf(tenant) => write!(f, "leaf of {tenant}"),
             Self::Core => f.write_str("core"),
+            Self::Registry(number) => write!(f, "registry-{}", number + 1),
+            Self::Dispatch(number) => write!(f, "poller-dispatch-{}", number + 1),
             Self::Poller(tenant) => write!(f, "poller of {tenant}"),
             Self::Database => f.write_str("database"),
             Self::Link(tenant) => write!(f, "link of {tenant}"),
@@ -178,6 +183,8 @@ pub enum Storm {
 #[derive(Debug, Clone, Copy)]
 pub struct Surface {
     pub hub_servers: usize,
+    /// Replicas of the registry, and of poller-dispatch.
+    pub sharers: usize,
     /// Whether disks are small file systems of their own, which needs root.
     pub has_disks: bool,
     /// Whether the poller's clock can be set, which needs a C compiler.
@@ -212,7 +219,14 @@ pub struct Plan {
 pub fn ledger_of(fault: Fault) -> Option<Tenant> {
     match fault.part() {
         Part::Ledger(tenant) => Some(tenant),
-        Part::Hub(_) | Part::Leaf(_) | Part::Core | Part::Poller(_) | Part::Database | Part::Link(_) => None,
+        Part::Hub(_)
+        | Part::Leaf(_)
+        | Part::Core
+        | Part::Registry(_)
+        | Part::Dispatch(_)
+        | Part::Poller(_)
+        | Part::Database
+        | Part::Link(_) => None,
     }
 }
 
@@ -222,7 +236,8 @@ fn all_faults(rng: &mut Rng, surface: Surface, malformed: &[Malformed]) -> Vec<F
     let mut all = Vec::new();
     for make in [Fault::Kill, Fault::Pause] {
         let parts = [hub(rng), Part::Leaf(tenant(rng)), Part::Core, Part::Poller(tenant(rng)), Part::Database];
-        all.extend(parts.map(make));
+        let sharers = [Part::Registry, Part::Dispatch].map(|part| part(rng.usize(0..surface.sharers)));
+        all.extend(parts.into_iter().chain(sharers).map(make));
     }
     let losses = Losses {
         seed: rng.u64(..),
@@ -327,7 +342,7 @@ impl fmt::Display for Plan {
 mod tests {
     use super::*;
 
-    const SURFACE: Surface = Surface { hub_servers: 3, has_disks: true, has_clock: true };
+    const SURFACE: Surface = Surface { hub_servers: 3, sharers: 2, has_disks: true, has_clock: true };
 
     #[test]
     fn a_plan_follows_from_its_seed() {
@@ -338,7 +353,7 @@ mod tests {
     #[test]
     fn everything_is_everything_once_and_storms_spare_what_was_hit() {
         let everything = Plan::draw(1, Storm::Everything, SURFACE);
-        assert_eq!(everything.faults().count(), 27);
+        assert_eq!(everything.faults().count(), 31);
         for seed in 0..200 {
             let plan = Plan::draw(seed, Storm::Faults(4), SURFACE);
             let parts: Vec<Part> = plan.faults().map(Fault::part).collect();
@@ -354,7 +369,7 @@ mod tests {
         for seed in 0..50 {
             let mut plan = Plan::draw(seed, Storm::Everything, SURFACE);
             plan.keep_only("SIGSTOP");
-            assert_eq!((plan.overlapping.len(), plan.overlapping[0].begins), (5, Duration::from_secs(1)), "{plan}");
+            assert_eq!((plan.overlapping.len(), plan.overlapping[0].begins), (7, Duration::from_secs(1)), "{plan}");
             for two in plan.overlapping.windows(2) {
                 let gap = two[1].begins - two[0].ends();
                 assert!(gap < Duration::from_millis(GAP_MS.end), "{plan}");
@@ -380,5 +395,16 @@ mod tests {
             seen.extend(plan.faults().map(|fault| format!("{fault:?}").split('(').next().unwrap_or("").to_owned()));
         }
         assert_eq!(seen.len(), 9, "{seen:?}");
+    }
+
+    #[test]
+    fn every_part_is_hit_sooner_or_later() {
+        let plans = (0..300).map(|seed| Plan::draw(seed, Storm::Faults(3), SURFACE));
+        let killed_or_paused = |fault: &Fault| matches!(fault, Fault::Kill(_) | Fault::Pause(_));
+        let hit: Vec<Fault> = plans.flat_map(|plan| plan.faults().collect::<Vec<_>>()).collect();
+        let hit: std::collections::BTreeSet<String> =
+            hit.iter().filter(|fault| killed_or_paused(fault)).map(Fault::to_string).collect();
+        // Three hub servers, two leaves, two pollers, core, the database, two replicas each of registry and dispatch.
+        assert_eq!(hit.len(), 2 * 13, "{hit:?}");
     }
 }

@@ -45,7 +45,7 @@ impl Report {
     /// # Errors
     /// When the database does not answer.
     pub async fn add_up_again(&self, world: &World, tenant: Tenant) -> anyhow::Result<Books> {
-        balance(&world.witness, &self.evidence[&tenant]).await
+        balance(world, &self.evidence[&tenant]).await
     }
 }
 
@@ -154,6 +154,15 @@ async fn drain(world: &World) -> anyhow::Result<()> {
     drained.await.context("messages are stranded at the hub")
 }
 
+/// Whoever watches is there again, and watches everything.
+async fn wait_until_working(world: &World) -> anyhow::Result<()> {
+    for tenant in Tenant::ALL {
+        world.wait_until_ready(tenant).await?;
+        world.wait_for_results(tenant).await?;
+    }
+    Ok(())
+}
+
 /// How much has ever gone through the second lane.
 async fn backfilled(world: &World) -> anyhow::Result<u64> {
     let waiting = world.hub_waiting().await?;
@@ -183,10 +192,12 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
     world.witness = world.deployment.witness().await?;
     let working = match &drained {
         // Whoever was broken works again.
-        Ok(()) => world.deployment.wait_for_results(&world.witness).await,
+        Ok(()) => wait_until_working(world).await,
         Err(_) => Ok(()),
     };
-    let running = world.deployment.up.check_running().context("a process has ended by itself");
+    let running = world.deployment.up.check_running().map_err(anyhow::Error::from);
+    let running = running.and_then(|()| world.check_sharers_running()).context("a process has ended by itself");
+    let until_ms = now_ms();
     // A hub that does not answer is among the failures.
     if backfilled(world).await.is_ok_and(|now| now != backfilled_before) {
         world.ordered_from_ms = now_ms();
@@ -201,10 +212,12 @@ pub async fn run(world: &mut World, plan: Plan) -> anyhow::Result<Report> {
             record: records.remove(&tenant).context("each tenant has a ledger")?,
             before: before[&tenant],
             has_wrong_clock,
+            until_ms,
+            disk_replaced_ms: world.disks_replaced.remove(&tenant),
             is_disturbed: plan.faults().any(|fault| fault.disturbs_slots(tenant)),
             ordered_from_ms: world.ordered_from_ms,
         };
-        all.push(balance(&world.witness, &seen).await?);
+        all.push(balance(world, &seen).await?);
         evidence.insert(tenant, seen);
     }
     let failures = [drained, working, running].into_iter().filter_map(Result::err);

@@ -19,10 +19,14 @@ use super::clock::{Clock, ClockLibrary};
 use super::disk::{Disk, Disks};
 use super::ledger::{CHECKS, Place, check_name};
 use super::plan::Surface;
+use super::shares::Shared;
+use crate::shared_checks::Target;
 use crate::streams::{Waiting, look_at};
 
-const POLLER: &str = "p1";
+pub(super) const POLLER: &str = "p1";
 pub(super) const LEDGER: &str = "ledger";
+/// The registry and poller-dispatch, with as many replicas each.
+const SHARERS: usize = 2;
 const LEAF_DISK_MIB: u32 = 64;
 const HUB_DISK_MIB: u32 = 96;
 const DATABASE_DISK_MIB: u32 = 768;
@@ -53,7 +57,7 @@ impl Tenant {
         }
     }
 
-    fn site(self) -> &'static str {
+    pub(super) fn site(self) -> &'static str {
         match self {
             Self::Acme => "oslo",
             Self::Xyz => "lima",
@@ -79,9 +83,10 @@ pub(super) enum DiskOf {
 #[derive(Debug, Clone)]
 pub(super) struct Own {
     tenant: Tenant,
-    /// Checks of the real pollers.
+    /// Checks in the settings of the real poller.
     checks: Vec<String>,
     pub(super) interval_s: f64,
+    pub(super) shared: Shared,
 }
 
 impl Own {
@@ -93,16 +98,34 @@ impl Own {
         format!("{}/{LEDGER}", self.tenant.site())
     }
 
-    pub(super) fn pollers(&self) -> Vec<String> {
-        vec![self.real_poller(), self.ledger()]
+    fn sharing(&self) -> impl Iterator<Item = String> {
+        self.tenant.sharing().iter().map(|poller| format!("{}/{poller}", self.tenant.site()))
     }
 
-    /// `<site>/<poller> <check>`. In the ledger's place a real poller ran while the deployment was started.
+    pub(super) fn pollers(&self) -> Vec<String> {
+        self.sharing().chain([self.ledger()]).collect()
+    }
+
+    /// `<site>/<poller> <check>` of those that nobody hands over.
+    pub(super) fn settled_measurements(&self) -> Vec<String> {
+        self.checks.iter().map(|check| format!("{} {check}", self.real_poller())).collect()
+    }
+
+    /// The same of everything. While the deployment was started, all pollers were real and had the checks of their settings.
     pub(super) fn measurements(&self) -> Vec<String> {
-        let real = self.pollers().into_iter();
-        let real = real.flat_map(|poller| self.checks.iter().map(move |check| format!("{poller} {check}")));
+        let of = |poller: String, checks: &[String]| -> Vec<String> {
+            checks.iter().map(|check| format!("{poller} {check}")).collect()
+        };
+        let settled = self.pollers().into_iter().flat_map(|poller| of(poller, &self.checks));
+        let shared = self.shared.names();
+        let shared = self.sharing().flat_map(|poller| of(poller, &shared));
         let sent = (0..CHECKS).map(|number| format!("{} {}", self.ledger(), check_name(self.tenant, number)));
-        real.chain(sent).collect()
+        settled.chain(shared).chain(sent).collect()
+    }
+
+    /// All but the ledger's.
+    pub(super) fn checks_at_site(&self) -> Vec<String> {
+        self.checks.iter().cloned().chain(self.shared.names()).collect()
     }
 
     /// What its forwarder says.
@@ -127,6 +150,9 @@ pub struct World {
     pub(super) clocks: BTreeMap<Tenant, Clock>,
     // Behind the deployment: its processes end before their disks go.
     pub(super) disks: BTreeMap<DiskOf, Disk>,
+    pub(super) target: Target,
+    /// When a leaf's disk was empty and going to be replaced, and when the new one was there. Unix milliseconds.
+    pub(super) disks_replaced: BTreeMap<Tenant, (i64, i64)>,
     hub_servers: usize,
     /// When the second lane was last in use; the books of the current state want to know.
     pub(super) ordered_from_ms: i64,
@@ -163,19 +189,32 @@ impl World {
         let urls = |tenant: &Tenant| links[tenant].iter().map(|link| format!("tls://{}", link.addr)).collect();
         let leaf_urls = Tenant::ALL.iter().map(|tenant| Ok((tenant.slug().parse()?, urls(tenant))));
         let leaf_urls = leaf_urls.collect::<anyhow::Result<_>>()?;
-        let lines = ["acme-corp enterprise oslo/p1 oslo/ledger", "xyz-inc free lima/p1 lima/ledger"];
+        let lines = ["acme-corp enterprise oslo/p1 oslo/p2 oslo/ledger", "xyz-inc pro lima/p1 lima/ledger"];
         let deployment = TestDeployment::start_in(home, &lines, |options| {
             options.leaf_urls = leaf_urls;
             options.hub_servers = Some(if hub_servers == 1 { HubSize::One } else { HubSize::Three });
         });
         let deployment = deployment.await?;
         let witness = deployment.witness().await?;
-        let mut world =
-            Self { deployment, witness, links, clocks: BTreeMap::new(), disks, hub_servers, ordered_from_ms: 0 };
+        let mut world = Self {
+            deployment,
+            witness,
+            links,
+            clocks: BTreeMap::new(),
+            disks,
+            target: Target::open().await?,
+            disks_replaced: BTreeMap::new(),
+            hub_servers,
+            ordered_from_ms: 0,
+        };
         // The ledgers take the place of these.
         world.deployment.up.pollers.retain(|(_, poller, _)| poller.as_str() != LEDGER);
         world.give_clocks()?;
-        world.deployment.wait_for_results(&world.witness).await?;
+        world.let_partner_only_share()?;
+        world.share_checks().await?;
+        for tenant in Tenant::ALL {
+            world.wait_for_results(tenant).await?;
+        }
         Ok(world)
     }
 
@@ -199,7 +238,8 @@ impl World {
     #[must_use]
     pub fn surface(&self) -> Surface {
         let (has_disks, has_clock) = (!self.disks.is_empty(), !self.clocks.is_empty());
-        Surface { hub_servers: self.hub_servers, has_disks, has_clock }
+        let sharers = self.deployment.up.sharers.len() / SHARERS;
+        Surface { hub_servers: self.hub_servers, sharers, has_disks, has_clock }
     }
 
     pub(super) fn poller(&mut self, tenant: Tenant) -> anyhow::Result<&mut bulkhead_accounts::up::Child> {
@@ -222,9 +262,13 @@ impl World {
         Ok(self.site_folder(tenant)?.join("js"))
     }
 
+    pub(super) fn settings_file(&self, tenant: Tenant, poller: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.site_folder(tenant)?.join("pollers").join(poller).join("poller.toml"))
+    }
+
     /// A part of a poller's settings file.
     fn setting(&self, tenant: Tenant, poller: &str, path: &[&str]) -> anyhow::Result<toml::Value> {
-        let file = self.site_folder(tenant)?.join("pollers").join(poller).join("poller.toml");
+        let file = self.settings_file(tenant, poller)?;
         let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let mut value: toml::Value = toml::from_str(&text).context("read poller settings")?;
         for key in path {
@@ -246,7 +290,7 @@ impl World {
         let intervals: BTreeSet<_> =
             settings.iter().filter_map(|check| check.get("interval_s")?.as_integer()).collect();
         let [interval_s] = *intervals.iter().collect::<Vec<_>>() else { bail!("all checks have one interval") };
-        Ok(Own { tenant, checks, interval_s: *interval_s as f64 })
+        Ok(Own { tenant, checks, interval_s: *interval_s as f64, shared: tenant.shared() })
     }
 
     pub(super) fn ledger_place(&self, tenant: Tenant) -> anyhow::Result<Place> {

@@ -69,7 +69,7 @@ impl Answering {
         bus.flush().await.context("subscribe to queries")?;
         readiness.mark("queries");
         let unanswerable = &self.metrics.requests_unanswerable;
-        let served = Served { at_once: AT_ONCE, unanswerable, heart: &heart, stop: &stop };
+        let served = Served { at_once: AT_ONCE, of_one: AT_ONCE, unanswerable, heart: &heart, stop: &stop };
         let answer = |request| {
             let own = self.clone();
             async move { own.answer(request).await }

@@ -28,6 +28,8 @@ use crate::replays::Replays;
 const QUEUE: &str = "poller-dispatch";
 /// Requests that are answered at the same time, and runs that are waited for.
 const AT_ONCE: usize = 32;
+/// Of one tenant: they wait for each other, and would hold every connection to the database meanwhile.
+const OF_ONE: usize = 3;
 const RUNS_AT_ONCE: usize = 256;
 
 /// What answering works with.
@@ -88,7 +90,7 @@ impl Desk {
         let runs = Arc::new(Semaphore::new(RUNS_AT_ONCE));
         let metrics = Arc::clone(&self.metrics);
         let unanswerable = &metrics.requests_unanswerable;
-        let served = Served { at_once: AT_ONCE, unanswerable, heart: &heart, stop: &stop };
+        let served = Served { at_once: AT_ONCE, of_one: OF_ONE, unanswerable, heart: &heart, stop: &stop };
         let of_run = format!(".{}", DispatchVerb::RunCheck);
         let answer = |request: Responder| {
             let place = request.subject.ends_with(&of_run).then(|| Arc::clone(&runs).try_acquire_owned());

@@ -97,9 +97,33 @@ fn a_time_that_was_wrong_by_more_than_a_minute_is_not_waited_for() {
     // Back in two steps, each of which would have been waited for.
     assert_eq!(advance(&mut scheduler, 3_560_000).runs, []);
     assert_eq!(starts(&advance(&mut scheduler, 3_520_000).runs), [3_520_000]);
-    assert!(advance(&mut scheduler, 20_001).runs.is_empty());
+    assert_eq!(starts(&advance(&mut scheduler, 20_001).runs), [20_000]);
     assert_eq!(starts(&advance(&mut scheduler, 30_000).runs), [30_000]);
     assert_eq!(advance(&mut scheduler, 86_400_000).runs.len(), 2, "the daily one has its own time still");
+}
+
+#[test]
+fn what_passed_while_the_clock_was_far_ahead_is_said_to_be_missed() {
+    let mut scheduler = ten_seconds(1);
+    assert_eq!(starts(&advance(&mut scheduler, 10_000).runs), [10_000]);
+    advance(&mut scheduler, 3_600_000);
+    advance(&mut scheduler, 3_630_000);
+    let due = advance(&mut scheduler, 40_500);
+    assert_eq!(missed(&due), [(20_000, MissedBecause::Asleep), (30_000, MissedBecause::Asleep)]);
+    assert_eq!(starts(&due.runs), [40_000]);
+    assert_eq!(starts(&advance(&mut scheduler, 50_000).runs), [50_000]);
+}
+
+#[test]
+fn a_process_that_slept_says_nothing_twice_when_the_clock_goes_back_later() {
+    let mut scheduler = ten_seconds(1);
+    advance(&mut scheduler, 10_000);
+    assert_eq!(advance(&mut scheduler, 200_000).missed.len(), 18);
+    for slot_ms in (210_000..=1_000_000).step_by(10_000) {
+        assert_eq!(starts(&advance(&mut scheduler, slot_ms).runs), [slot_ms]);
+    }
+    let due = advance(&mut scheduler, 930_000);
+    assert_eq!((missed(&due), starts(&due.runs)), (vec![], vec![930_000]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Where nobody touched the real poller, each slot of its checks is there, and none between them.
+//! Where nobody touched the real poller, each slot of the checks in its settings is there, and none between them. Those that are
+//! shared out may be handed over meanwhile; they have a book of their own.
 
 use anyhow::Context;
 use sqlx::PgPool;
@@ -21,13 +22,13 @@ union all
 select format('%s has %s', check_name, slot) from (select * from r except select * from due) more
 union all
 select format('%s has none', own) from unnest($2) own
-where starts_with(own, $5 || ' ') and not exists (select from r where own = $5 || ' ' || r.check_name)";
+where not exists (select from r where own = $5 || ' ' || r.check_name)";
 
 pub(super) async fn hold(witness: &PgPool, evidence: &Evidence, books: &mut Books) -> anyhow::Result<()> {
     let own = &evidence.own;
     let gaps: Vec<String> = sqlx::query_scalar(GAPS)
         .bind(evidence.tenant.slug())
-        .bind(own.measurements())
+        .bind(own.settled_measurements())
         .bind(evidence.before.since_ms as f64)
         .bind(own.interval_s)
         .bind(own.real_poller())

@@ -5,6 +5,7 @@ mod foreign;
 mod gaps;
 mod letters;
 mod rows;
+mod shares;
 mod state;
 
 use std::fmt;
@@ -14,7 +15,7 @@ use sqlx::PgPool;
 
 use self::rows::stored;
 use super::ledger::Record;
-use super::world::{Own, Tenant};
+use super::world::{Own, Tenant, World};
 
 /// Of what is wrong in many places, so many are named.
 const NAMED_MOST: usize = 5;
@@ -31,6 +32,9 @@ pub struct Books {
     pub duplicates: i64,
     pub repeated: u64,
     pub dead_letters: usize,
+    /// Of checks that are shared out: slots that there should be, and those of them without a measurement.
+    pub shared_slots: u64,
+    pub shared_gaps: u64,
     pub problems: Vec<String>,
 }
 
@@ -38,13 +42,15 @@ impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:9} sent {} acked {} committed {} duplicates {} dead-lettered {}{}",
+            "{:9} sent {} acked {} committed {} duplicates {} dead-lettered {} shared slots {} of them empty {}{}",
             self.tenant,
             self.sent,
             self.acked,
             self.committed,
             self.duplicates,
             self.dead_letters,
+            self.shared_slots,
+            self.shared_gaps,
             if self.problems.is_empty() { " balanced" } else { " NOT BALANCED" }
         )?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n          {problem}"))
@@ -79,6 +85,10 @@ pub(super) struct Evidence {
     pub(super) has_wrong_clock: bool,
     /// Something was done that makes the real poller miss slots.
     pub(super) is_disturbed: bool,
+    /// When everything was mended and nothing waited any more; unix milliseconds.
+    pub(super) until_ms: i64,
+    /// When the disk of its leaf was replaced in this run.
+    pub(super) disk_replaced_ms: Option<(i64, i64)>,
     /// Since then nothing has gone through the second lane, so that one transaction followed the other.
     pub(super) ordered_from_ms: i64,
 }
@@ -130,8 +140,8 @@ async fn hold_counters(witness: &PgPool, evidence: &Evidence, books: &mut Books)
 ///
 /// # Errors
 /// When the database does not answer; an imbalance is in the books.
-pub(super) async fn balance(witness: &PgPool, evidence: &Evidence) -> anyhow::Result<Books> {
-    let record = &evidence.record;
+pub(super) async fn balance(world: &World, evidence: &Evidence) -> anyhow::Result<Books> {
+    let (record, witness) = (&evidence.record, &world.witness);
     let stored = stored(witness, evidence).await?;
     let mut books = Books {
         tenant: evidence.tenant.slug().to_owned(),
@@ -150,5 +160,6 @@ pub(super) async fn balance(witness: &PgPool, evidence: &Evidence) -> anyhow::Re
         gaps::hold(witness, evidence, &mut books).await?;
     }
     hold_counters(witness, evidence, &mut books).await?;
+    shares::hold(world, evidence, &mut books).await?;
     Ok(books)
 }
