@@ -79,7 +79,7 @@ impl Blackbox {
         let timeout_ms = work.timeout_ms;
         let config = format!(
             "modules:\n  tcp: {{ prober: tcp, timeout: {timeout_ms}ms }}\n  http: {{ prober: http, timeout: {timeout_ms}ms }}\n\
-             \x20 icmp: {{ prober: icmp, timeout: {timeout_ms}ms, icmp: {{ preferred_ip_protocol: ip4 }} }}\n"
+             \x20 icmp: {{ prober: icmp, timeout: {timeout_ms}ms, icmp: {{ preferred_ip_protocol: ip4, dont_fragment: true }} }}\n"
         );
         let file = folder.path().join("blackbox.yml");
         std::fs::write(&file, config).context("write blackbox_exporter's configuration")?;
