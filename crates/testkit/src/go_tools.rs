@@ -1,4 +1,5 @@
-//! Programs in Go that we compare ourselves with, built once from `tests/interop` for each state of its sources.
+//! Programs in Go that we compare ourselves with, built once from `tests/interop` and `tests/probers` for each state of their
+//! sources.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -10,13 +11,17 @@ use uuid::Uuid;
 
 use crate::settings::interop_settings;
 
-/// A program that the Go module in `tests/interop` builds.
+/// A program that one of our Go modules builds, in the version that its `go.mod` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoTool {
     /// Our questions to the Go library about claims.
     ClaimCheck,
-    /// The official tool, in the version that `go.mod` names.
+    /// The official tool.
     Nsc,
+    /// What Prometheus asks for checks.
+    BlackboxExporter,
+    /// What checks by a schedule of its own.
+    Cloudprober,
 }
 
 impl GoTool {
@@ -24,18 +29,32 @@ impl GoTool {
         match self {
             Self::ClaimCheck => "claimcheck",
             Self::Nsc => "nsc",
+            Self::BlackboxExporter => "blackbox_exporter",
+            Self::Cloudprober => "cloudprober",
         }
+    }
+
+    /// Those that are measured have a module each, so that one does not choose the other's dependencies.
+    fn module(self) -> PathBuf {
+        let folder = match self {
+            Self::ClaimCheck | Self::Nsc => "interop",
+            Self::BlackboxExporter => "probers/blackbox",
+            Self::Cloudprober => "probers/cloudprober",
+        };
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(folder)
     }
 
     fn package(self) -> &'static str {
         match self {
             Self::ClaimCheck => "./claimcheck",
             Self::Nsc => "github.com/nats-io/nsc/v2",
+            Self::BlackboxExporter => "github.com/prometheus/blackbox_exporter",
+            Self::Cloudprober => "github.com/cloudprober/cloudprober/cmd/cloudprober",
         }
     }
 }
 
-/// Where a program of the Go module is; built below `$BULKHEAD_TOOLS_DIR/go` when it is not there yet. `None`, after a
+/// Where such a program is; built below `$BULKHEAD_TOOLS_DIR/go` when it is not there yet. `None`, after a
 /// loud line on stderr, when there is no Go: the caller's test then ends. `BULKHEAD_INTEROP=required` makes that an error.
 ///
 /// # Errors
@@ -43,7 +62,7 @@ impl GoTool {
 pub fn go_tool(name: GoTool) -> anyhow::Result<Option<PathBuf>> {
     let settings = interop_settings()?;
     let folder = settings.tools_folder.join("go");
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop");
+    let module = name.module();
     let program = folder.join(format!("{}-{}", name.name(), source_id(&module, name)?));
     if program.is_file() {
         return Ok(Some(program));
@@ -90,7 +109,8 @@ fn build(module: &Path, name: GoTool, program: &Path) -> anyhow::Result<()> {
     }
     let made = program.with_extension("new");
     let mut command = Command::new("go");
-    command.current_dir(module).args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(&made).arg(name.package());
+    command.current_dir(module).env("CGO_ENABLED", "0");
+    command.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(&made).arg(name.package());
     let output = command.output().context("start go")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -14,6 +14,7 @@ mod identity;
 mod ingest;
 mod leaf_storm;
 mod load;
+mod poller;
 mod report;
 mod store;
 
@@ -28,5 +29,8 @@ pub use flood::{Attack, Delays, Flooded, run_flood};
 pub use identity::{Entered, IdentityMeasured, IdentityPlan, Round, Storm, render_identity, run_identity};
 pub use ingest::{Cell, Grid, Measured, Progress, run_ingest};
 pub use load::{Loaded, fill_all};
+pub use poller::{
+    Figures, PollerCell, PollerMeasured, PollerPlan, ProbeKind, Prober, Spread, render_poller, run_poller,
+};
 pub use report::{render, row};
 pub use store::{StoreMeasured, StorePlan, Stored, render_store, run_store};

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bulkhead_tests::bench::{
-    AccountsPlan, Cell, DispatchPlan, Flooded, Grid, IdentityPlan, Part, Progress, StorePlan, render, render_accounts,
-    render_dispatch, render_identity, render_store, row, run_accounts, run_dispatch, run_flood, run_identity,
-    run_ingest, run_store,
+    AccountsPlan, Cell, DispatchPlan, Flooded, Grid, IdentityPlan, Part, PollerPlan, ProbeKind, Progress, StorePlan,
+    render, render_accounts, render_dispatch, render_identity, render_poller, render_store, row, run_accounts,
+    run_dispatch, run_flood, run_identity, run_ingest, run_poller, run_store,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -31,6 +31,9 @@ const STORE: Section =
 
 const DISPATCH: Section =
     Section { begin: "<!-- dispatch: written by `cargo xtask bench dispatch` -->", end: "<!-- dispatch: end -->" };
+
+const POLLER: Section =
+    Section { begin: "<!-- poller: written by `cargo xtask bench poller` -->", end: "<!-- poller: end -->" };
 
 #[derive(Debug, Parser)]
 #[command(
@@ -67,6 +70,8 @@ enum What {
     Store(StoreArgs),
     /// Sharing checks out: a large plan, the way of a change to the poller, and how soon a lost one is taken over.
     Dispatch(DispatchArgs),
+    /// Checks per CPU-second and memory of the poller, beside blackbox_exporter and cloudprober, and how its starts are spread.
+    Poller(PollerArgs),
     /// What one tenant's flood costs another: milliseconds until a result is visible, alone and beside it.
     Flood {
         /// Batches of a hundred results that the attacker sends each second.
@@ -111,6 +116,25 @@ struct DispatchArgs {
 }
 
 #[derive(Debug, Args)]
+struct PollerArgs {
+    /// What is checked.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = ProbeKind::value_variants().to_vec())]
+    kinds: Vec<ProbeKind>,
+    /// How many checks of one second.
+    #[arg(long, value_delimiter = ',', default_value = "1000,5000", value_parser = read_checks)]
+    checks: Vec<usize>,
+    /// How long each is measured; whole tens, because cloudprober shows its counts so often.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(10..=600))]
+    seconds: u64,
+    /// Checks of ten seconds whose starts are looked at; 0 for none.
+    #[arg(long, default_value_t = 10_000)]
+    spread: usize,
+    /// Write the figures between the marks in this page, such as docs/benchmarks.md.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct StoreArgs {
     /// Rows of the history that is asked.
     #[arg(long, default_value_t = 10_000_000)]
@@ -146,6 +170,11 @@ struct AccountsArgs {
     /// Write the figures between the marks in this page, such as docs/benchmarks.md.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+}
+
+fn read_checks(text: &str) -> Result<usize, String> {
+    let checks = text.parse().ok().filter(|checks| (1..=10_000).contains(checks));
+    checks.ok_or_else(|| "is not a number from 1 to 10000".to_owned())
 }
 
 /// Puts figures between the marks of a section of a page.
@@ -242,6 +271,26 @@ async fn dispatch(args: DispatchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each step on stderr, with the time since the beginning; the figures on stdout when all of them are there.
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+async fn poller(args: PollerArgs) -> anyhow::Result<()> {
+    let PollerArgs { kinds, checks, seconds, spread, page } = args;
+    let text = read_page(page.as_deref(), &POLLER)?;
+    let began = Instant::now();
+    let say = |step: &str| {
+        let seconds = began.elapsed().as_secs();
+        eprintln!("[{:2}:{:02}] {step}", seconds / 60, seconds % 60);
+    };
+    let plan = PollerPlan { kinds, checks, lasts: Duration::from_secs(seconds), spread_checks: spread };
+    let figures = render_poller(&run_poller(plan, &say).await?);
+    print!("{figures}");
+    if let Some((path, text)) = page.zip(text) {
+        let text = replaced(&text, &POLLER, &figures)?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Each step on stderr, with the time since the beginning; each figure on stdout.
 #[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 async fn ingest(grid: Grid, page: Option<PathBuf>) -> anyhow::Result<()> {
@@ -297,6 +346,7 @@ async fn main() -> anyhow::Result<()> {
         What::Identity(args) => identity(args).await,
         What::Store(args) => store(args).await,
         What::Dispatch(args) => dispatch(args).await,
+        What::Poller(args) => poller(args).await,
         What::Flood { batches_per_second } => flood(batches_per_second).await,
     }
 }
