@@ -99,6 +99,26 @@ async fn a_lost_poller_is_taken_over_and_no_slot_is_without_a_result_or_a_reason
     world.deployment.stop().await
 }
 
+#[tokio::test]
+async fn a_poller_that_is_stopped_hands_over_every_slot() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    world.add_checks(CHECKS, &["oslo"]).await?;
+    world.wait_for_slots(CHECKS, &["oslo"], world.began_ms).await?;
+    world.wait_for_owners("oslo", are_shared).await?;
+    let settled = now_ms() + 4_000;
+    world.wait_for_slots(CHECKS, &["oslo"], settled).await?;
+    world.poller("oslo", "p2")?.stop().await?;
+    world.wait_for_owners("oslo", |owners| owners == [("p1", CHECKS)]).await?;
+    world.wait_for_states("acme-corp", &[("oslo", "p2")], "gone").await?;
+    let taken_over = now_ms() + 4_000;
+    world.wait_for_slots(CHECKS, &["oslo"], taken_over).await?;
+    let mut gaps = world.settled_gaps(taken_over).await?;
+    gaps.retain(|gap| gap.last_slot_ms >= settled);
+    anyhow::ensure!(gaps.is_empty(), "none is lost: {gaps:?}");
+    assert_eq!(world.doubles().await?, 0, "and none is there twice");
+    world.deployment.stop().await
+}
+
 /// What is killed one after the other while checks run; then everything is as before.
 async fn kill_the_platform(mut world: World) -> anyhow::Result<()> {
     world.add_checks(CHECKS, &["oslo", "bergen"]).await?;
