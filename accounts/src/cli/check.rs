@@ -209,10 +209,9 @@ impl DefinitionArgs {
     /// What was said, as a file would say it. An option without a value is `null`.
     fn fields(&self) -> Map<String, Value> {
         let mut fields = Map::new();
-        let texts =
-            [("type", &self.kind), ("target", &self.target), ("interval", &self.interval), ("timeout", &self.timeout)];
+        let texts = [("type", &self.kind), ("target", &self.target), ("timeout", &self.timeout)];
         fields.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))));
-        let numbers = [("retries", &self.retries), ("vantages", &self.vantages)];
+        let numbers = [("interval", &self.interval), ("retries", &self.retries), ("vantages", &self.vantages)];
         fields
             .extend(numbers.into_iter().filter_map(|(name, text)| Some((name.to_owned(), number_of(text.as_ref()?)))));
         if !self.sites.is_empty() {

@@ -121,6 +121,7 @@ impl From<ClientError> for Failure {
             ClientError::Request { source: RequestError::NobodyAnswers(_) | RequestError::Timeout { .. }, .. } => {
                 UNREACHABLE
             }
+            ClientError::Request { source: RequestError::NotPermitted(_), .. } => REFUSED,
             ClientError::Request {
                 source: RequestError::Unreadable(..) | RequestError::Refused { .. } | RequestError::Other { .. },
                 ..

@@ -35,15 +35,24 @@ impl Default for Rules {
     }
 }
 
-/// The IPv4 addresses that an IPv6 address may lead to: mapped, compatible, through NAT64 (RFC 6052) and 6to4.
+/// The IPv4 addresses that an IPv6 address may lead to: mapped, compatible, through NAT64 (RFC 6052, RFC 8215) and 6to4.
 fn inner(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match s {
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] => Some(v4(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(v4(high, low)),
         [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
+    }
+}
+
+/// Where a system really goes that is told to connect to it: nowhere in particular is this machine.
+fn reached(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
     }
 }
 
@@ -56,7 +65,9 @@ impl Rules {
 
     #[must_use]
     pub fn is_denied(&self, address: IpAddr) -> bool {
-        let is_listed = |address: IpAddr| self.deny.iter().any(|network| network.contains(&address));
+        let is_listed = |address: IpAddr| {
+            self.deny.iter().any(|network| network.contains(&address) || network.contains(&reached(address)))
+        };
         let leads_to = match address {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => inner(address),
@@ -94,12 +105,17 @@ mod tests {
             "::ffff:169.254.169.254",
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
         ] {
             assert!(rules.is_denied(denied.parse().unwrap()), "{denied}");
         }
         for allowed in ["127.0.0.1", "::1", "10.0.0.1", "192.0.2.1", "2001:db8::1", "::ffff:127.0.0.1", "100.64.0.1"] {
             assert!(!rules.is_denied(allowed.parse().unwrap()), "{allowed}");
+        }
+        let machine = Rules::denying(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        for denied in ["0.0.0.0", "::", "::ffff:0.0.0.0", "127.9.9.9", "::1"] {
+            assert!(machine.is_denied(denied.parse().unwrap()), "{denied}");
         }
         let own = Rules::denying(vec!["10.0.0.0/8".parse().unwrap()]);
         assert!(

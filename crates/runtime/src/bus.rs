@@ -110,6 +110,8 @@ impl PublishError {
 pub enum RequestError {
     #[error("nobody answers on {0}")]
     NobodyAnswers(String),
+    #[error("this user may not ask on {0}")]
+    NotPermitted(String),
     #[error("no answer on {subject} within {limit:?}")]
     Timeout { subject: String, limit: Duration },
     #[error("the answer on {subject} is {code}, {description}")]
@@ -356,7 +358,14 @@ impl Bus {
     ) -> Result<Bytes, RequestError> {
         let request = async_nats::Request::new().payload(body).timeout(Some(limit));
         let request = if headers.is_empty() { request } else { request.headers(headers.0) };
-        let answer = self.client().send_request(subject.to_owned(), request).await;
+        let mut refusals = self.link.refusals();
+        let (client, quoted) = (self.client(), format!("\"{}\"", subject.to_lowercase()));
+        // The server says so apart from the request, of which nobody ever hears.
+        let refused = refusals.wait_for(|said| said.to_lowercase().contains(&quoted));
+        let answer = tokio::select! {
+            answer = client.send_request(subject.to_owned(), request) => answer,
+            Ok(_) = refused => return Err(RequestError::NotPermitted(subject.to_owned())),
+        };
         let answer = answer.map_err(|source| {
             let subject = subject.to_owned();
             match source.kind() {

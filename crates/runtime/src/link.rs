@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Duration;
 
-use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, ServerAddr, jetstream};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, ServerAddr, ServerError, jetstream};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -33,6 +33,8 @@ struct Signals {
     lost: watch::Sender<u64>,
     /// Changes with each connection that is made.
     made: watch::Sender<u64>,
+    /// What the server said when it last refused something.
+    refused: watch::Sender<String>,
 }
 
 /// A client with its task.
@@ -59,7 +61,8 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) async fn connect(settings: &BusSettings, name: &str) -> Result<Self, ConnectError> {
-        let signals = Signals { lost: watch::Sender::new(0), made: watch::Sender::new(0) };
+        let signals =
+            Signals { lost: watch::Sender::new(0), made: watch::Sender::new(0), refused: watch::Sender::default() };
         let current = connect(settings, name, &signals).await?;
         let current = Arc::new(RwLock::new(current));
         let keeper = Keeper {
@@ -88,6 +91,11 @@ impl Link {
 
     pub(crate) fn losses(&self) -> watch::Receiver<u64> {
         self.signals.lost.subscribe()
+    }
+
+    /// What the server says when it refuses something of this connection.
+    pub(crate) fn refusals(&self) -> watch::Receiver<String> {
+        self.signals.refused.subscribe()
     }
 
     pub(crate) fn made(&self) -> watch::Receiver<u64> {
@@ -220,7 +228,8 @@ fn options(
             match event {
                 Event::Disconnected => signals.lost.send_modify(|count| *count += 1),
                 Event::Connected => signals.made.send_modify(|count| *count += 1),
-                Event::ServerError(_)
+                Event::ServerError(ServerError::Other(ref said)) => drop(signals.refused.send_replace(said.clone())),
+                Event::ServerError(ServerError::AuthorizationViolation | ServerError::SlowConsumer(_))
                 | Event::ClientError(_)
                 | Event::SlowConsumer(_)
                 | Event::LameDuckMode

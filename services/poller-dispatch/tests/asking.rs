@@ -65,6 +65,11 @@ async fn only_what_the_poller_itself_has_signed_just_now_is_answered() {
     assert!(p1.fetch(0).await.is_ok());
     p1.boot = 1_500;
     assert_eq!(code(p1.fetch(0).await), ErrorCode::Fenced);
+    // The later one has ended, and the registry has given the name back.
+    world.say(&world.acme, |said| said.members.iter_mut().for_each(|row| row.boot = Some(1_500))).await;
+    assert!(p1.fetch(0).await.is_ok());
+    p1.boot = 1_400;
+    assert_eq!(code(p1.fetch(0).await), ErrorCode::Fenced);
     p1.boot = 2_001;
     world.provisioning.set_poller_state(&world.acme.tenant, (&p1.site, &p1.name), PollerState::Revoked).await.unwrap();
     let gone = eventually("a refusal", LIMIT, || async {

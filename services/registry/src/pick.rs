@@ -25,9 +25,10 @@ fn taken(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// Of the rows, in the order of their names, those that are picked.
+/// Of the rows, in the order of their names, those that are picked. A leaf link, which runs nothing, is only among all.
 #[must_use]
 pub fn pick(mut rows: Vec<MemberRow>, pick: &Pick) -> Vec<MemberRow> {
+    rows.retain(|row| *pick == Pick::All || row.name.poller().is_some());
     match pick {
         Pick::All => rows,
         Pick::First(count) => {

@@ -8,7 +8,7 @@ use bulkhead_bus::payload::{
     AssignedCheck, AssignmentPage, DETAIL_BYTES_MAX, ErrorCode, FetchAssignment, FetchRuns, PAGE_BYTES_MOST,
     PAGE_CHECKS_MOST, Probe, ReplyError, ReportRun, RunOrder,
 };
-use bulkhead_bus::{AssignmentVerb, Audience, Claim, CoreSubject, PollerName, SiteName, Tenant};
+use bulkhead_bus::{AccountKey, AssignmentVerb, Audience, Claim, CoreSubject, PollerName, SiteName, Tenant};
 use bulkhead_runtime::{Responder, refused};
 use bulkhead_store::{Registered, StoreError, TenantTx};
 use serde::de::DeserializeOwned;
@@ -16,6 +16,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{Desk, Undone, answer_rows, store};
+use crate::members::ask_members;
 use crate::metrics::RequestRefusal;
 use crate::replays::Arrival;
 
@@ -68,7 +69,7 @@ impl Desk {
         who: &Who,
         request: &Responder,
     ) -> Result<Asked<T>, Undone> {
-        let spoken = subject.subject.to_string();
+        let (spoken, account) = (subject.subject.to_string(), subject.account.clone());
         let not_signed = |refusal, message: &str| self.refuse(refusal, ErrorCode::NotSigned, who, message);
         let attestation = header::verify_request(|name| request.headers.get(name), &spoken, &request.body);
         let attestation = match attestation {
@@ -84,12 +85,32 @@ impl Desk {
         let tenant =
             guarded.tenant().cloned().ok_or_else(|| refused(ErrorCode::Refused, "only tenants have pollers"))?;
         self.check_key(&tenant, who, &attestation).await?;
-        match self.replays.note((tenant.id, who.0.clone(), who.1.clone()), attestation.sequence) {
+        let (key, sequence) = ((tenant.id, who.0.clone(), who.1.clone()), attestation.sequence);
+        let arrival = match self.replays.note(key.clone(), sequence) {
+            Arrival::Outlived if self.has_name(&account, who, sequence.boot).await? => {
+                self.replays.note_again(key, sequence)
+            }
+            arrival => arrival,
+        };
+        match arrival {
             Arrival::New => Ok(Asked { tenant, body: guarded.body().clone() }),
             Arrival::Replayed => Err(not_signed(RequestRefusal::Replayed, "this request was made before").into()),
             Arrival::Outlived => {
                 let message = "another process with this identity started later: stop";
                 Err(self.refuse(RequestRefusal::Fenced, ErrorCode::Fenced, who, message).into())
+            }
+        }
+    }
+
+    /// Whether the lease of this name is held by the process of this start.
+    async fn has_name(&self, account: &AccountKey, who: &Who, boot: u64) -> Result<bool, ReplyError> {
+        let view = ask_members(&self.push, account).await;
+        let row = view.rows.iter().find(|row| row.site == who.0 && row.name.poller() == Some(&who.1));
+        match (row.and_then(|row| row.boot), view.unknown) {
+            (Some(held), _) if held == boot => Ok(true),
+            (_, None) => Ok(false),
+            (_, Some(because)) => {
+                Err(refused(ErrorCode::Unavailable, format!("nobody can tell now who has this name: {because}")))
             }
         }
     }

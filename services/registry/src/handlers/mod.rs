@@ -58,8 +58,8 @@ impl Answering {
         for mut requests in answerers {
             let (own, heart, stop) = (Arc::clone(&own), Arc::clone(&heart), stop.clone());
             serving.spawn(async move {
-                let unanswerable = &own.metrics.requests_unanswerable;
-                let served = Served { at_once: own.config.at_once, unanswerable, heart: &heart, stop: &stop };
+                let (unanswerable, at_once) = (&own.metrics.requests_unanswerable, own.config.at_once);
+                let served = Served { at_once, of_one: at_once, unanswerable, heart: &heart, stop: &stop };
                 let answer = |request| {
                     let own = Arc::clone(&own);
                     async move { own.answer(request).await }

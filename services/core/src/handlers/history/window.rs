@@ -23,7 +23,7 @@ const BUCKETS_S: [u32; 16] =
 pub enum WindowError {
     #[error("{field} {ms} is no moment between the years 1970 and 9999: write unix milliseconds")]
     Moment { field: &'static str, ms: i64 },
-    #[error("the window ends at {until_ms} and begins at {since_ms}: it has to end after it begins")]
+    #[error("the window ends at {} and begins at {}: it has to end after it begins", shown(*until_ms), shown(*since_ms))]
     Backwards { since_ms: i64, until_ms: i64 },
     #[error("the window is {days} days long, and at most {WINDOW_MAX_DAYS} are looked at: ask for a part of it")]
     TooLong { days: i64 },
@@ -34,6 +34,10 @@ pub enum WindowError {
          more, or ask for a shorter window"
     )]
     TooMany { bucket_s: u32, buckets: i64, least_s: i64 },
+}
+
+fn shown(unix_ms: i64) -> String {
+    bulkhead_runtime::utc_of_ms(unix_ms).map_or_else(|| unix_ms.to_string(), |moment| moment.to_string())
 }
 
 /// From a moment, which is in it, to another one, which is not; unix milliseconds.
@@ -145,7 +149,10 @@ mod tests {
             asked(None, Some(-1), None),
             "until_ms -1 is no moment between the years 1970 and 9999: write unix milliseconds",
         );
-        check(asked(Some(5), Some(5), None), "the window ends at 5 and begins at 5: it has to end after it begins");
+        check(
+            asked(Some(5), Some(5), None),
+            "the window ends at 1970-01-01 0:00:00.005 +00:00:00 and begins at 1970-01-01 0:00:00.005 +00:00:00: it has to end after it begins",
+        );
         check(
             asked(Some(0), Some(401 * DAY_MS), None),
             "the window is 401 days long, and at most 400 are looked at: ask for a part of it",
