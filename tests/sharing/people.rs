@@ -35,6 +35,15 @@ async fn people_write_checks_and_everything_that_is_wrong_is_said_at_once() -> a
     let (_, said) = operator.expect(7, &["check", "remove", "c1", "--profile", &xyz, "--tenant", "acme-corp"]).await?;
     anyhow::ensure!(said.contains("acme-corp"), "{said}");
 
+    // Whoever may only look is told so, and not of an outage.
+    let vic = world.deployment.home().join("vic");
+    let folder = vic.display().to_string();
+    world.rows(&["tenant", "user", "add", "acme-corp", "vic", "--role", "viewer", "--to", &folder]).await?;
+    let vic = vic.join("profile.toml").display().to_string();
+    world.rows(&["check", "list", "--profile", &vic]).await?;
+    let (_, said) = operator.expect(7, &["check", "remove", "c1", "--profile", &vic]).await?;
+    anyhow::ensure!(said.contains("may not ask"), "{said}");
+
     // Everything that is wrong, in one answer, and nothing is kept of it.
     let bad = ["check", "add", "Bad.Name", "--profile", &acme, "--type", "http", "--target", "nonsense"];
     let more = ["--interval", "0s", "--timeout", "soon", "--retries", "99", "--site", "NO", "--vantages", "0"];

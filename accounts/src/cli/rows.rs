@@ -56,7 +56,7 @@ impl Row for ResultRow {
             self.poller.to_string(),
             self.check.to_string(),
             self.kind.as_str().to_owned(),
-            state(self.outcome, self.reason),
+            state(self.outcome, self.reason) + if self.island { ", island" } else { "" },
             latency(self.latency_us),
         ]
     }

@@ -105,6 +105,9 @@ pub struct ResultRow {
     pub reason: Option<Reason>,
     pub latency_us: Option<u32>,
     pub attested: bool,
+    /// Measured while the poller had no lease.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub island: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<serde_json::Value>,
 }

@@ -63,7 +63,7 @@ pub async fn list_results(
 ) -> Result<Vec<ResultRow>, StoreError> {
     let sql = "select r.* from check_state s
                cross join lateral (
-                   select check_name, slot, vantage, poller, kind, outcome, reason, latency_us, attested, detail
+                   select check_name, slot, vantage, poller, kind, outcome, reason, latency_us, attested, island, detail
                    from result r
                    where r.tenant_id = $1 and r.check_name = s.check_name and r.vantage = s.vantage and r.slot >= $2
                    order by r.slot desc limit $3
@@ -113,6 +113,7 @@ fn result_row(row: &PgRow, slug: &TenantSlug) -> Result<ResultRow, StoreError> {
         reason,
         latency_us,
         attested: row.get("attested"),
+        island: row.get("island"),
         detail: row.get("detail"),
     })
 }
