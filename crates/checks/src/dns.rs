@@ -248,9 +248,14 @@ mod tests {
 
     /// Answers over UDP and TCP on the same port.
     async fn serve() -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
+        // A port that is free for the one may be taken for the other.
+        let (socket, listener, address) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap();
+            if let Ok(listener) = TcpListener::bind(address).await {
+                break (socket, listener, address);
+            }
+        };
         tokio::spawn(async move {
             let mut buffer = [0; 1_024];
             while let Ok((size, from)) = socket.recv_from(&mut buffer).await {

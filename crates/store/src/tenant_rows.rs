@@ -130,7 +130,9 @@ impl Shape {
             true => String::new(),
             false => {
                 let keys = self.key.iter().map(|column| match column.as_str() {
-                    "slot" | "changed_at" | "id" | "row_index" | "digest" | "generation" | "revision" => column.clone(),
+                    "slot" | "at" | "changed_at" | "id" | "row_index" | "digest" | "generation" | "revision" => {
+                        column.clone()
+                    }
                     text => format!("{text} collate \"C\""),
                 });
                 format!(" order by {}", keys.collect::<Vec<_>>().join(", "))

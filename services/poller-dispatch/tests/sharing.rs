@@ -5,8 +5,9 @@
 mod world;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use bulkhead_bus::payload::MemberState;
+use bulkhead_bus::payload::{CheckChange, MemberState};
 use bulkhead_runtime::eventually;
 
 use self::world::{LIMIT, Poller, World, definition};
@@ -147,7 +148,15 @@ async fn another_replica_plans_when_the_leader_is_killed_and_one_that_slept_writ
     assert_eq!(world.rows(&world.acme).await, moved);
 
     world.replicas[1].kill().await;
-    world.acme.add(&[definition("late")]).await.unwrap();
+    // What was on its way to the one that was killed is answered by nobody: it is said again.
+    let added = eventually("somebody who answers", LIMIT, || async {
+        let put = CheckChange::Put { definition: definition("late") };
+        match tokio::time::timeout(Duration::from_secs(2), world.acme.change(vec![put])).await {
+            Ok(changed) => changed.map(drop).map_err(|error| error.message),
+            Err(_) => Err("no answer".to_owned()),
+        }
+    });
+    added.await.unwrap();
     let late = |rows: &[String]| owners(rows).contains("late@oslo=p1");
     world.until_rows(&world.acme, "late with p1", late).await;
     assert_eq!(world.leader(&[0]).await, 0);
