@@ -121,7 +121,7 @@ struct PollerArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = ProbeKind::value_variants().to_vec())]
     kinds: Vec<ProbeKind>,
     /// How many checks of one second.
-    #[arg(long, value_delimiter = ',', default_value = "1000,5000", value_parser = read_checks)]
+    #[arg(long, value_delimiter = ',', default_value = "300,1000,5000", value_parser = read_checks)]
     checks: Vec<usize>,
     /// How long each is measured; whole tens, because cloudprober shows its counts so often.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(10..=600))]
@@ -173,8 +173,8 @@ struct AccountsArgs {
 }
 
 fn read_checks(text: &str) -> Result<usize, String> {
-    let checks = text.parse().ok().filter(|checks| (1..=10_000).contains(checks));
-    checks.ok_or_else(|| "is not a number from 1 to 10000".to_owned())
+    let checks = text.parse().ok().filter(|checks| (1..=5_000).contains(checks));
+    checks.ok_or_else(|| "is not a number from 1 to 5000, as many as a poller takes in its own settings".to_owned())
 }
 
 /// Puts figures between the marks of a section of a page.

@@ -10,6 +10,7 @@ use anyhow::Context;
 use bulkhead_accounts::up::Child;
 use bulkhead_runtime::eventually;
 use bulkhead_testkit::{LIMIT, free_ports, scrape};
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -60,7 +61,13 @@ async fn ask_all(
     answers: Arc<Answers>,
     mut over: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let client = reqwest::Client::builder().no_proxy().timeout(every).build().context("make an HTTP client")?;
+    // Nothing is asked over TLS, but the client does not begin without.
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().timeout(every);
+    let client = builder.build().context("make an HTTP client")?;
     let (began, count) = (Instant::now(), u32::try_from(urls.len().max(1))?);
     let mut asking = JoinSet::new();
     for (number, url) in (0..).zip(urls) {

@@ -117,6 +117,8 @@ pub struct PollerMeasured {
 /// What somebody is to check.
 struct Work<'a> {
     kind: ProbeKind,
+    /// Checks are numbered from here.
+    first: usize,
     checks: usize,
     interval_s: u64,
     timeout_ms: u64,
@@ -176,8 +178,7 @@ fn build(tool: GoTool, name: &str, say: &dyn Fn(&str)) -> Result<PathBuf, String
         Err(error) => format!("{error:#}"),
     };
     say(&format!("NOT COMPARED WITH {name}: it could not be built: {missing}"));
-    let first = missing.lines().next().unwrap_or_default();
-    Err(format!("could not be built: {first}"))
+    Err(format!("it could not be built: {missing}"))
 }
 
 /// What was seen from one moment to another.
@@ -266,7 +267,7 @@ async fn measure(prober: Prober, work: &Work<'_>, others: &Others, lasts: Durati
 }
 
 /// # Errors
-/// When there is no target to check, or our own poller gives no figure.
+/// When there is no target to check; why somebody gives no figure is in its cell.
 pub async fn run_poller(plan: PollerPlan, say: &dyn Fn(&str)) -> anyhow::Result<PollerMeasured> {
     let others = Others {
         blackbox: build(GoTool::BlackboxExporter, Prober::Blackbox.name(), say),
@@ -276,8 +277,14 @@ pub async fn run_poller(plan: PollerPlan, say: &dyn Fn(&str)) -> anyhow::Result<
     let mut cells = Vec::new();
     for kind in &plan.kinds {
         for checks in &plan.checks {
-            let work =
-                Work { kind: *kind, checks: *checks, interval_s: INTERVAL_S, timeout_ms: TIMEOUT_MS, target: &target };
+            let work = Work {
+                kind: *kind,
+                first: 0,
+                checks: *checks,
+                interval_s: INTERVAL_S,
+                timeout_ms: TIMEOUT_MS,
+                target: &target,
+            };
             for prober in Prober::ALL {
                 say(&format!("{}, {checks} checks/s: {}", kind.as_str(), prober.name()));
                 let figures = measure(prober, &work, &others, plan.lasts).await;

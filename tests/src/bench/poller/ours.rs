@@ -92,7 +92,7 @@ fn write_settings(folder: &Path, (leaf_port, health_port): (u16, u16), work: &Wo
          tls = {{ ca_file = \"{at}/ca.pem\", cert_file = \"{at}/c.pem\", key_file = \"{at}/c.key\" }}\n"
     );
     let (kind, interval_s, timeout_ms) = (work.kind.as_str(), work.interval_s, work.timeout_ms);
-    for number in 0..work.checks {
+    for number in work.first..work.first + work.checks {
         let target = work.target.of_check(work.kind, number)?;
         write!(
             text,

@@ -13,11 +13,16 @@ fn ours_beside<'a>(cells: &'a [PollerCell], cell: &PollerCell) -> Option<&'a Fig
     cells.iter().find(is_ours)?.figures.as_ref().ok()
 }
 
+/// What fits into a table.
+fn in_cell(why: &str) -> String {
+    why.lines().next().unwrap_or_default().replace('|', "/")
+}
+
 fn row(cells: &[PollerCell], cell: &PollerCell) -> String {
     let (kind, checks, name) = (cell.kind.as_str(), cell.checks, cell.prober.name());
     let figures = match &cell.figures {
         Ok(figures) => figures,
-        Err(why) => return format!("| {kind} | {checks} | {name} | no figure: {why} | | | | | | |"),
+        Err(why) => return format!("| {kind} | {checks} | {name} | no figure: {} | | | | | | |", in_cell(why)),
     };
     let ratio = match cell.prober {
         Prober::Ours => "–".to_owned(),
@@ -53,12 +58,12 @@ pub fn render_poller(measured: &PollerMeasured) -> String {
     match spread {
         None => {}
         Some(Err(why)) => {
-            let _ = writeln!(page, "\nHow starts are spread: no figure: {why}.");
+            let _ = writeln!(page, "\nHow starts are spread: no figure: {}.", in_cell(why));
         }
         Some(Ok(spread)) => {
             let _ = writeln!(
                 page,
-                "\n{} checks of 10 s on the running poller, {} starts: at most {} in a tenth of a second, {:.2} times the mean \
+                "\n{} checks of 10 s, 5,000 a poller, {} starts: at most {} in a tenth of a second, {:.2} times the mean \
                  (goal: at most 1.5); 99 % began at most {} ms after their slot.",
                 spread.checks, spread.started, spread.most, spread.most_to_mean, spread.late_p99_ms
             );
