@@ -90,7 +90,7 @@ impl Desk {
             Arrival::Outlived if self.has_name(&account, who, sequence.boot).await? => {
                 self.replays.note_again(key, sequence)
             }
-            arrival => arrival,
+            arrival @ (Arrival::New | Arrival::Replayed | Arrival::Outlived) => arrival,
         };
         match arrival {
             Arrival::New => Ok(Asked { tenant, body: guarded.body().clone() }),
